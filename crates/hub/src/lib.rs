@@ -1,0 +1,1 @@
+//! pgtandem's deciding core.

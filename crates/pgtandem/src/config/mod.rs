@@ -1,0 +1,1 @@
+//! `pgtandem.toml`: reading it, and saying what is wrong with it.

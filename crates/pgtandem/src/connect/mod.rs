@@ -1,0 +1,1 @@
+//! Reaching a server the way libpq does.

@@ -1,0 +1,1 @@
+//! One delivery: one transaction on a target that writes canonical states.

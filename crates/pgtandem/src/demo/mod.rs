@@ -1,0 +1,1 @@
+//! `pgtandem demo`: the main job, on two servers it starts itself.

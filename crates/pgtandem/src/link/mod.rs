@@ -1,0 +1,1 @@
+//! What pgtandem keeps on a node: the schema `pgtandem` and its rows.

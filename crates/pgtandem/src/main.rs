@@ -1,0 +1,3 @@
+//! The `pgtandem` command.
+
+fn main() {}

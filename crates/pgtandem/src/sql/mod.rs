@@ -1,0 +1,1 @@
+//! SQL text with names in it is built here and nowhere else.
