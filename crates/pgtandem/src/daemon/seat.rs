@@ -1,0 +1,201 @@
+//! A node as the conductor sees it: what is read from it, who delivers to it, and whether it is there.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hub::{Delivery, Micros, NodeId, Position, TableId};
+use tokio::sync::mpsc;
+
+use super::conductor::Report;
+use super::error::RunError;
+use super::reach::{NodeContext, NodeUp, bring_up_again};
+use crate::capture::Image;
+use crate::capture::wal::{CaptureError, Captured, SourceColumn, WalCapture};
+use crate::deliver::{DeliverError, Landing, LandingId, Target};
+
+/// What may wait between a capture and the hub, in transactions; more waits in the socket and in the server.
+const QUEUE: usize = 4_096;
+/// The first pause after a delivery that failed for a passing reason; doubled up to [`LONGEST_BACKOFF`].
+const SHORTEST_BACKOFF: Duration = Duration::from_millis(10);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+
+/// Where deliveries to a node stand. Set by the conductor only.
+pub enum Delivering {
+    Idle(Box<Target>),
+    /// A task writes it, or its outcome is being looked for.
+    Flying(LandingId),
+    Away,
+}
+
+/// Counted since the hub started; for `status`.
+#[derive(Debug, Default, Clone)]
+pub struct Counters {
+    pub transactions_judged: u64,
+    pub changes_judged: u64,
+    pub deliveries: u64,
+    pub rows_delivered: u64,
+    pub last_commit: Option<Micros>,
+    pub last_error: Option<String>,
+}
+
+pub struct Seat {
+    pub node: NodeId,
+    pub name: String,
+    pub context: Arc<NodeContext>,
+    pub captured: Option<mpsc::Receiver<Captured>>,
+    pub feedback: Option<wire::Feedback>,
+    pub delivering: Delivering,
+    pub counters: Counters,
+    /// Shapes read off the stream that nobody has compared with the other nodes yet.
+    pub new_shapes: Vec<(TableId, String, Vec<SourceColumn>)>,
+    /// The stream broke while a delivery was in flight.
+    pub reconnect_when_idle: bool,
+    pub last_landing: Option<LandingId>,
+    /// Since when there is something to cover but no row to write.
+    pub news_since: Option<Instant>,
+    /// Which connection of this node captures report about.
+    pub generation: u64,
+    pub away_since: Option<Instant>,
+    /// Nothing is delivered before the node's own stream has been judged up to here.
+    catch_up_to: Position,
+    retry_at: Option<Instant>,
+    backoff: Duration,
+}
+
+impl Seat {
+    #[must_use]
+    pub fn new(context: Arc<NodeContext>) -> Self {
+        Self {
+            node: context.id,
+            name: context.name.clone(),
+            context,
+            captured: None,
+            feedback: None,
+            delivering: Delivering::Away,
+            counters: Counters::default(),
+            new_shapes: Vec::new(),
+            reconnect_when_idle: false,
+            last_landing: None,
+            news_since: None,
+            generation: 0,
+            away_since: None,
+            catch_up_to: Position(0),
+            retry_at: None,
+            backoff: SHORTEST_BACKOFF,
+        }
+    }
+
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.away_since.is_some()
+    }
+
+    /// Whether a delivery may be cut now. A node that fell behind is read up to date first, so that its newer rows are
+    /// not overwritten and put back.
+    #[must_use]
+    pub fn may_deliver(&self, now: Instant, judged: Position) -> bool {
+        matches!(self.delivering, Delivering::Idle(_))
+            && self.retry_at.is_none_or(|at| at <= now)
+            && judged >= self.catch_up_to
+    }
+
+    /// When a delivery that failed may be tried again.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    pub fn next_landing(&self) -> LandingId {
+        LandingId(self.last_landing.map_or(0, |id| id.0) + 1)
+    }
+
+    pub fn landed(&mut self, id: LandingId, delivery: &Delivery<Image>, landing: &Landing) {
+        self.last_landing = Some(id);
+        self.counters.deliveries += 1;
+        self.counters.rows_delivered += delivery.rows.len() as u64;
+        self.counters.last_error = None;
+        self.retry_at = None;
+        self.backoff = SHORTEST_BACKOFF;
+        for held in &landing.held {
+            let table = self.context.table_name(held.key.table);
+            tracing::warn!(node = %self.name, %table, "a key is held: {}", held.reason);
+        }
+    }
+
+    /// The delivery was rolled back and the session is well.
+    ///
+    /// # Errors
+    /// When trying again cannot help.
+    pub fn delivery_failed(&mut self, target: Box<Target>, error: &DeliverError) -> Result<(), RunError> {
+        self.delivering = Delivering::Idle(target);
+        self.counters.last_error = Some(error.to_string());
+        if !error.may_pass() {
+            return Err(RunError::Delivery { node: self.name.clone(), error: error.to_string() });
+        }
+        tracing::info!(node = %self.name, "delivery rolled back, trying again: {error}");
+        self.retry_at = Some(Instant::now() + self.backoff);
+        self.backoff = (self.backoff * 2).min(LONGEST_BACKOFF);
+        Ok(())
+    }
+
+    /// The stream ended.
+    ///
+    /// # Errors
+    /// When reconnecting cannot help.
+    pub fn capture_failed(&mut self, error: CaptureError) -> Result<(), RunError> {
+        match error {
+            CaptureError::Wire(error) => {
+                tracing::warn!(node = %self.name, "lost the replication stream: {error}");
+                self.counters.last_error = Some(error.to_string());
+                Ok(())
+            }
+            error => Err(RunError::Capture { node: self.name.clone(), error }),
+        }
+    }
+
+    /// The node cannot be reached any more: forget its connections and try to come back.
+    pub fn lost(&mut self, report: &mpsc::UnboundedSender<Report>) {
+        let flying = match std::mem::replace(&mut self.delivering, Delivering::Away) {
+            Delivering::Flying(id) => Some(id),
+            Delivering::Idle(_) => None,
+            Delivering::Away => return,
+        };
+        tracing::warn!(node = %self.name, "away; its peers go on");
+        self.captured = None;
+        self.feedback = None;
+        self.reconnect_when_idle = false;
+        self.generation += 1;
+        self.away_since = Some(Instant::now());
+        let (context, report) = (Arc::clone(&self.context), report.clone());
+        tokio::spawn(async move {
+            let node = context.id;
+            match bring_up_again(context, flying).await {
+                Ok((up, outcome)) => drop(report.send(Report::Up { node, up: Box::new(up), outcome })),
+                Err(error) => drop(report.send(Report::Unreachable { node, error })),
+            }
+        });
+    }
+
+    /// The node is there (again).
+    pub fn up(&mut self, up: NodeUp, judged: Position, report: &mpsc::UnboundedSender<Report>) {
+        if let Some(since) = self.away_since.take() {
+            tracing::info!(node = %self.name, "back after {} s", since.elapsed().as_secs());
+        }
+        self.generation += 1;
+        self.last_landing = up.last_landing;
+        self.catch_up_to = up.flushed;
+        self.retry_at = None;
+        self.feedback = Some(up.feedback);
+        self.delivering = Delivering::Idle(Box::new(up.target));
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        self.captured = Some(receiver);
+        let context = &self.context;
+        let capture =
+            WalCapture::new(up.stream, context.captured.clone(), context.shapes.clone(), &context.secret, judged);
+        let (report, node, generation) = (report.clone(), self.node, self.generation);
+        tokio::spawn(async move {
+            let error = capture.run(sender).await.err();
+            drop(report.send(Report::CaptureEnded { node, generation, error }));
+        });
+    }
+}

@@ -1,0 +1,205 @@
+//! A target: one session on a node, its prepared statements, and the set-wise delivery.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU32;
+
+use hub::{Delivery, NodeId, Position, State};
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Statement};
+use uuid::Uuid;
+
+use super::batch::{Batch, Form, Placed, Prepared, PreparedForms, next_batch, place};
+use super::error::DeliverError;
+use super::pipeline::Pipeline;
+use super::record;
+use super::target::TargetTables;
+use crate::capture::{Image, Shapes};
+use crate::sql;
+
+/// Number of a landing on its node; ours to choose, so that its outcome can be asked for after a lost answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LandingId(pub i64);
+
+/// What a committed delivery did.
+#[derive(Debug, Default)]
+pub struct Landing {
+    pub position: u64,
+    pub held: Vec<record::Held>,
+}
+
+/// A node as deliveries see it.
+pub struct Target {
+    pub node: NodeId,
+    pub node_name: String,
+    pub client: Client,
+    pub tables: TargetTables,
+    pub shapes: Shapes,
+    pub epoch: i64,
+    pub(super) forms: PreparedForms,
+    pub(super) fixed: Fixed,
+    /// Temporary tables made so far; their names must differ within a transaction.
+    pub(super) stashes: AtomicU32,
+}
+
+/// The statements that every delivery uses.
+pub(super) struct Fixed {
+    open: Statement,
+    pub(super) land: Statement,
+    pub(super) decide: Statement,
+    pub(super) hold: Statement,
+    pub(super) release: Statement,
+}
+
+impl Target {
+    /// # Errors
+    /// When the schema `pgtandem` is not what this version expects, or the connection is lost.
+    pub async fn new(
+        node: NodeId,
+        node_name: String,
+        client: Client,
+        tables: TargetTables,
+        shapes: Shapes,
+        epoch: i64,
+    ) -> Result<Self, DeliverError> {
+        let fixed = Fixed {
+            open: client.prepare("SELECT pgtandem.open_delivery($1, $2)").await?,
+            land: client.prepare(record::LAND).await?,
+            decide: client.prepare(record::DECIDE).await?,
+            hold: client.prepare(record::HOLD).await?,
+            release: client.prepare(record::RELEASE).await?,
+        };
+        Ok(Self { node, node_name, client, tables, shapes, epoch, forms: HashMap::new(), fixed, stashes: AtomicU32::new(0) })
+    }
+
+    /// The tables changed: everything prepared for them is stale.
+    pub fn replace_tables(&mut self, tables: TargetTables) {
+        self.tables = tables;
+        self.forms.clear();
+    }
+
+    /// Writes a whole delivery in one transaction, set-wise and pipelined.
+    ///
+    /// # Errors
+    /// Nothing was written, unless the error says that the outcome is unknown.
+    pub async fn deliver(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
+        let simple = delivery.rows.iter().all(|row| !row.hold && !row.was_held);
+        if !simple {
+            return self.deliver_carefully(id, delivery).await;
+        }
+        match self.deliver_at_once(id, delivery).await {
+            Err(error) if error.is_about_rows() => self.deliver_carefully(id, delivery).await,
+            done => done,
+        }
+    }
+
+    async fn deliver_at_once(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
+        let placed = place(delivery.rows.iter(), &self.tables);
+        self.prepare(&placed).await?;
+        let truncate = self.truncate_text(delivery);
+        let mut position = PgLsn::from(0);
+        {
+            let mut pipeline = Pipeline::new();
+            pipeline.send(self.client.batch_execute("BEGIN")).await;
+            pipeline.send(self.open(id)).await;
+            if let Some(truncate) = &truncate {
+                pipeline.send(self.client.batch_execute(truncate)).await;
+            }
+            let mut rest = &placed[..];
+            while let Some(batch) = next_batch(&mut rest, &self.forms)? {
+                if pipeline.has_failed() {
+                    break;
+                }
+                pipeline.send(self.write(batch)).await;
+            }
+            let decisions = record::decisions_json(delivery, &self.shapes, &self.tables)?;
+            if let Some(decisions) = &decisions {
+                pipeline.send(async { self.client.execute(&self.fixed.decide, &[decisions]).await.map(drop) }).await;
+            }
+            pipeline.send(self.land(id, delivery, &mut position)).await;
+            pipeline.send(self.client.batch_execute("COMMIT")).await;
+            pipeline.finish().await
+        }
+        .map_err(DeliverError::from)
+        .map(|()| Landing { position: position.into(), held: Vec::new() })
+    }
+
+    pub(super) async fn open(&self, id: LandingId) -> Result<(), tokio_postgres::Error> {
+        self.client.execute(&self.fixed.open, &[&self.epoch, &id.0]).await.map(drop)
+    }
+
+    pub(super) async fn write(&self, batch: Batch) -> Result<(), tokio_postgres::Error> {
+        let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
+            batch.parameters.iter().map(|array| array as _).collect();
+        self.client.execute(&self.forms[&batch.form].statement, &parameters).await.map(drop)
+    }
+
+    pub(super) async fn land(
+        &self,
+        id: LandingId,
+        delivery: &Delivery<Image>,
+        position: &mut PgLsn,
+    ) -> Result<(), tokio_postgres::Error> {
+        let cover: Vec<PgLsn> = delivery.cover.0.iter().map(|position| PgLsn::from(position.0)).collect();
+        let acknowledged = PgLsn::from(delivery.acknowledged.0);
+        let rows = i32::try_from(delivery.rows.len()).unwrap_or(i32::MAX);
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] = [&id.0, &self.epoch, &cover, &acknowledged, &rows];
+        let row = self.client.query_one(&self.fixed.land, &parameters).await?;
+        *position = row.try_get(0)?;
+        Ok(())
+    }
+
+    pub(super) fn truncate_text(&self, delivery: &Delivery<Image>) -> Option<String> {
+        let names: Vec<_> = delivery.truncates.iter().filter_map(|id| self.tables.get(id)).map(|t| &t.name).collect();
+        (!names.is_empty()).then(|| sql::truncate(names))
+    }
+
+    /// Prepares the forms that `placed` needs and that are not prepared yet.
+    pub(super) async fn prepare(&mut self, placed: &[Placed<'_>]) -> Result<(), DeliverError> {
+        let mut last = None;
+        for form in placed.iter().map(|placed| placed.form) {
+            if last.replace(form) == Some(form) || self.forms.contains_key(&form) {
+                continue;
+            }
+            let prepared = self.prepare_form(form).await?;
+            self.forms.insert(form, prepared);
+        }
+        Ok(())
+    }
+
+    async fn prepare_form(&self, form: Form) -> Result<Prepared, DeliverError> {
+        let (Form::Delete(id) | Form::Upsert(id, _)) = form;
+        let table = self.tables.get(&id).ok_or(DeliverError::UnknownTable(id))?;
+        let (text, parameter_of, parameters) = match form {
+            Form::Delete(_) => (sql::delete(&table.name, &table.key_columns()), Vec::new(), table.key.len()),
+            Form::Upsert(_, shape) => {
+                let shape = self.shapes.get(shape);
+                let written = table.written(&shape);
+                let parameter_of = (0..shape.columns.len()).map(|at| written.iter().position(|(from, _)| *from == at));
+                let parameter_of = parameter_of.collect();
+                let columns: Vec<_> = written.into_iter().map(|(_, column)| column).collect();
+                (sql::upsert(&table.name, &columns, table.key_is_spelled), parameter_of, columns.len())
+            }
+        };
+        let statement = self.client.prepare(&text).await?;
+        Ok(Prepared { statement, parameter_of, parameters })
+    }
+
+    /// Whether a landing is there: what became of a delivery whose answer was lost.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub async fn find_landing(client: &Client, id: LandingId) -> Result<Option<Position>, tokio_postgres::Error> {
+        let row = client.query_opt("SELECT position FROM pgtandem.landing WHERE id = $1", &[&id.0]).await?;
+        row.map(|row| row.try_get::<_, PgLsn>(0).map(|position| Position(position.into()))).transpose()
+    }
+}
+
+/// Marks transactions as ours; see `pgtandem.open_delivery`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Secret(pub Uuid);
+
+/// Rows that are present in a delivery.
+#[must_use]
+pub fn present(delivery: &Delivery<Image>) -> usize {
+    delivery.rows.iter().filter(|row| matches!(row.state, State::Present(_))).count()
+}
