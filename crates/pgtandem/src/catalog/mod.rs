@@ -1,1 +1,19 @@
 //! What a node's catalog says about tables, keys, sequences, triggers, settings and privileges.
+//!
+//! Queries and plain data; nothing here judges or changes anything. Sessions are expected to have an empty
+//! `search_path` (ours do), so that type names come out qualified and no operator of an application is used.
+
+mod constraints;
+mod role;
+mod sequences;
+mod server;
+mod tables;
+
+pub use constraints::{ForeignKey, ReferentialAction, Trigger, TriggerFiring, UniqueIndex};
+pub use role::{RoleFacts, TableRights, read_role};
+pub use sequences::{Sequence, ServedBy, read_sequences};
+pub use server::{ServerFacts, read_server};
+pub use tables::{
+    Column, Generated, Identity, Leaf, Persistence, ReplicaIdentity, TableKind, TableShape,
+    list_tables, read_tables,
+};

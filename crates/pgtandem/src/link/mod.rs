@@ -1,1 +1,66 @@
 //! What pgtandem keeps on a node: the schema `pgtandem` and its rows.
+//!
+//! One file per table or two; each function runs on a session or inside a transaction alike.
+
+mod epoch;
+mod held;
+mod lock;
+mod nodes;
+mod restore;
+mod tables;
+
+pub use epoch::{Epoch, read_epoch, take_epoch};
+pub use held::{
+    Decision, DecisionFilter, Held, count_decisions, delete_held, insert_held, list_decisions,
+    list_held,
+};
+pub use lock::{
+    CHANGED, CHANNEL, LOCK_KEY, YIELD, ask_to_yield, lock, notify_changed, try_lock, unlock,
+};
+pub use nodes::{NewNode, NodeRow, Peer, read_node, read_peers, replace_peers, slot_name};
+pub use restore::{
+    Restore, RestoreKind, delete_restore, list_restore, read_restore, save_restore,
+    set_restore_after,
+};
+pub use tables::{
+    Ids, LinkedTable, PausedBy, TableState, delete_linked_table, insert_linked_table,
+    read_linked_tables, set_live, set_paused, set_policy, set_start_position,
+};
+
+use tokio_postgres::{Error, GenericClient};
+
+/// The version of `schema.sql`, kept in `pgtandem.node.schema_version`.
+pub const SCHEMA_VERSION: i32 = 1;
+
+/// The publication's name on every node.
+pub const PUBLICATION: &str = "pgtandem";
+
+/// What is found where the schema `pgtandem` should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Installed {
+    No,
+    Yes,
+    /// There is a schema of this name, but it is not ours.
+    Foreign,
+}
+
+pub async fn is_installed(client: &impl GenericClient) -> Result<Installed, Error> {
+    const QUERY: &str = "SELECT pg_catalog.to_regnamespace('pgtandem') IS NOT NULL,
+                                pg_catalog.to_regclass('pgtandem.node') IS NOT NULL
+                                AND pg_catalog.to_regclass('pgtandem.linked_table') IS NOT NULL";
+    let row = client.query_one(QUERY, &[]).await?;
+    Ok(match (row.get(0), row.get(1)) {
+        (_, true) => Installed::Yes,
+        (true, false) => Installed::Foreign,
+        (false, false) => Installed::No,
+    })
+}
+
+/// The text that makes the schema.
+pub const SCHEMA_SQL: &str = include_str!("../../sql/schema.sql");
+
+/// Makes the schema and says who this node is. To be run in a transaction.
+pub async fn install(client: &impl GenericClient, node: &NewNode) -> Result<(), Error> {
+    client.batch_execute(SCHEMA_SQL).await?;
+    nodes::insert_node(client, node).await
+}

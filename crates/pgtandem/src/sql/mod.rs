@@ -1,1 +1,174 @@
 //! SQL text with names in it is built here and nowhere else.
+//!
+//! A name reaches SQL text only through [`Ident`] or [`QualifiedName`], whose `Display` quotes; a value only as a
+//! parameter, or, where the grammar allows none (DDL, `SET`), through [`Literal`].
+
+use std::fmt::{self, Display, Formatter, Write as _};
+
+mod sequence;
+mod table;
+
+pub use sequence::SequenceOptions;
+pub use table::{alter_replica_identity, copy_in, copy_out, create_publication, lock_table};
+
+/// One name: of a schema, a table, a column. Held as it is, shown quoted.
+///
+/// Always quoted, not only when it seems needed: whether a name is a keyword depends on the server's version.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ident(String);
+
+impl Ident {
+    /// PostgreSQL cuts longer names off (`NAMEDATALEN - 1`).
+    pub const MAX_BYTES: usize = 63;
+
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+
+    /// As [`Ident::new`], for names that PostgreSQL does not know yet: cut off at a character boundary
+    /// so that the server will not do it (and the name will be found again as we know it).
+    pub fn truncated(name: &str) -> Self {
+        let mut end = name.len().min(Self::MAX_BYTES);
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self(name[..end].to_owned())
+    }
+
+    /// The bare name, for comparing, for parameters and for people. Never for SQL text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Display for Ident {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        quote(f, &self.0, '"')
+    }
+}
+
+impl fmt::Debug for Ident {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
+
+impl From<&str> for Ident {
+    fn from(name: &str) -> Self {
+        Self::new(name)
+    }
+}
+
+impl From<String> for Ident {
+    fn from(name: String) -> Self {
+        Self::new(name)
+    }
+}
+
+/// A schema and a name in it. Sorted by schema, then name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QualifiedName {
+    pub schema: Ident,
+    pub name: Ident,
+}
+
+impl QualifiedName {
+    pub fn new(schema: impl Into<Ident>, name: impl Into<Ident>) -> Self {
+        Self {
+            schema: schema.into(),
+            name: name.into(),
+        }
+    }
+
+    /// How a person writes it (and `pgtandem.toml` does): bare if in `public`.
+    pub fn plain(&self) -> String {
+        match self.schema.as_str() {
+            "public" => self.name.as_str().to_owned(),
+            schema => format!("{schema}.{}", self.name.as_str()),
+        }
+    }
+}
+
+impl Display for QualifiedName {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+impl fmt::Debug for QualifiedName {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
+
+/// A text literal, for the statements that take no parameters.
+pub struct Literal<'a>(pub &'a str);
+
+impl Display for Literal<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        // With a backslash in it the plain form would depend on `standard_conforming_strings`.
+        if self.0.contains('\\') {
+            f.write_str(" E")?;
+            return quote(f, &self.0.replace('\\', "\\\\"), '\'');
+        }
+        quote(f, self.0, '\'')
+    }
+}
+
+fn quote(f: &mut Formatter<'_>, text: &str, mark: char) -> fmt::Result {
+    f.write_char(mark)?;
+    for c in text.chars() {
+        if c == mark {
+            f.write_char(mark)?;
+        }
+        f.write_char(c)?;
+    }
+    f.write_char(mark)
+}
+
+/// `a, b, c` of anything that can be shown.
+pub fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
+    let mut text = String::new();
+    for (i, item) in items.into_iter().enumerate() {
+        if i > 0 {
+            text.push_str(", ");
+        }
+        let _ = write!(text, "{item}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_always_quoted() {
+        assert_eq!(Ident::new("products").to_string(), r#""products""#);
+        assert_eq!(Ident::new(r#"od"d"#).to_string(), r#""od""d""#);
+        assert_eq!(
+            QualifiedName::new("My Schema", "täble.x").to_string(),
+            r#""My Schema"."täble.x""#
+        );
+        assert_eq!(QualifiedName::new("public", "products").plain(), "products");
+        assert_eq!(
+            QualifiedName::new("shop", "products").plain(),
+            "shop.products"
+        );
+    }
+
+    #[test]
+    fn long_names_end_at_a_character() {
+        assert_eq!(Ident::truncated(&"a".repeat(80)).as_str().len(), 63);
+        assert_eq!(
+            Ident::truncated(&format!("{}ä", "a".repeat(62))).as_str(),
+            "a".repeat(62)
+        );
+    }
+
+    #[test]
+    fn literals_survive_quotes_and_backslashes() {
+        assert_eq!(Literal("it's").to_string(), "'it''s'");
+        assert_eq!(Literal(r"a\b'c").to_string(), r" E'a\\b''c'");
+    }
+}

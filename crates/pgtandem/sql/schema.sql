@@ -1,0 +1,155 @@
+-- Everything pgtandem keeps on a node lives in this schema; beside it there are only one publication
+-- and one logical replication slot. `pgtandem down` drops all three.
+
+-- Holds what follows, and nothing else: no object of an application belongs in here.
+CREATE SCHEMA pgtandem;
+REVOKE ALL ON SCHEMA pgtandem FROM PUBLIC;
+COMMENT ON SCHEMA pgtandem IS 'Installed by pgtandem, which keeps tables the same in several databases. `pgtandem down` removes it.';
+
+-- Who this node is: exactly one row. A copy of the database (a restored backup, a clone, a promoted
+-- standby) carries this row with it and is recognised by what does not fit: system_identifier, database_oid, the slot.
+CREATE TABLE pgtandem.node (
+    only_row          boolean NOT NULL DEFAULT true UNIQUE CHECK (only_row),
+    number            smallint PRIMARY KEY CHECK (number BETWEEN 0 AND 63),  -- stable, the same on all nodes
+    name              text NOT NULL,
+    incarnation       uuid NOT NULL,                    -- new whenever the node joins a link
+    system_identifier text NOT NULL,
+    database_oid      oid NOT NULL,
+    slot              text NOT NULL,
+    publication       text NOT NULL,
+    secret            uuid NOT NULL,                    -- marks our own transactions in the WAL, so that nobody else can
+    slot_count        smallint NOT NULL DEFAULT 4 CHECK (slot_count BETWEEN 1 AND 64),  -- id residues reserved for nodes
+    schema_version    integer NOT NULL,
+    installed_at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+
+-- All nodes of the link, this one included.
+CREATE TABLE pgtandem.peer (
+    number      smallint PRIMARY KEY,
+    name        text NOT NULL UNIQUE,
+    incarnation uuid NOT NULL
+);
+
+-- The fence: every delivery holds this row FOR SHARE until it commits; a hub that takes over updates it,
+-- so it waits for what its predecessor had begun and refuses what comes later.
+CREATE TABLE pgtandem.epoch (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    epoch    bigint NOT NULL DEFAULT 0,
+    holder   text,
+    taken_at timestamptz
+);
+INSERT INTO pgtandem.epoch DEFAULT VALUES;
+
+-- The tables that are kept the same.
+CREATE TABLE pgtandem.linked_table (
+    id             integer PRIMARY KEY,                 -- the same on all nodes
+    schema_name    text NOT NULL,
+    table_name     text NOT NULL,
+    relid          oid NOT NULL,                        -- tells a rename from a drop
+    resolve        text NOT NULL,                       -- 'newest' or 'prefer:NODE'
+    ids            text NOT NULL CHECK (ids IN ('interleave', 'keep')),
+    start_position pg_lsn NOT NULL,                     -- changes of this node that committed before it are in the copied rows and are not judged
+    state          text NOT NULL CHECK (state IN ('linking', 'live')),  -- 'linking': `up` is at work
+    paused_by      text CHECK (paused_by IN ('user', 'drift')),
+    pause_reason   text,
+    linked_at      timestamptz,
+    UNIQUE (schema_name, table_name)
+);
+
+-- What has been delivered to this node, written in the delivery's own transaction: where it fell in this node's
+-- order of changes, and up to which position of every node it reflects the changes.
+CREATE TABLE pgtandem.landing (
+    id           bigint PRIMARY KEY,
+    epoch        bigint NOT NULL,
+    position     pg_lsn NOT NULL,
+    cover        pg_lsn[] NOT NULL,                     -- index = node number + 1
+    acknowledged pg_lsn NOT NULL,                       -- this node's acknowledged position when the delivery was sent
+    row_count    integer NOT NULL,
+    landed_at    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+
+-- Conflicts that were decided, each with the row that lost, so that it can be put back. Looked up before
+-- a conflict is decided: a decision is made once.
+CREATE TABLE pgtandem.decision (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    table_id        integer NOT NULL,
+    key             jsonb NOT NULL,
+    key_bytes       bytea NOT NULL,
+    winner_node     smallint NOT NULL,
+    winner_position pg_lsn NOT NULL,
+    loser_node      smallint NOT NULL,
+    loser_position  pg_lsn NOT NULL,
+    winner_stamp    timestamptz NOT NULL,
+    loser_stamp     timestamptz NOT NULL,
+    kind            text NOT NULL,                      -- 'update/update', 'update/delete', 'insert/insert', 'truncate', 'key change', ...
+    winner_row      jsonb,                              -- null: the row is deleted
+    loser_row       jsonb,
+    policy          text NOT NULL,
+    why             text NOT NULL,
+    decided_at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    UNIQUE (table_id, key_bytes, winner_node, winner_position, loser_node, loser_position)
+);
+
+-- Changes this node cannot take yet, stored whole, so that their source need not keep them: the table is paused,
+-- the row is refused by a constraint, or the key waits for a person. An exception to the landing's cover.
+CREATE TABLE pgtandem.held (
+    table_id        integer NOT NULL,
+    key_bytes       bytea NOT NULL,
+    key             jsonb NOT NULL,
+    source_node     smallint NOT NULL,
+    source_position pg_lsn NOT NULL,
+    stamp           timestamptz NOT NULL,
+    stamp_node      smallint NOT NULL,
+    row             jsonb,                              -- null: the key is to be deleted
+    cover           pg_lsn[] NOT NULL,                  -- what this node had seen of the key when it was first held; index = node number + 1
+    partner_key     bytea,                              -- the other half of a key change
+    reason          text NOT NULL,
+    sqlstate        text,
+    held_since      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    last_tried      timestamptz,
+    PRIMARY KEY (table_id, key_bytes)
+);
+
+-- What `up` changed on objects that are not ours, as it was before, for `down`.
+CREATE TABLE pgtandem.restore (
+    kind   text NOT NULL,                               -- 'sequence', 'replica identity', 'catalog' (fingerprint taken before `up`), 'copy' (ranges of a table already copied)
+    object text NOT NULL,
+    before jsonb NOT NULL,
+    after  jsonb,
+    PRIMARY KEY (kind, object)
+);
+
+-- Written about once a second by the hub at work, for `pgtandem status`.
+CREATE TABLE pgtandem.hub_status (
+    only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    epoch      bigint,
+    holder     text,
+    started_at timestamptz,
+    seen_at    timestamptz,
+    state      jsonb
+) WITH (fillfactor = 50);
+
+-- The first statement of every transaction of ours that writes to linked tables: refuses a hub that has been deposed
+-- (and keeps others from taking over until this transaction ends), then leaves a mark in the WAL by which capture
+-- knows the whole transaction as ours. Landing 0 stands for rows that `up` copies.
+CREATE FUNCTION pgtandem.open_delivery(epoch bigint, landing bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    current pgtandem.epoch%ROWTYPE;
+BEGIN
+    SELECT * INTO STRICT current FROM pgtandem.epoch FOR SHARE;
+    IF current.epoch OPERATOR(pg_catalog.<>) open_delivery.epoch THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'PT001',
+            MESSAGE = pg_catalog.format('epoch %s is over: the epoch is %s now, held by %s',
+                                        open_delivery.epoch, current.epoch, coalesce(current.holder, 'nobody')),
+            HINT = 'Another pgtandem is at work for this link; this one must not deliver any more.';
+    END IF;
+    PERFORM pg_catalog.pg_logical_emit_message(true, 'pgtandem',
+        (SELECT pg_catalog.concat(node.secret, ' ', open_delivery.landing) FROM pgtandem.node));
+END
+$$;
+
+REVOKE ALL ON ALL TABLES IN SCHEMA pgtandem FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgtandem FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pgtandem FROM PUBLIC;

@@ -1,0 +1,374 @@
+//! Tables and their columns.
+
+use super::constraints::{self, ForeignKey, Trigger, UniqueIndex};
+use crate::sql::{Ident, QualifiedName};
+use std::collections::HashMap;
+use tokio_postgres::{Error, GenericClient, Row};
+
+#[derive(Debug, Clone)]
+pub struct TableShape {
+    pub relid: u32,
+    pub name: QualifiedName,
+    pub kind: TableKind,
+    pub persistence: Persistence,
+    pub owner: String,
+    /// In the order of the table; dropped ones left out.
+    pub columns: Vec<Column>,
+    /// Column names in the key's order; empty if there is no primary key.
+    pub primary_key: Vec<Ident>,
+    pub pk_deferrable: bool,
+    pub replica_identity: ReplicaIdentity,
+    /// Whether values may be stored out of line: the table, or any leaf of a partitioned one, has a TOAST table.
+    pub has_toast: bool,
+    /// Where the rows are: the table itself, or the leaves of a partitioned one.
+    pub leaves: Vec<Leaf>,
+    /// Is itself a partition of another table.
+    pub is_partition: bool,
+    /// Takes part in table inheritance (not partitioning), as parent or child.
+    pub inherits: bool,
+    pub row_security: bool,
+    pub row_security_forced: bool,
+    pub foreign_keys_out: Vec<ForeignKey>,
+    pub foreign_keys_in: Vec<ForeignKey>,
+    /// Without the primary key's own.
+    pub unique_indexes: Vec<UniqueIndex>,
+    /// The application's; those behind foreign keys are not listed.
+    pub triggers: Vec<Trigger>,
+    /// The planner's guess; -1 if never analysed.
+    pub estimated_rows: i64,
+    pub bytes: i64,
+}
+
+impl TableShape {
+    pub fn column(&self, name: &Ident) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == *name)
+    }
+
+    pub fn is_key(&self, column: &Ident) -> bool {
+        self.primary_key.contains(column)
+    }
+
+    /// The columns whose values travel: all but those a node computes itself.
+    pub fn written_columns(&self) -> impl Iterator<Item = &Column> {
+        self.columns
+            .iter()
+            .filter(|column| column.generated.is_none())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableKind {
+    Ordinary,
+    Partitioned,
+    /// A view, foreign table, ...: `pg_class.relkind`. Cannot be linked.
+    Other(char),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Persistence {
+    Permanent,
+    Unlogged,
+    Temporary,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReplicaIdentity {
+    /// The primary key.
+    Default,
+    Nothing,
+    Full,
+    Index(Ident),
+}
+
+impl ReplicaIdentity {
+    /// What stands after REPLICA IDENTITY.
+    pub fn sql(&self) -> String {
+        match self {
+            Self::Default => "DEFAULT".to_owned(),
+            Self::Nothing => "NOTHING".to_owned(),
+            Self::Full => "FULL".to_owned(),
+            Self::Index(index) => format!("USING INDEX {index}"),
+        }
+    }
+}
+
+/// A table that holds rows.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    pub relid: u32,
+    pub name: QualifiedName,
+    pub replica_identity: ReplicaIdentity,
+    pub has_toast: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Column {
+    pub name: Ident,
+    pub attnum: i16,
+    /// With modifiers: `character varying(255)`.
+    pub type_text: String,
+    /// Without, as it can stand in a cast: `character varying`, `"bit"`, `bpchar`.
+    pub cast_type: String,
+    pub type_oid: u32,
+    /// The type below domains; the type itself if it is none.
+    pub base_type_oid: u32,
+    /// `pg_type.typcategory` of the base type: types of one category convert into each other.
+    pub category: char,
+    /// `pg_type.typtype` of the column's own type: b(ase), c(omposite), d(omain), e(num), r(ange), m(ultirange).
+    pub type_kind: char,
+    pub typmod: i32,
+    pub not_null: bool,
+    pub has_default: bool,
+    /// The default's SQL, or the expression of a generated column.
+    pub default_sql: Option<String>,
+    pub generated: Option<Generated>,
+    pub identity: Option<Identity>,
+    /// False for a nondeterministic collation: values that differ in bytes may be equal.
+    pub deterministic: bool,
+}
+
+impl Column {
+    /// A row without a value for this column can be inserted.
+    pub fn may_be_left_out(&self) -> bool {
+        !self.not_null || self.has_default || self.generated.is_some() || self.identity.is_some()
+    }
+
+    /// Type identity and binary format are the same on all servers.
+    pub fn is_builtin(&self) -> bool {
+        const FIRST_NORMAL_OID: u32 = 16384;
+        self.type_oid < FIRST_NORMAL_OID
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generated {
+    Stored,
+    /// PostgreSQL 18.
+    Virtual,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Identity {
+    Always,
+    ByDefault,
+}
+
+/// What an application's user may want to link: every table that is not the system's, an extension's, ours,
+/// or a partition of another.
+pub async fn list_tables(client: &impl GenericClient) -> Result<Vec<QualifiedName>, Error> {
+    const QUERY: &str = "
+        SELECT n.nspname::text, c.relname::text
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+          AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgtandem') AND n.nspname !~ '^pg_(toast|temp_|toast_temp_)'
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass
+                          AND d.objid = c.oid AND d.deptype = 'e')
+        ORDER BY 1, 2";
+    let rows = client.query(QUERY, &[]).await?;
+    Ok(rows
+        .iter()
+        .map(|row| QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1)))
+        .collect())
+}
+
+/// The shapes of those of `names` that exist, in the order given.
+pub async fn read_tables(
+    client: &impl GenericClient,
+    names: &[QualifiedName],
+) -> Result<Vec<TableShape>, Error> {
+    const QUERY: &str = "
+        SELECT c.oid AS relid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind,
+               c.relpersistence::text AS persistence, pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
+               c.relispartition AS is_partition, c.relrowsecurity AS row_security,
+               c.relforcerowsecurity AS row_security_forced,
+               EXISTS (SELECT FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class p ON p.oid = i.inhparent
+                       WHERE (i.inhrelid = c.oid OR i.inhparent = c.oid) AND p.relkind <> 'p') AS inherits,
+               c.relreplident::text AS replica_identity,
+               (SELECT ic.relname::text FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
+                WHERE i.indrelid = c.oid AND i.indisreplident LIMIT 1) AS identity_index_name,
+               c.reltuples::bigint AS estimated_rows, pg_catalog.pg_table_size(c.oid) AS bytes
+        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (schema, name, place)
+        JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.schema
+        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
+        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+        ORDER BY wanted.place";
+    let schemas: Vec<&str> = names.iter().map(|name| name.schema.as_str()).collect();
+    let tables: Vec<&str> = names.iter().map(|name| name.name.as_str()).collect();
+    let rows = client.query(QUERY, &[&schemas, &tables]).await?;
+    let mut shapes: Vec<TableShape> = rows.iter().map(table).collect();
+    let relids: Vec<u32> = shapes.iter().map(|shape| shape.relid).collect();
+
+    let mut columns = read_columns(client, &relids).await?;
+    let mut leaves = read_leaves(client, &relids).await?;
+    let mut keys = constraints::read_primary_keys(client, &relids).await?;
+    let mut unique_indexes = constraints::read_unique_indexes(client, &relids).await?;
+    let mut triggers = constraints::read_triggers(client, &relids).await?;
+    let foreign_keys = constraints::read_foreign_keys(client, &relids).await?;
+    for shape in &mut shapes {
+        let relid = shape.relid;
+        shape.columns = columns.remove(&relid).unwrap_or_default();
+        shape.leaves = leaves.remove(&relid).unwrap_or_default();
+        shape.has_toast = shape.leaves.iter().any(|leaf| leaf.has_toast);
+        (shape.primary_key, shape.pk_deferrable) = keys.remove(&relid).unwrap_or_default();
+        shape.unique_indexes = unique_indexes.remove(&relid).unwrap_or_default();
+        shape.triggers = triggers.remove(&relid).unwrap_or_default();
+        shape.foreign_keys_out = foreign_keys
+            .iter()
+            .filter(|key| key.relid == relid)
+            .cloned()
+            .collect();
+        shape.foreign_keys_in = foreign_keys
+            .iter()
+            .filter(|key| key.referenced_relid == relid)
+            .cloned()
+            .collect();
+    }
+    Ok(shapes)
+}
+
+fn table(row: &Row) -> TableShape {
+    TableShape {
+        relid: row.get("relid"),
+        name: QualifiedName::new(row.get::<_, String>("schema"), row.get::<_, String>("name")),
+        kind: match letter(row, "kind") {
+            'r' => TableKind::Ordinary,
+            'p' => TableKind::Partitioned,
+            other => TableKind::Other(other),
+        },
+        persistence: match letter(row, "persistence") {
+            'u' => Persistence::Unlogged,
+            't' => Persistence::Temporary,
+            _ => Persistence::Permanent,
+        },
+        owner: row.get("owner"),
+        columns: Vec::new(),
+        primary_key: Vec::new(),
+        pk_deferrable: false,
+        replica_identity: replica_identity(row),
+        has_toast: false,
+        leaves: Vec::new(),
+        is_partition: row.get("is_partition"),
+        inherits: row.get("inherits"),
+        row_security: row.get("row_security"),
+        row_security_forced: row.get("row_security_forced"),
+        foreign_keys_out: Vec::new(),
+        foreign_keys_in: Vec::new(),
+        unique_indexes: Vec::new(),
+        triggers: Vec::new(),
+        estimated_rows: row.get("estimated_rows"),
+        bytes: row.get("bytes"),
+    }
+}
+
+fn replica_identity(row: &Row) -> ReplicaIdentity {
+    match letter(row, "replica_identity") {
+        'n' => ReplicaIdentity::Nothing,
+        'f' => ReplicaIdentity::Full,
+        // 'i' without an index: it has been dropped, and PostgreSQL acts as with NOTHING.
+        'i' => row
+            .get::<_, Option<String>>("identity_index_name")
+            .map_or(ReplicaIdentity::Nothing, |name| {
+                ReplicaIdentity::Index(Ident::new(name))
+            }),
+        _ => ReplicaIdentity::Default,
+    }
+}
+
+async fn read_leaves(
+    client: &impl GenericClient,
+    relids: &[u32],
+) -> Result<HashMap<u32, Vec<Leaf>>, Error> {
+    const QUERY: &str = "
+        SELECT wanted.root, c.oid AS relid, n.nspname::text AS schema, c.relname::text AS name,
+               c.relreplident::text AS replica_identity, c.reltoastrelid <> 0 AS has_toast,
+               (SELECT ic.relname::text FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
+                WHERE i.indrelid = c.oid AND i.indisreplident LIMIT 1) AS identity_index_name
+        FROM pg_catalog.unnest($1::oid[]) AS wanted (root)
+        CROSS JOIN LATERAL (SELECT wanted.root AS oid UNION
+                            SELECT relid::oid FROM pg_catalog.pg_partition_tree(wanted.root) WHERE isleaf) AS leaf
+        JOIN pg_catalog.pg_class c ON c.oid = leaf.oid AND c.relkind = 'r'
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        ORDER BY wanted.root, n.nspname, c.relname";
+    let mut leaves: HashMap<u32, Vec<Leaf>> = HashMap::new();
+    for row in client.query(QUERY, &[&relids]).await? {
+        leaves.entry(row.get("root")).or_default().push(Leaf {
+            relid: row.get("relid"),
+            name: QualifiedName::new(row.get::<_, String>("schema"), row.get::<_, String>("name")),
+            replica_identity: replica_identity(&row),
+            has_toast: row.get("has_toast"),
+        });
+    }
+    Ok(leaves)
+}
+
+async fn read_columns(
+    client: &impl GenericClient,
+    relids: &[u32],
+) -> Result<HashMap<u32, Vec<Column>>, Error> {
+    const QUERY: &str = "
+        SELECT a.attrelid AS relid, a.attname::text AS name, a.attnum,
+               pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_text,
+               pg_catalog.format_type(a.atttypid, -1) AS cast_type,
+               a.atttypid AS type_oid, base.oid AS base_type_oid, base.typcategory::text AS category,
+               t.typtype::text AS type_kind, a.atttypmod AS typmod,
+               a.attnotnull OR (t.typtype = 'd' AND t.typnotnull) AS not_null,
+               a.atthasdef AND a.attgenerated = '' AS has_default,
+               pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default_sql,
+               a.attgenerated::text AS generated, a.attidentity::text AS identity,
+               coalesce(co.collisdeterministic, true) AS deterministic
+        FROM pg_catalog.pg_attribute a
+        JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+        CROSS JOIN LATERAL (
+            WITH RECURSIVE below (oid, typtype, typbasetype) AS (
+                SELECT t.oid, t.typtype, t.typbasetype
+                UNION ALL
+                SELECT b.oid, b.typtype, b.typbasetype FROM below
+                JOIN pg_catalog.pg_type b ON b.oid = below.typbasetype AND below.typtype = 'd')
+            SELECT below.oid, pt.typcategory FROM below JOIN pg_catalog.pg_type pt ON pt.oid = below.oid
+            WHERE below.typtype <> 'd') AS base
+        LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation
+        WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
+        ORDER BY a.attrelid, a.attnum";
+    let mut columns: HashMap<u32, Vec<Column>> = HashMap::new();
+    for row in client.query(QUERY, &[&relids]).await? {
+        columns
+            .entry(row.get("relid"))
+            .or_default()
+            .push(column(&row));
+    }
+    Ok(columns)
+}
+
+fn column(row: &Row) -> Column {
+    Column {
+        name: Ident::new(row.get::<_, String>("name")),
+        attnum: row.get("attnum"),
+        type_text: row.get("type_text"),
+        cast_type: row.get("cast_type"),
+        type_oid: row.get("type_oid"),
+        base_type_oid: row.get("base_type_oid"),
+        category: letter(row, "category"),
+        type_kind: letter(row, "type_kind"),
+        typmod: row.get("typmod"),
+        not_null: row.get("not_null"),
+        has_default: row.get("has_default"),
+        default_sql: row.get("default_sql"),
+        generated: match letter(row, "generated") {
+            's' => Some(Generated::Stored),
+            'v' => Some(Generated::Virtual),
+            _ => None,
+        },
+        identity: match letter(row, "identity") {
+            'a' => Some(Identity::Always),
+            'd' => Some(Identity::ByDefault),
+            _ => None,
+        },
+        deterministic: row.get("deterministic"),
+    }
+}
+
+/// A column of PostgreSQL's internal type `"char"`, read as text; a blank stands for none.
+pub(super) fn letter(row: &Row, column: &str) -> char {
+    row.get::<_, &str>(column).chars().next().unwrap_or(' ')
+}

@@ -1,0 +1,174 @@
+//! `pgtandem.held` and `pgtandem.decision`: what waits, and what was decided.
+
+use serde_json::Value;
+use std::time::SystemTime;
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Error, GenericClient, Row};
+
+/// A change this node cannot take yet.
+#[derive(Debug, Clone)]
+pub struct Held {
+    pub table_id: i32,
+    pub key_bytes: Vec<u8>,
+    pub key: Value,
+    pub source_node: i16,
+    pub source_position: PgLsn,
+    pub stamp: SystemTime,
+    pub stamp_node: i16,
+    /// None: the key is to be deleted.
+    pub row: Option<Value>,
+    /// What this node had seen of the key when it was first held; index: node number.
+    pub cover: Vec<PgLsn>,
+    pub partner_key: Option<Vec<u8>>,
+    pub reason: String,
+    pub sqlstate: Option<String>,
+    pub held_since: SystemTime,
+    pub last_tried: Option<SystemTime>,
+}
+
+/// Oldest first.
+pub async fn list_held(client: &impl GenericClient) -> Result<Vec<Held>, Error> {
+    const QUERY: &str = "
+        SELECT table_id, key_bytes, key, source_node, source_position, stamp, stamp_node, row, cover, partner_key,
+               reason, sqlstate, held_since, last_tried
+        FROM pgtandem.held ORDER BY held_since, table_id, key_bytes";
+    Ok(client.query(QUERY, &[]).await?.iter().map(held).collect())
+}
+
+fn held(row: &Row) -> Held {
+    Held {
+        table_id: row.get("table_id"),
+        key_bytes: row.get("key_bytes"),
+        key: row.get("key"),
+        source_node: row.get("source_node"),
+        source_position: row.get("source_position"),
+        stamp: row.get("stamp"),
+        stamp_node: row.get("stamp_node"),
+        row: row.get("row"),
+        cover: row.get("cover"),
+        partner_key: row.get("partner_key"),
+        reason: row.get("reason"),
+        sqlstate: row.get("sqlstate"),
+        held_since: row.get("held_since"),
+        last_tried: row.get("last_tried"),
+    }
+}
+
+/// A newer change to a held key takes the place of the older one, but what the node had seen of the key, and since
+/// when it is held, stays. `held_since` of the argument is not used.
+pub async fn insert_held(client: &impl GenericClient, held: &Held) -> Result<(), Error> {
+    const QUERY: &str = "
+        INSERT INTO pgtandem.held AS h (table_id, key_bytes, key, source_node, source_position, stamp, stamp_node, row,
+                                        cover, partner_key, reason, sqlstate, last_tried)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+        ON CONFLICT (table_id, key_bytes) DO UPDATE SET
+            source_node = excluded.source_node, source_position = excluded.source_position, stamp = excluded.stamp,
+            stamp_node = excluded.stamp_node, row = excluded.row, partner_key = excluded.partner_key,
+            reason = excluded.reason, sqlstate = excluded.sqlstate, last_tried = excluded.last_tried";
+    client
+        .execute(
+            QUERY,
+            &[
+                &held.table_id,
+                &held.key_bytes,
+                &held.key,
+                &held.source_node,
+                &held.source_position,
+                &held.stamp,
+                &held.stamp_node,
+                &held.row,
+                &held.cover,
+                &held.partner_key,
+                &held.reason,
+                &held.sqlstate,
+                &held.last_tried,
+            ],
+        )
+        .await?;
+    Ok(())
+}
+
+pub async fn delete_held(
+    client: &impl GenericClient,
+    table_id: i32,
+    key_bytes: &[u8],
+) -> Result<(), Error> {
+    const QUERY: &str = "DELETE FROM pgtandem.held WHERE table_id = $1 AND key_bytes = $2";
+    client.execute(QUERY, &[&table_id, &key_bytes]).await?;
+    Ok(())
+}
+
+/// A conflict that was decided.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// On the node it was read from; other nodes number the same decision differently.
+    pub id: i64,
+    pub table_id: i32,
+    pub key: Value,
+    pub key_bytes: Vec<u8>,
+    pub winner_node: i16,
+    pub winner_position: PgLsn,
+    pub loser_node: i16,
+    pub loser_position: PgLsn,
+    pub winner_stamp: SystemTime,
+    pub loser_stamp: SystemTime,
+    pub kind: String,
+    /// None: the row is deleted.
+    pub winner_row: Option<Value>,
+    pub loser_row: Option<Value>,
+    pub policy: String,
+    pub why: String,
+    pub decided_at: SystemTime,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct DecisionFilter {
+    pub table_id: Option<i32>,
+    pub since: Option<SystemTime>,
+    pub limit: Option<i64>,
+}
+
+/// Newest first.
+pub async fn list_decisions(
+    client: &impl GenericClient,
+    filter: &DecisionFilter,
+) -> Result<Vec<Decision>, Error> {
+    const QUERY: &str = "
+        SELECT id, table_id, key, key_bytes, winner_node, winner_position, loser_node, loser_position, winner_stamp,
+               loser_stamp, kind, winner_row, loser_row, policy, why, decided_at
+        FROM pgtandem.decision
+        WHERE ($1::int IS NULL OR table_id = $1) AND ($2::timestamptz IS NULL OR decided_at >= $2)
+        ORDER BY decided_at DESC, id DESC LIMIT $3";
+    let rows = client
+        .query(QUERY, &[&filter.table_id, &filter.since, &filter.limit])
+        .await?;
+    Ok(rows.iter().map(decision).collect())
+}
+
+fn decision(row: &Row) -> Decision {
+    Decision {
+        id: row.get("id"),
+        table_id: row.get("table_id"),
+        key: row.get("key"),
+        key_bytes: row.get("key_bytes"),
+        winner_node: row.get("winner_node"),
+        winner_position: row.get("winner_position"),
+        loser_node: row.get("loser_node"),
+        loser_position: row.get("loser_position"),
+        winner_stamp: row.get("winner_stamp"),
+        loser_stamp: row.get("loser_stamp"),
+        kind: row.get("kind"),
+        winner_row: row.get("winner_row"),
+        loser_row: row.get("loser_row"),
+        policy: row.get("policy"),
+        why: row.get("why"),
+        decided_at: row.get("decided_at"),
+    }
+}
+
+pub async fn count_decisions(client: &impl GenericClient) -> Result<i64, Error> {
+    Ok(client
+        .query_one("SELECT pg_catalog.count(*) FROM pgtandem.decision", &[])
+        .await?
+        .get(0))
+}

@@ -1,0 +1,46 @@
+//! One pgtandem at a time works on a node: a session's advisory lock, and how its holder is asked for it.
+
+use tokio_postgres::{Error, GenericClient};
+
+/// NOTIFY channel on every node.
+pub const CHANNEL: &str = "pgtandem";
+/// Payload: tables or held rows were changed by a command, the hub reads them again.
+pub const CHANGED: &str = "changed";
+/// Payload: the hub ends its deliveries and gives the lock away for a while.
+pub const YIELD: &str = "yield";
+
+/// SQL for the lock's key.
+pub const LOCK_KEY: &str = "pg_catalog.hashtextextended('pgtandem', 0)";
+
+/// Waits as long as another session holds it.
+pub async fn lock(client: &impl GenericClient) -> Result<(), Error> {
+    client
+        .batch_execute(&format!("SELECT pg_catalog.pg_advisory_lock({LOCK_KEY})"))
+        .await
+}
+
+pub async fn try_lock(client: &impl GenericClient) -> Result<bool, Error> {
+    let query = format!("SELECT pg_catalog.pg_try_advisory_lock({LOCK_KEY})");
+    Ok(client.query_one(&query, &[]).await?.get(0))
+}
+
+pub async fn unlock(client: &impl GenericClient) -> Result<(), Error> {
+    client
+        .batch_execute(&format!("SELECT pg_catalog.pg_advisory_unlock({LOCK_KEY})"))
+        .await
+}
+
+pub async fn ask_to_yield(client: &impl GenericClient) -> Result<(), Error> {
+    notify(client, YIELD).await
+}
+
+pub async fn notify_changed(client: &impl GenericClient) -> Result<(), Error> {
+    notify(client, CHANGED).await
+}
+
+async fn notify(client: &impl GenericClient, payload: &str) -> Result<(), Error> {
+    client
+        .execute("SELECT pg_catalog.pg_notify($1, $2)", &[&CHANNEL, &payload])
+        .await?;
+    Ok(())
+}

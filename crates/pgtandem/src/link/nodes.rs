@@ -1,0 +1,153 @@
+//! `pgtandem.node` and `pgtandem.peer`: who is in the link.
+
+use super::SCHEMA_VERSION;
+use tokio_postgres::{Error, GenericClient};
+use uuid::Uuid;
+
+/// What is written when a node joins.
+#[derive(Debug, Clone)]
+pub struct NewNode {
+    pub number: i16,
+    pub name: String,
+    pub incarnation: Uuid,
+    pub slot: String,
+    pub publication: String,
+    pub secret: Uuid,
+    pub slot_count: i16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRow {
+    pub number: i16,
+    pub name: String,
+    pub incarnation: Uuid,
+    pub system_identifier: String,
+    pub database_oid: u32,
+    pub slot: String,
+    pub publication: String,
+    pub secret: Uuid,
+    pub slot_count: i16,
+    pub schema_version: i32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    pub number: i16,
+    pub name: String,
+    pub incarnation: Uuid,
+}
+
+/// Slot names may hold lower-case letters, digits and underscores only, 63 of them. The incarnation keeps apart
+/// two databases of one server, which share their slots' names.
+pub fn slot_name(node: &str, incarnation: Uuid) -> String {
+    let name: String = node
+        .chars()
+        .map(|c| c.to_ascii_lowercase())
+        .map(|c| {
+            if c.is_ascii_lowercase() || c.is_ascii_digit() {
+                c
+            } else {
+                '_'
+            }
+        })
+        .take(40)
+        .collect();
+    let incarnation = incarnation.simple().to_string();
+    format!("pgtandem_{name}_{}", &incarnation[..8])
+}
+
+pub(super) async fn insert_node(client: &impl GenericClient, node: &NewNode) -> Result<(), Error> {
+    const QUERY: &str = "
+        INSERT INTO pgtandem.node (number, name, incarnation, slot, publication, secret, slot_count, schema_version,
+                                   system_identifier, database_oid)
+        SELECT $1, $2, $3, $4, $5, $6, $7, $8, c.system_identifier::text, d.oid
+        FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d
+        WHERE d.datname = pg_catalog.current_database()";
+    let NewNode {
+        number,
+        name,
+        incarnation,
+        slot,
+        publication,
+        secret,
+        slot_count,
+    } = node;
+    client
+        .execute(
+            QUERY,
+            &[
+                number,
+                name,
+                incarnation,
+                slot,
+                publication,
+                secret,
+                slot_count,
+                &SCHEMA_VERSION,
+            ],
+        )
+        .await?;
+    Ok(())
+}
+
+/// None: the schema is there, but `up` was interrupted before it said who the node is.
+pub async fn read_node(client: &impl GenericClient) -> Result<Option<NodeRow>, Error> {
+    const QUERY: &str = "SELECT number, name, incarnation, system_identifier, database_oid, slot, publication, secret,
+                                slot_count, schema_version FROM pgtandem.node";
+    Ok(client.query_opt(QUERY, &[]).await?.map(|row| NodeRow {
+        number: row.get(0),
+        name: row.get(1),
+        incarnation: row.get(2),
+        system_identifier: row.get(3),
+        database_oid: row.get(4),
+        slot: row.get(5),
+        publication: row.get(6),
+        secret: row.get(7),
+        slot_count: row.get(8),
+        schema_version: row.get(9),
+    }))
+}
+
+/// In the order of their numbers.
+pub async fn read_peers(client: &impl GenericClient) -> Result<Vec<Peer>, Error> {
+    const QUERY: &str = "SELECT number, name, incarnation FROM pgtandem.peer ORDER BY number";
+    let rows = client.query(QUERY, &[]).await?;
+    Ok(rows
+        .iter()
+        .map(|row| Peer {
+            number: row.get(0),
+            name: row.get(1),
+            incarnation: row.get(2),
+        })
+        .collect())
+}
+
+/// To be run in a transaction.
+pub async fn replace_peers(client: &impl GenericClient, peers: &[Peer]) -> Result<(), Error> {
+    client.execute("DELETE FROM pgtandem.peer", &[]).await?;
+    for Peer {
+        number,
+        name,
+        incarnation,
+    } in peers
+    {
+        let query = "INSERT INTO pgtandem.peer (number, name, incarnation) VALUES ($1, $2, $3)";
+        client.execute(query, &[number, name, incarnation]).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_have_names_a_server_takes() {
+        let incarnation = Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+        assert_eq!(
+            slot_name("New-Shop", incarnation),
+            "pgtandem_new_shop_01234567"
+        );
+        assert!(slot_name(&"ü".repeat(200), incarnation).len() <= 63);
+    }
+}
