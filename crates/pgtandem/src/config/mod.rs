@@ -1,1 +1,138 @@
 //! `pgtandem.toml`: reading it, and saying what is wrong with it.
+//!
+//! `docs/config.md` describes every key. Reading never stops at the first fault: [`ConfigFaults`] holds all.
+
+mod interpolate;
+mod mask;
+mod names;
+mod read;
+mod report;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::connect::{Endpoint, Environment};
+
+pub use names::TableName;
+pub use report::{ConfigFault, ConfigFaults};
+
+/// What is linked and how.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub file: PathBuf,
+    /// In the order of the file.
+    pub nodes: Vec<Node>,
+    /// In the order of the file.
+    pub tables: Vec<Table>,
+    pub hub: HubSettings,
+}
+
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub name: String,
+    pub endpoint: Endpoint,
+    /// Line of the file, for messages that come later.
+    pub line: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    pub name: TableName,
+    pub resolve: Resolve,
+    pub ids: Ids,
+    /// Line of the file, for messages that come later.
+    pub line: usize,
+}
+
+/// Who wins a conflict. `Display` is the spelling of the config and of `pgtandem.linked_table`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolve {
+    /// The later write.
+    Newest,
+    /// The write of the node with this name; between two others, the later one.
+    Prefer(String),
+}
+
+/// Whether serial and identity keys of the nodes are kept apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ids {
+    /// Each node draws its own residues, so that all can insert at once.
+    Interleave,
+    /// Sequences stay as they are: keys come from elsewhere, or only one node inserts.
+    Keep,
+}
+
+/// The section `[hub]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubSettings {
+    /// A connection that says nothing for this long is given up and opened anew.
+    pub silence_timeout: Duration,
+    /// How often the hub confirms what it has read, and writes its status.
+    pub status_interval: Duration,
+    /// How many residues of ids are reserved: the most nodes there can ever be.
+    pub id_slots: u16,
+    /// What the changes in the window may take before captures wait.
+    pub window_memory_mib: u64,
+}
+
+impl Default for HubSettings {
+    fn default() -> Self {
+        Self {
+            silence_timeout: Duration::from_secs(30),
+            status_interval: Duration::from_millis(1000),
+            id_slots: 4,
+            window_memory_mib: 32,
+        }
+    }
+}
+
+pub const DEFAULT_FILE: &str = "pgtandem.toml";
+
+impl Config {
+    /// Which file to read: the one of `-c`, else of `PGTANDEM_CONFIG`, else `pgtandem.toml` in the working directory.
+    pub fn locate(option: Option<&Path>, environment: &Environment) -> PathBuf {
+        match (option, environment.filled("PGTANDEM_CONFIG")) {
+            (Some(file), _) => file.to_owned(),
+            (None, Some(file)) => PathBuf::from(file),
+            (None, None) => PathBuf::from(DEFAULT_FILE),
+        }
+    }
+
+    pub fn load(file: &Path, environment: &Environment) -> Result<Self, ConfigFaults> {
+        match std::fs::read_to_string(file) {
+            Ok(text) => Self::parse(file, &text, environment),
+            Err(error) => Err(ConfigFaults::unreadable(file, &error)),
+        }
+    }
+
+    /// Reads the text of a config; `file` is only its name in messages.
+    pub fn parse(file: &Path, text: &str, environment: &Environment) -> Result<Self, ConfigFaults> {
+        read::read(file, text, environment)
+    }
+
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+}
+
+impl fmt::Display for Resolve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Newest => f.write_str("newest"),
+            Self::Prefer(node) => write!(f, "prefer:{node}"),
+        }
+    }
+}
+
+impl fmt::Display for Ids {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Interleave => "interleave",
+            Self::Keep => "keep",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,25 @@
 //! Reaching a server the way libpq does.
+//!
+//! A connection string becomes an [`Endpoint`] once, when the configuration is read. Passwords from files and
+//! certificates are read at each connection, so they can be renewed while the hub runs.
+
+mod conninfo;
+mod endpoint;
+mod environment;
+mod error;
+mod params;
+mod passfile;
+mod secret;
+mod service;
+mod session;
+pub(crate) mod spelling;
+mod tls;
+mod verify;
+
+pub use endpoint::{ChannelBinding, Endpoint, Host, Keepalives, Place, SessionAttributes};
+pub use environment::Environment;
+pub use error::{ConnectError, ConnectFault, Retry};
+pub use params::{ParameterFault, ParameterFaults};
+pub use secret::Secret;
+pub use session::Session;
+pub use tls::{TlsMode, TlsSettings};

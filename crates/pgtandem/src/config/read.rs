@@ -1,0 +1,497 @@
+//! From the text of `pgtandem.toml` to a [`Config`], collecting every fault on the way.
+
+use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::interpolate::interpolate;
+use super::names::{TableName, check_node_name};
+use super::{Config, ConfigFault, ConfigFaults, HubSettings, Ids, Node, Resolve, Table};
+use crate::connect::spelling::closest;
+use crate::connect::{Endpoint, Environment};
+
+pub(super) fn read(
+    file: &Path,
+    text: &str,
+    environment: &Environment,
+) -> Result<Config, ConfigFaults> {
+    let (root, syntax) = DeTable::parse_recoverable(text);
+    if !syntax.is_empty() {
+        // What could be recovered would only bring faults that follow from these.
+        let faults = syntax
+            .iter()
+            .map(|error| ConfigFault {
+                span: error.span().unwrap_or(0..0),
+                message: format!(
+                    "this is not TOML: {}",
+                    error.message().trim().replace('\n', "; ")
+                ),
+                remedy: "correct the syntax; values of text stand in double quotes".to_owned(),
+            })
+            .collect();
+        return Err(ConfigFaults::new(file, text, faults));
+    }
+    let mut reader = Reader {
+        text,
+        environment,
+        faults: Vec::new(),
+    };
+    let root = Section {
+        table: root.get_ref(),
+        span: 0..0,
+    };
+    reader.only_known(&root, "at the top of the file", &["nodes", "tables", "hub"]);
+    let nodes = reader.nodes(&root);
+    let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+    let tables = reader.tables(&root, &names);
+    let hub = reader.hub(&root, names.len());
+    let nodes = nodes
+        .into_iter()
+        .filter_map(|node| {
+            Some(Node {
+                endpoint: node.endpoint?,
+                name: node.name,
+                line: node.line,
+            })
+        })
+        .collect();
+    match reader.faults {
+        faults if faults.is_empty() => Ok(Config {
+            file: file.to_owned(),
+            nodes,
+            tables,
+            hub,
+        }),
+        faults => Err(ConfigFaults::new(file, text, faults)),
+    }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    environment: &'a Environment,
+    faults: Vec<ConfigFault>,
+}
+
+struct Section<'a> {
+    table: &'a DeTable<'a>,
+    span: Range<usize>,
+}
+
+/// A node whose connection string may be faulty; its name still counts for `prefer:`.
+struct NodeDraft {
+    name: String,
+    name_span: Range<usize>,
+    line: usize,
+    url_span: Range<usize>,
+    endpoint: Option<Endpoint>,
+}
+
+impl<'a> Reader<'a> {
+    fn fault(&mut self, span: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) {
+        self.faults.push(ConfigFault {
+            span,
+            message: message.into(),
+            remedy: remedy.into(),
+        });
+    }
+
+    fn line_of(&self, at: usize) -> usize {
+        self.text[..at].matches('\n').count() + 1
+    }
+
+    fn only_known(&mut self, section: &Section<'_>, place: &str, known: &[&str]) {
+        for key in section.table.keys() {
+            let name = key.get_ref().as_ref();
+            if known.contains(&name) {
+                continue;
+            }
+            let remedy = match closest(name, known.iter().copied()) {
+                Some(close) => format!("did you mean `{close}`?"),
+                None => format!("known {place}: {}", known.join(", ")),
+            };
+            self.fault(key.span(), format!("unknown key `{name}` {place}"), remedy);
+        }
+    }
+
+    fn section(
+        &mut self,
+        value: &'a Spanned<DeValue<'a>>,
+        what: &str,
+        remedy: &str,
+    ) -> Option<Section<'a>> {
+        match value.get_ref().as_table() {
+            Some(table) => Some(Section {
+                table,
+                span: value.span(),
+            }),
+            None => {
+                let kind = value.get_ref().type_str();
+                self.fault(
+                    value.span(),
+                    format!("{what} is {} {kind}, not a table", article(kind)),
+                    remedy,
+                );
+                None
+            }
+        }
+    }
+
+    /// A text with its variables put in.
+    fn text_value(
+        &mut self,
+        section: &Section<'a>,
+        key: &str,
+        example: &str,
+    ) -> Option<(String, Range<usize>)> {
+        let value = section.table.get(key)?;
+        let span = value.span();
+        let Some(text) = value.get_ref().as_str() else {
+            let kind = value.get_ref().type_str();
+            self.fault(
+                span,
+                format!("`{key}` is {} {kind}, not a text", article(kind)),
+                format!("write {example}"),
+            );
+            return None;
+        };
+        match interpolate(text, self.environment) {
+            Ok(text) => Some((text, span)),
+            Err(faults) => {
+                for (message, remedy) in faults {
+                    self.fault(span.clone(), message, remedy);
+                }
+                None
+            }
+        }
+    }
+
+    fn nodes(&mut self, root: &Section<'a>) -> Vec<NodeDraft> {
+        const EXAMPLE: &str =
+            "write [nodes.NAME] with url = \"postgres://…\", once for each database";
+        let Some(value) = root.table.get("nodes") else {
+            self.fault(0..0, "there are no nodes", EXAMPLE);
+            return Vec::new();
+        };
+        let Some(section) = self.section(value, "`nodes`", EXAMPLE) else {
+            return Vec::new();
+        };
+        let mut entries: Vec<_> = section.table.iter().collect();
+        // The order of the file, whatever the map keeps.
+        entries.sort_by_key(|(key, _)| key.span().start);
+        let mut drafts: Vec<NodeDraft> = Vec::new();
+        for (key, value) in entries {
+            if let Some(draft) = self.node(key, value) {
+                self.check_other_database(&draft, &drafts);
+                drafts.push(draft);
+            }
+        }
+        if section.table.len() < 2 {
+            let span = drafts
+                .first()
+                .map_or(section.span, |draft| draft.name_span.clone());
+            self.fault(span, "there are fewer than two nodes", EXAMPLE);
+        }
+        drafts
+    }
+
+    fn node(
+        &mut self,
+        key: &Spanned<std::borrow::Cow<'a, str>>,
+        value: &'a Spanned<DeValue<'a>>,
+    ) -> Option<NodeDraft> {
+        const URL: &str = "url = \"postgres://user@host/database\"";
+        let name = key.get_ref().to_string();
+        if let Err((message, remedy)) = check_node_name(&name) {
+            self.fault(key.span(), message, remedy);
+        }
+        let section = self.section(
+            value,
+            &format!("node `{name}`"),
+            &format!("write [nodes.{name}] and below it {URL}"),
+        )?;
+        self.only_known(&section, "of a node", &["url"]);
+        if !section.table.contains_key("url") {
+            self.fault(
+                key.span(),
+                format!("node `{name}` has no url"),
+                format!("add {URL}"),
+            );
+        }
+        let url = self.text_value(&section, "url", URL);
+        let url_span = url.as_ref().map_or(key.span(), |(_, span)| span.clone());
+        let endpoint = url.and_then(|(url, span)| self.endpoint(&url, span));
+        Some(NodeDraft {
+            line: self.line_of(key.span().start),
+            name_span: key.span(),
+            name,
+            url_span,
+            endpoint,
+        })
+    }
+
+    fn endpoint(&mut self, url: &str, span: Range<usize>) -> Option<Endpoint> {
+        if url.trim().is_empty() {
+            self.fault(
+                span,
+                "the url is empty",
+                "give it as postgres://user@host/database or \"host=… dbname=…\"",
+            );
+            return None;
+        }
+        match Endpoint::resolve(url, self.environment) {
+            Ok(endpoint) => Some(endpoint),
+            Err(faults) => {
+                for fault in faults.0 {
+                    let place = self.place_of(fault.parameter.as_deref(), &span);
+                    self.fault(place, fault.message, fault.remedy);
+                }
+                None
+            }
+        }
+    }
+
+    /// The parameter inside the value where it can be found, else the whole value.
+    fn place_of(&self, parameter: Option<&str>, span: &Range<usize>) -> Range<usize> {
+        let value = &self.text[span.clone()];
+        let found = parameter.and_then(|name| {
+            value.match_indices(name).find_map(|(at, _)| {
+                let before = value[..at]
+                    .chars()
+                    .next_back()
+                    .is_none_or(|c| !c.is_alphanumeric() && c != '_');
+                let after = value[at + name.len()..].trim_start().starts_with('=');
+                (before && after).then_some(span.start + at..span.start + at + name.len())
+            })
+        });
+        found.unwrap_or_else(|| span.clone())
+    }
+
+    fn check_other_database(&mut self, draft: &NodeDraft, earlier: &[NodeDraft]) {
+        let Some(endpoint) = &draft.endpoint else {
+            return;
+        };
+        let same = earlier.iter().find(|other| {
+            other
+                .endpoint
+                .as_ref()
+                .is_some_and(|other| other.leads_to_same_database(endpoint))
+        });
+        if let Some(other) = same {
+            let message = format!(
+                "nodes `{}` and `{}` are the same database",
+                other.name, draft.name
+            );
+            self.fault(
+                draft.url_span.clone(),
+                message,
+                "give each node a database of its own",
+            );
+        }
+    }
+
+    fn tables(&mut self, root: &Section<'a>, nodes: &[&str]) -> Vec<Table> {
+        const EXAMPLE: &str = "write [[tables]] and below it name = \"products\"";
+        let Some(value) = root.table.get("tables") else {
+            self.fault(0..0, "there are no tables", EXAMPLE);
+            return Vec::new();
+        };
+        let Some(items) = value.get_ref().as_array() else {
+            let kind = value.get_ref().type_str();
+            self.fault(
+                value.span(),
+                format!("`tables` is {} {kind}, not a list of tables", article(kind)),
+                EXAMPLE,
+            );
+            return Vec::new();
+        };
+        if items.is_empty() {
+            self.fault(value.span(), "there are no tables", EXAMPLE);
+        }
+        let mut tables: Vec<Table> = Vec::new();
+        for item in items.iter() {
+            if let Some((table, span)) = self.table(item, nodes) {
+                match tables.iter().find(|other| other.name == table.name) {
+                    Some(first) => {
+                        let message = format!(
+                            "the table {} is listed twice, first in line {}",
+                            table.name, first.line
+                        );
+                        self.fault(span, message, "remove one of the two");
+                    }
+                    None => tables.push(table),
+                }
+            }
+        }
+        tables
+    }
+
+    fn table(
+        &mut self,
+        item: &'a Spanned<DeValue<'a>>,
+        nodes: &[&str],
+    ) -> Option<(Table, Range<usize>)> {
+        const NAME: &str = "name = \"products\" or name = \"shop.products\"";
+        let section = self.section(
+            item,
+            "an entry of `tables`",
+            "write [[tables]] and below it name = \"products\"",
+        )?;
+        self.only_known(&section, "of a table", &["name", "resolve", "ids"]);
+        let resolve = self.resolve(&section, nodes);
+        let ids = self.ids(&section);
+        if !section.table.contains_key("name") {
+            self.fault(
+                section.span.clone(),
+                "a table has no name",
+                format!("add {NAME}"),
+            );
+        }
+        let (name, span) = self.text_value(&section, "name", NAME)?;
+        match TableName::parse(&name) {
+            Ok(name) => Some((
+                Table {
+                    name,
+                    resolve,
+                    ids,
+                    line: self.line_of(span.start),
+                },
+                span,
+            )),
+            Err((message, remedy)) => {
+                self.fault(span, message, remedy);
+                None
+            }
+        }
+    }
+
+    fn resolve(&mut self, section: &Section<'a>, nodes: &[&str]) -> Resolve {
+        const EXAMPLE: &str = "resolve = \"newest\" or resolve = \"prefer:NODE\"";
+        let Some((text, span)) = self.text_value(section, "resolve", EXAMPLE) else {
+            return Resolve::Newest;
+        };
+        match text.split_once(':') {
+            None if text == "newest" => Resolve::Newest,
+            Some(("prefer", node)) if nodes.contains(&node) => Resolve::Prefer(node.to_owned()),
+            Some(("prefer", node)) => {
+                let remedy = match closest(node, nodes.iter().copied()) {
+                    Some(close) => format!("did you mean `prefer:{close}`?"),
+                    None => format!("the nodes are: {}", nodes.join(", ")),
+                };
+                self.fault(span, format!("there is no node `{node}` to prefer"), remedy);
+                Resolve::Newest
+            }
+            _ => {
+                self.fault(
+                    span,
+                    format!("`{text}` is not a way to resolve conflicts"),
+                    format!("write {EXAMPLE}"),
+                );
+                Resolve::Newest
+            }
+        }
+    }
+
+    fn ids(&mut self, section: &Section<'a>) -> Ids {
+        const EXAMPLE: &str = "ids = \"interleave\" or ids = \"keep\"";
+        match self.text_value(section, "ids", EXAMPLE) {
+            None => Ids::Interleave,
+            Some((text, _)) if text == "interleave" => Ids::Interleave,
+            Some((text, _)) if text == "keep" => Ids::Keep,
+            Some((text, span)) => {
+                self.fault(
+                    span,
+                    format!("`{text}` is not a way to treat ids"),
+                    format!("write {EXAMPLE}"),
+                );
+                Ids::Interleave
+            }
+        }
+    }
+
+    fn hub(&mut self, root: &Section<'a>, nodes: usize) -> HubSettings {
+        let defaults = HubSettings::default();
+        let section = match root.table.get("hub") {
+            Some(value) => self.section(value, "`hub`", "write [hub] and its keys below it"),
+            None => None,
+        };
+        let Some(section) = section else {
+            self.check_slots(defaults.id_slots, nodes, 0..0);
+            return defaults;
+        };
+        self.only_known(
+            &section,
+            "of [hub]",
+            &[
+                "silence_timeout_s",
+                "status_interval_ms",
+                "id_slots",
+                "window_memory_mib",
+            ],
+        );
+        let silence = self.number(&section, "silence_timeout_s", 2..=3600);
+        let status = self.number(&section, "status_interval_ms", 100..=60_000);
+        let slots = self.number(&section, "id_slots", 2..=64);
+        let memory = self.number(&section, "window_memory_mib", 8..=65_536);
+        let settings = HubSettings {
+            silence_timeout: silence.map_or(defaults.silence_timeout, Duration::from_secs),
+            status_interval: status.map_or(defaults.status_interval, Duration::from_millis),
+            id_slots: slots
+                .and_then(|slots| u16::try_from(slots).ok())
+                .unwrap_or(defaults.id_slots),
+            window_memory_mib: memory.unwrap_or(defaults.window_memory_mib),
+        };
+        let span = section
+            .table
+            .get("id_slots")
+            .map_or(section.span, Spanned::span);
+        self.check_slots(settings.id_slots, nodes, span);
+        settings
+    }
+
+    fn check_slots(&mut self, slots: u16, nodes: usize, span: Range<usize>) {
+        if nodes > usize::from(slots) {
+            let message = format!("{nodes} nodes do not fit into {slots} id slots");
+            self.fault(span, message, format!("write id_slots = {nodes} or more into [hub]; it cannot be changed once tables are linked"));
+        }
+    }
+
+    fn number(
+        &mut self,
+        section: &Section<'a>,
+        key: &str,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Option<u64> {
+        let value = section.table.get(key)?;
+        let number = value
+            .get_ref()
+            .as_integer()
+            .and_then(|number| u64::from_str_radix(number.as_str(), number.radix()).ok())
+            .filter(|number| range.contains(number));
+        if number.is_none() {
+            self.fault(
+                value.span(),
+                format!(
+                    "`{key}` is not a whole number from {} to {}",
+                    range.start(),
+                    range.end()
+                ),
+                format!(
+                    "write a number without quotes and unit: {key} = {}",
+                    range.start()
+                ),
+            );
+        }
+        number
+    }
+}
+
+fn article(kind: &str) -> &'static str {
+    if kind.starts_with(['a', 'i', 'o']) {
+        "an"
+    } else {
+        "a"
+    }
+}

@@ -1,0 +1,3 @@
+//! Scenarios on real servers, which the tests start themselves.
+
+mod cluster;
