@@ -48,6 +48,7 @@ CREATE TABLE pgtandem.linked_table (
     relid          oid NOT NULL,                        -- tells a rename from a drop
     resolve        text NOT NULL,                       -- 'newest' or 'prefer:NODE'
     ids            text NOT NULL CHECK (ids IN ('interleave', 'keep')),
+    columns        text[] NOT NULL,                     -- of this node's table when it was linked or last fitted its peers'; a later one must be on all nodes
     start_position pg_lsn NOT NULL,                     -- changes of this node that committed before it are in the copied rows and are not judged
     state          text NOT NULL CHECK (state IN ('linking', 'live')),  -- 'linking': `up` is at work
     paused_by      text CHECK (paused_by IN ('user', 'drift')),
@@ -107,6 +108,7 @@ CREATE TABLE pgtandem.held (
     sqlstate        text,
     held_since      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     last_tried      timestamptz,
+    released        pg_lsn,                             -- the landing that wrote the key after all; the record is deleted once nobody needs it
     PRIMARY KEY (table_id, key_bytes)
 );
 

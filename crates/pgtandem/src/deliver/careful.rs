@@ -51,8 +51,6 @@ impl Target {
             if refused.contains(&row.key) {
                 let why = held.iter().find(|held| held.key == row.key).expect("just looked up");
                 self.hold(row, why).await?;
-            } else if row.was_held {
-                self.release(&row.key).await?;
             }
         }
         if let Some(decisions) = decisions_json(delivery, &self.shapes, &self.tables)? {
@@ -60,6 +58,14 @@ impl Target {
         }
         let mut position = PgLsn::from(0);
         self.land(id, delivery, &mut position).await?;
+        let truncated = delivery.truncates.iter().map(|table| Key::whole_table(*table));
+        let written = delivery.rows.iter().filter(|row| row.was_held && !refused.contains(&row.key));
+        for key in written.map(|row| row.key.clone()).chain(truncated) {
+            self.release(&key, id).await?;
+        }
+        for key in &delivery.released {
+            self.forget(key).await?;
+        }
         self.client.batch_execute("COMMIT").await?;
         Ok(Landing { position: position.into(), held })
     }

@@ -6,7 +6,8 @@ use hub::{Decision, Delivery, DeliveryRow, Key, NodeId, State};
 use serde_json::{Map, Value as Json, json};
 use tokio_postgres::types::PgLsn;
 
-use super::session::Target;
+use super::DeliverError;
+use super::session::{LandingId, Target};
 use super::target::TargetTables;
 use crate::capture::{Image, Shapes, Value, key};
 
@@ -36,10 +37,15 @@ pub const HOLD: &str = "INSERT INTO pgtandem.held (table_id, key_bytes, key, sou
         clock_timestamp()) \
     ON CONFLICT (table_id, key_bytes) DO UPDATE SET source_node = excluded.source_node, \
         source_position = excluded.source_position, stamp = excluded.stamp, stamp_node = excluded.stamp_node, \
-        row = excluded.row, partner_key = excluded.partner_key, reason = excluded.reason, \
+        row = excluded.row, released = NULL, partner_key = excluded.partner_key, reason = excluded.reason, \
         sqlstate = excluded.sqlstate, last_tried = excluded.last_tried";
 
-pub const RELEASE: &str = "DELETE FROM pgtandem.held WHERE table_id = $1 AND key_bytes = $2";
+/// The key was written after all. What the target had seen of it while it was held is needed until capture has passed
+/// this landing.
+pub const RELEASE: &str = "UPDATE pgtandem.held SET released = (SELECT l.position FROM pgtandem.landing AS l \
+    WHERE l.id = $3) WHERE table_id = $1 AND key_bytes = $2";
+
+pub const FORGET: &str = "DELETE FROM pgtandem.held WHERE table_id = $1 AND key_bytes = $2";
 
 /// A key that the target did not take, and why.
 #[derive(Debug, Clone)]
@@ -51,7 +57,7 @@ pub struct Held {
 
 impl Target {
     /// Stores a change whole on the target instead of writing it.
-    pub(super) async fn hold(&self, row: &DeliveryRow<Image>, held: &Held) -> Result<(), super::DeliverError> {
+    pub(super) async fn hold(&self, row: &DeliveryRow<Image>, held: &Held) -> Result<(), DeliverError> {
         let key_json = self.key_json(&row.key);
         let image = match &row.state {
             State::Absent => None,
@@ -78,10 +84,16 @@ impl Target {
         Ok(())
     }
 
-    /// The record of a key that is no longer held goes in the same transaction as its row.
-    pub(super) async fn release(&self, key: &Key) -> Result<(), super::DeliverError> {
+    /// After the landing: its position is when the key was written.
+    pub(super) async fn release(&self, key: &Key, id: LandingId) -> Result<(), DeliverError> {
         let table = i32::try_from(key.table.0).unwrap_or(i32::MAX);
-        self.client.execute(&self.fixed.release, &[&table, &&*key.bytes]).await?;
+        self.client.execute(&self.fixed.release, &[&table, &&*key.bytes, &id.0]).await?;
+        Ok(())
+    }
+
+    pub(super) async fn forget(&self, key: &Key) -> Result<(), DeliverError> {
+        let table = i32::try_from(key.table.0).unwrap_or(i32::MAX);
+        self.client.execute(&self.fixed.forget, &[&table, &&*key.bytes]).await?;
         Ok(())
     }
 
@@ -143,10 +155,10 @@ fn decision_json(decision: &Decision<Image>, shapes: &Shapes, tables: &TargetTab
         "loser_position": lsn(decision.loser.dot.position),
         "winner_stamp": decision.winner.stamp.time.0,
         "loser_stamp": decision.loser.stamp.time.0,
-        "kind": decision.kind.to_string(),
+        "kind": decision.kind.word(),
         "winner_row": row(&decision.winner.state)?,
         "loser_row": row(&decision.loser.state)?,
-        "policy": decision.policy.to_string(),
-        "why": decision.why.to_string(),
+        "policy": decision.policy,
+        "why": decision.why,
     }))
 }

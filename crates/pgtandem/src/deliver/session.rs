@@ -48,6 +48,7 @@ pub(super) struct Fixed {
     pub(super) decide: Statement,
     pub(super) hold: Statement,
     pub(super) release: Statement,
+    pub(super) forget: Statement,
 }
 
 impl Target {
@@ -67,6 +68,7 @@ impl Target {
             decide: client.prepare(record::DECIDE).await?,
             hold: client.prepare(record::HOLD).await?,
             release: client.prepare(record::RELEASE).await?,
+            forget: client.prepare(record::FORGET).await?,
         };
         Ok(Self { node, node_name, client, tables, shapes, epoch, forms: HashMap::new(), fixed, stashes: AtomicU32::new(0) })
     }
@@ -82,7 +84,7 @@ impl Target {
     /// # Errors
     /// Nothing was written, unless the error says that the outcome is unknown.
     pub async fn deliver(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
-        let simple = delivery.rows.iter().all(|row| !row.hold && !row.was_held);
+        let simple = delivery.released.is_empty() && delivery.rows.iter().all(|row| !row.hold && !row.was_held);
         if !simple {
             return self.deliver_carefully(id, delivery).await;
         }
