@@ -3,16 +3,19 @@
 //! Nothing here waits for a server. Deliveries and reconnects run as tasks of their own and report as [`Report`]s.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use hub::{Delivery, Hub, Landed, NodeId, Position};
+use hub::{Delivery, Hub, Key, Landed, NodeId, Position, TableId};
 use tokio::sync::mpsc;
 
-use super::error::RunError;
-use super::node::{NodeUp, Seat};
+use super::error::{ReachError, RunError};
+use super::reach::{NodeContext, NodeUp};
+use super::seat::{Delivering, Seat};
+use super::tables::read_target_tables;
 use crate::capture::Image;
-use crate::capture::wal::{CaptureError, Captured};
+use crate::capture::wal::{CaptureError, Captured, SourceColumn};
 use crate::deliver::{DeliverError, Landing, LandingId, Target};
 
 /// Judging stops while a live target is owed more rows than this: it bounds a delivery, and so how long its row locks
@@ -24,12 +27,16 @@ const OWED_ROWS_AWAY: usize = 65_536;
 const TURN: usize = 2_048;
 /// A landing without rows may wait this long for company.
 const EMPTY_LANDING_DELAY: Duration = Duration::from_millis(100);
+/// How long a hub that ends waits for the deliveries it has begun.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// What tasks tell the conductor.
 pub enum Report {
-    Delivered { node: NodeId, target: Box<Target>, delivery: Delivery<Image>, result: Result<Landing, DeliverError> },
+    Delivered { node: NodeId, id: LandingId, target: Box<Target>, delivery: Delivery<Image>, result: Result<Landing, DeliverError> },
     /// A node is reached (again); what became of the delivery that was in flight when it was lost.
     Up { node: NodeId, up: Box<NodeUp>, outcome: Option<Result<Landing, ()>> },
+    /// It will not be reached any more without a person.
+    Unreachable { node: NodeId, error: ReachError },
     CaptureEnded { node: NodeId, generation: u64, error: Option<CaptureError> },
 }
 
@@ -43,29 +50,11 @@ pub enum Ended {
     Recover(String),
 }
 
-pub enum Delivering {
-    Idle(Box<Target>),
-    Flying(LandingId),
-    Away,
-}
-
-impl Delivering {
-    fn take_idle(&mut self, id: LandingId) -> Option<Box<Target>> {
-        match std::mem::replace(self, Self::Flying(id)) {
-            Self::Idle(target) => Some(target),
-            other => {
-                *self = other;
-                None
-            }
-        }
-    }
-}
-
 pub struct Conductor {
     pub hub: Hub<Image>,
-    pub seats: Vec<Seat>,
-    pub reports: mpsc::UnboundedReceiver<Report>,
-    pub report: mpsc::UnboundedSender<Report>,
+    pub(super) seats: Vec<Seat>,
+    reports: mpsc::UnboundedReceiver<Report>,
+    report: mpsc::UnboundedSender<Report>,
 }
 
 enum Heard {
@@ -75,6 +64,16 @@ enum Heard {
 }
 
 impl Conductor {
+    #[must_use]
+    pub fn new(
+        hub: Hub<Image>,
+        seats: Vec<Seat>,
+        report: mpsc::UnboundedSender<Report>,
+        reports: mpsc::UnboundedReceiver<Report>,
+    ) -> Self {
+        Self { hub, seats, reports, report }
+    }
+
     /// Waits until there is something to do, does all that is there, and sends out what came of it.
     ///
     /// # Errors
@@ -92,7 +91,7 @@ impl Conductor {
                 next = self.try_heard();
             }
         }
-        self.dispatch()?;
+        self.dispatch();
         self.acknowledge();
         Ok(None)
     }
@@ -106,6 +105,9 @@ impl Conductor {
             let node = self.seats[at].node;
             if crowded || !self.hub.may_judge(node) {
                 continue;
+            }
+            if let Some(captured) = self.seats[at].next.take() {
+                return Poll::Ready(Heard::Captured(at, captured));
             }
             let Some(captured) = &mut self.seats[at].captured else { continue };
             match captured.poll_recv(cx) {
@@ -146,9 +148,10 @@ impl Conductor {
                 self.seats[at].captured = None;
                 Ok(None)
             }
-            Heard::Report(Report::Delivered { node, target, delivery, result }) => {
-                self.delivered(node, target, &delivery, result)
+            Heard::Report(Report::Delivered { node, id, target, delivery, result }) => {
+                self.delivered(node, id, target, &delivery, result)
             }
+            Heard::Report(Report::Unreachable { error, .. }) => Err(error.into()),
             Heard::Report(Report::Up { node, up, outcome }) => Ok(self.node_up(node, *up, outcome)),
             Heard::Report(Report::CaptureEnded { node, generation, error }) => {
                 self.capture_ended(node, generation, error)
@@ -160,9 +163,9 @@ impl Conductor {
         let seat = &mut self.seats[at];
         match captured {
             Captured::Transaction { position, time, changes } => {
-                seat.transactions_judged += 1;
-                seat.changes_judged += changes.len() as u64;
-                seat.last_commit = Some(time);
+                seat.counters.transactions_judged += 1;
+                seat.counters.changes_judged += changes.len() as u64;
+                seat.counters.last_commit = Some(time);
                 let mut changes = match changes.into_changes() {
                     Ok(changes) => changes,
                     Err(error) => return Ok(Some(Ended::Recover(format!("a spill file cannot be read: {error}")))),
@@ -173,7 +176,7 @@ impl Conductor {
                 }
             }
             Captured::Passed(position) => self.hub.advance(seat.node, position),
-            Captured::Shape { table, name, columns } => seat.shape_changed(table, name, columns),
+            Captured::Shape { table, columns, .. } => seat.new_shapes.push((table, columns)),
         }
         Ok(None)
     }
@@ -181,6 +184,7 @@ impl Conductor {
     fn delivered(
         &mut self,
         node: NodeId,
+        id: LandingId,
         target: Box<Target>,
         delivery: &Delivery<Image>,
         result: Result<Landing, DeliverError>,
@@ -188,7 +192,7 @@ impl Conductor {
         let seat = &mut self.seats[usize::from(node.0)];
         match result {
             Ok(landing) => {
-                seat.landed(delivery, &landing);
+                seat.landed(id, delivery, &landing);
                 seat.delivering = Delivering::Idle(target);
                 self.hub.landed(node, landed(landing));
             }
@@ -245,7 +249,7 @@ impl Conductor {
     }
 
     /// Cuts a delivery for every node that can take one and is owed one.
-    fn dispatch(&mut self) -> Result<(), RunError> {
+    fn dispatch(&mut self) {
         let now = Instant::now();
         for at in 0..self.seats.len() {
             let node = self.seats[at].node;
@@ -254,22 +258,22 @@ impl Conductor {
             }
             let judged = self.hub.judged(node);
             let seat = &mut self.seats[at];
-            let idle = matches!(seat.delivering, Delivering::Idle(_)) && seat.may_deliver(now, judged);
-            if !idle || !self.wants_delivery(at, now) {
+            let ready = seat.may_deliver(now, judged);
+            if !ready || !self.wants_delivery(at, now) {
                 continue;
             }
             let Some(delivery) = self.hub.cut(node) else { continue };
             let seat = &mut self.seats[at];
             let id = seat.next_landing();
-            let Some(mut target) = seat.delivering.take_idle(id) else { continue };
-            let report = self.report.clone();
+            let Some(mut target) = seat.take_off(id) else { continue };
+            let reload = std::mem::take(&mut seat.reload_tables);
+            let (report, context) = (self.report.clone(), Arc::clone(&seat.context));
             tokio::spawn(async move {
-                let result = target.deliver(id, &delivery).await;
+                let result = deliver(&mut target, &context, reload, id, &delivery).await;
                 // Nobody listens only when the run is over.
-                drop(report.send(Report::Delivered { node, target, delivery, result }));
+                drop(report.send(Report::Delivered { node, id, target, delivery, result }));
             });
         }
-        Ok(())
     }
 
     fn wants_delivery(&mut self, at: usize, now: Instant) -> bool {
@@ -302,6 +306,82 @@ impl Conductor {
             }
         }
     }
+}
+
+/// What the errands ask for.
+impl Conductor {
+    /// Shapes read off the streams since the last call.
+    pub fn take_new_shapes(&mut self) -> Vec<(TableId, NodeId, Vec<SourceColumn>)> {
+        let shapes = self.seats.iter_mut().flat_map(|seat| {
+            let node = seat.node;
+            std::mem::take(&mut seat.new_shapes).into_iter().map(move |(table, columns)| (table, node, columns))
+        });
+        shapes.collect()
+    }
+
+    pub fn other_nodes(&self, node: NodeId) -> Vec<NodeId> {
+        self.seats.iter().map(|seat| seat.node).filter(|other| *other != node).collect()
+    }
+
+    #[must_use]
+    pub fn node_name(&self, node: NodeId) -> String {
+        self.seats[usize::from(node.0)].name.clone()
+    }
+
+    /// Every held key is owed again: what was in its way may be gone.
+    pub fn retry_held(&mut self) {
+        for seat in &self.seats {
+            if seat.is_away() {
+                continue;
+            }
+            let held: Vec<Key> = self.hub.held(seat.node).filter(|key| !self.hub.is_paused(key.table, seat.node)).cloned().collect();
+            held.iter().for_each(|key| self.hub.retry_held(seat.node, key));
+        }
+    }
+
+    /// The target reads its tables again before the next delivery.
+    pub fn reload_tables(&mut self, node: NodeId) {
+        self.seats[usize::from(node.0)].reload_tables = true;
+    }
+
+    /// Below which positions landing rows may be deleted.
+    pub fn folds(&mut self) -> Vec<(NodeId, Position)> {
+        let nodes: Vec<NodeId> = self.seats.iter().map(|seat| seat.node).collect();
+        nodes.into_iter().filter_map(|node| Some((node, self.hub.fold_below(node)?))).collect()
+    }
+
+    /// Lets deliveries in flight end, so that a hub that ends in good order leaves no doubt behind.
+    pub async fn settle(&mut self) {
+        let deadline = Instant::now() + SETTLE;
+        while self.seats.iter().any(|seat| matches!(seat.delivering, Delivering::Flying(_))) {
+            let report = tokio::time::timeout_at(deadline.into(), self.reports.recv()).await;
+            let Ok(Some(report)) = report else { return };
+            if let Report::Delivered { node, id, target, delivery, result } = report {
+                // Whatever it was, the next hub finds out from the landing.
+                drop(self.delivered(node, id, target, &delivery, result));
+            }
+        }
+        self.acknowledge();
+        for seat in &mut self.seats {
+            if let Some(feedback) = &seat.feedback {
+                feedback.flush_now();
+            }
+        }
+    }
+}
+
+async fn deliver(
+    target: &mut Target,
+    context: &NodeContext,
+    reload: bool,
+    id: LandingId,
+    delivery: &Delivery<Image>,
+) -> Result<Landing, DeliverError> {
+    if reload {
+        let tables = read_target_tables(&target.client, &context.linked).await?;
+        target.replace_tables(tables);
+    }
+    target.deliver(id, delivery).await
 }
 
 fn landed(landing: Landing) -> Landed {

@@ -17,7 +17,7 @@ pub struct Control {
     pub endpoint: Endpoint,
     pub row: NodeRow,
     pub client: Client,
-    pub notifications: mpsc::UnboundedReceiver<Notification>,
+    notifications: Option<mpsc::UnboundedReceiver<Notification>>,
 }
 
 impl Control {
@@ -45,7 +45,13 @@ impl Control {
             endpoint: node.endpoint.clone(),
             row,
             client: session.client,
-            notifications: session.notifications,
+            notifications: Some(session.notifications),
         })
+    }
+
+    /// What the session hears; to be taken once.
+    pub fn take_notifications(&mut self) -> mpsc::UnboundedReceiver<Notification> {
+        // A receiver that is gone already reads as a session that is: its taker starts over.
+        self.notifications.take().unwrap_or_else(|| mpsc::unbounded_channel().1)
     }
 }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hub::{NodeId, Position, TableId};
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 use tokio::sync::mpsc;
+use tokio_postgres::Notification;
 use tokio_postgres::types::PgLsn;
 
 use super::conductor::{Conductor, Ended};
 use super::control::Control;
 use super::drift::{Side, misfit};
-use super::error::{ReachError, RunError};
+use super::error::ReachError;
 use super::tables::table_id;
 use crate::catalog::{self, TableShape};
 use crate::link::{self, LinkedTable, PausedBy};
@@ -41,6 +42,8 @@ struct TableVerdict {
 
 pub struct Errands {
     controls: Arc<Vec<Control>>,
+    /// What the nodes' sessions hear, with the nodes' names.
+    notifications: Vec<(String, mpsc::UnboundedReceiver<Notification>)>,
     linked: Vec<LinkedTable>,
     epoch: i64,
     holder: String,
@@ -59,13 +62,15 @@ pub struct Errands {
 
 impl Errands {
     #[must_use]
-    pub fn new(controls: Vec<Control>, linked: Vec<LinkedTable>, epoch: i64, holder: String) -> Self {
+    pub fn new(mut controls: Vec<Control>, linked: Vec<LinkedTable>, epoch: i64, holder: String) -> Self {
         let (find, found) = mpsc::unbounded_channel();
         let now = Instant::now();
+        let notifications = controls.iter_mut().map(|c| (c.name.clone(), c.take_notifications())).collect();
         let everywhere = |table: &LinkedTable| controls.iter().map(|c| (table_id(table.id), c.id)).collect::<Vec<_>>();
         let paused = linked.iter().filter(|table| table.paused_by.is_some()).flat_map(everywhere).collect();
         Self {
             controls: Arc::new(controls),
+            notifications,
             linked,
             epoch,
             holder,
@@ -83,13 +88,10 @@ impl Errands {
     }
 
     /// Starts the errands that are due and takes in what earlier ones found.
-    ///
-    /// # Errors
-    /// When the hub must stop.
-    pub fn run(&mut self, conductor: &mut Conductor) -> Result<Option<Ended>, RunError> {
+    pub fn run(&mut self, conductor: &mut Conductor) -> Option<Ended> {
         let now = Instant::now();
-        if let Some(ended) = self.listen(now)? {
-            return Ok(Some(ended));
+        if let Some(ended) = self.listen(now) {
+            return Some(ended);
         }
         self.pause_at_new_shapes(conductor, now);
         while let Ok(found) = self.found.try_recv() {
@@ -108,7 +110,7 @@ impl Errands {
             self.write_at = now + SECOND;
             self.write_down(conductor, now);
         }
-        Ok(None)
+        None
     }
 
     fn spawn(&self, errand: impl Future<Output = Found> + Send + 'static) {
@@ -116,13 +118,11 @@ impl Errands {
         tokio::spawn(async move { drop(find.send(errand.await)) });
     }
 
-    fn listen(&mut self, now: Instant) -> Result<Option<Ended>, RunError> {
-        let controls = Arc::get_mut(&mut self.controls);
-        let Some(controls) = controls else { return Ok(None) };
-        for control in controls {
+    fn listen(&mut self, now: Instant) -> Option<Ended> {
+        for (name, notifications) in &mut self.notifications {
             loop {
-                match control.notifications.try_recv() {
-                    Ok(notification) if notification.payload() == link::YIELD => return Ok(Some(Ended::Yield)),
+                match notifications.try_recv() {
+                    Ok(notification) if notification.payload() == link::YIELD => return Some(Ended::Yield),
                     Ok(_) => {
                         self.look_at = now;
                         self.retry_at = now;
@@ -130,12 +130,12 @@ impl Errands {
                     Err(mpsc::error::TryRecvError::Empty) => break,
                     Err(mpsc::error::TryRecvError::Disconnected) => {
                         // With the session the node's lock is gone: somebody else may be at work there by now.
-                        return Ok(Some(Ended::Recover(format!("lost the session that holds the lock on {}", control.name))));
+                        return Some(Ended::Recover(format!("lost the session that holds the lock on {name}")));
                     }
                 }
             }
         }
-        Ok(None)
+        None
     }
 
     /// A table whose shape changed on its source is paused at once, until a look at the catalogs says that it fits:
@@ -318,7 +318,8 @@ async fn remember(table: &LinkedTable, controls: &[Control], views: &[View], ver
         let by = why.as_ref().map(|_| PausedBy::Drift);
         if own.paused_by != by || own.pause_reason != why {
             // What is not written now is written at the next look.
-            drop(link::set_paused(&control.client, own.id, by, why.as_deref()).await);
+            let pause = why.as_deref().map(|why| (PausedBy::Drift, why));
+            drop(link::set_paused(&control.client, own.id, pause).await);
         }
         let shape = view.shapes.iter().find(|shape| shape.relid == own.relid);
         if let (None, Some(shape)) = (&why, shape) {
@@ -330,8 +331,3 @@ async fn remember(table: &LinkedTable, controls: &[Control], views: &[View], ver
     }
 }
 
-/// For `status`: what a seat has to say.
-#[must_use]
-pub fn seconds(duration: Duration) -> Json {
-    json!((duration.as_secs_f64() * 1000.0).round() / 1000.0)
-}

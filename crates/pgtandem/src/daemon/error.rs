@@ -72,6 +72,23 @@ pub enum RunError {
     Capture { node: String, error: CaptureError },
     #[error("another hub has taken over: {0}")]
     Deposed(String),
+    #[error("{node}: lost while recovering")]
+    LostWhileRecovering { node: String },
+    #[error("cannot read back what was spilled to a temporary file: {0}")]
+    Spill(std::io::Error),
     #[error("nothing is linked here yet; run `pgtandem up` first")]
     NothingLinked,
+}
+
+impl RunError {
+    /// Whether starting over can help.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Reach(error) => error.retry(),
+            // The other one holds the locks; this one waits for them.
+            Self::Deposed(_) | Self::LostWhileRecovering { .. } => Retry::Soon,
+            Self::Delivery { .. } | Self::Capture { .. } | Self::Spill(_) | Self::NothingLinked => Retry::Never,
+        }
+    }
 }

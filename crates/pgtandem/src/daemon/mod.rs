@@ -112,7 +112,7 @@ async fn conduct(
         if let Some(ended) = conductor.turn(Instant::now() + BEAT).await? {
             return Ok(ended);
         }
-        if let Some(ended) = errands.run(conductor)? {
+        if let Some(ended) = errands.run(conductor) {
             return Ok(ended);
         }
     }

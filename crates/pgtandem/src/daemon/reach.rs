@@ -181,7 +181,7 @@ async fn try_bring_up(
     flying: Option<LandingId>,
 ) -> Result<(NodeUp, Option<Result<Landing, ()>>), ReachError> {
     let session = open_session(context, "deliver").await?;
-    end_old_backends(context, &session.client).await?;
+    end_old_backends(&context.name, &session.client).await?;
     let epoch = link::read_epoch(&session.client).await?;
     if epoch.epoch != context.epoch {
         return Err(ReachError::Deposed { holder: epoch.holder.unwrap_or_default() });
@@ -189,7 +189,7 @@ async fn try_bring_up(
     let outcome = match flying {
         None => None,
         Some(id) => Some(match Target::find_landing(&session.client, id).await? {
-            Some(Position(position)) => Ok(Landing { position, held: held_since(&session.client, context).await? }),
+            Some(Position(position)) => Ok(Landing { position, held: held_since(&session.client).await? }),
             None => Err(()),
         }),
     };
@@ -197,20 +197,20 @@ async fn try_bring_up(
 }
 
 /// A backend whose client is gone may still be about to commit: it must have ended before its landing is looked for.
-async fn end_old_backends(context: &NodeContext, client: &Client) -> Result<(), ReachError> {
+pub async fn end_old_backends(node: &str, client: &Client) -> Result<(), ReachError> {
     const QUERY: &str = "SELECT pg_catalog.pg_terminate_backend(pid, 5000) FROM pg_catalog.pg_stat_activity \
         WHERE pid <> pg_catalog.pg_backend_pid() AND datname = pg_catalog.current_database() \
           AND usename = current_user AND application_name = 'pgtandem deliver'";
     for row in client.query(QUERY, &[]).await? {
         if !row.get::<_, bool>(0) {
-            return Err(ReachError::OldBackend { node: context.name.clone() });
+            return Err(ReachError::OldBackend { node: node.to_owned() });
         }
     }
     Ok(())
 }
 
 /// Keys that the target holds: those of a delivery whose answer was lost are among them.
-async fn held_since(client: &Client, _: &NodeContext) -> Result<Vec<crate::deliver::Held>, ReachError> {
+async fn held_since(client: &Client) -> Result<Vec<crate::deliver::Held>, ReachError> {
     let held = link::list_held(client).await?.into_iter().map(|held| crate::deliver::Held {
         key: hub::Key::new(TableId(held.table_id.unsigned_abs()), held.key_bytes),
         reason: held.reason,

@@ -47,7 +47,11 @@ pub struct Seat {
     pub delivering: Delivering,
     pub counters: Counters,
     /// Shapes read off the stream that nobody has compared with the other nodes yet.
-    pub new_shapes: Vec<(TableId, String, Vec<SourceColumn>)>,
+    pub new_shapes: Vec<(TableId, Vec<SourceColumn>)>,
+    /// Read while recovering, beyond what recovery wanted.
+    pub next: Option<Captured>,
+    /// The target's tables changed.
+    pub reload_tables: bool,
     /// The stream broke while a delivery was in flight.
     pub reconnect_when_idle: bool,
     pub last_landing: Option<LandingId>,
@@ -74,6 +78,8 @@ impl Seat {
             delivering: Delivering::Away,
             counters: Counters::default(),
             new_shapes: Vec::new(),
+            next: None,
+            reload_tables: false,
             reconnect_when_idle: false,
             last_landing: None,
             news_since: None,
@@ -107,6 +113,17 @@ impl Seat {
 
     pub fn next_landing(&self) -> LandingId {
         LandingId(self.last_landing.map_or(0, |id| id.0) + 1)
+    }
+
+    /// Takes the idle target for a delivery.
+    pub fn take_off(&mut self, id: LandingId) -> Option<Box<Target>> {
+        match std::mem::replace(&mut self.delivering, Delivering::Flying(id)) {
+            Delivering::Idle(target) => Some(target),
+            other => {
+                self.delivering = other;
+                None
+            }
+        }
     }
 
     pub fn landed(&mut self, id: LandingId, delivery: &Delivery<Image>, landing: &Landing) {
@@ -162,6 +179,7 @@ impl Seat {
         };
         tracing::warn!(node = %self.name, "away; its peers go on");
         self.captured = None;
+        self.next = None;
         self.feedback = None;
         self.reconnect_when_idle = false;
         self.generation += 1;

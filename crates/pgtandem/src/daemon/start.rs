@@ -59,10 +59,9 @@ pub async fn start(
         let up = bring_up(&seat.context, session, Position(start.0.saturating_add(1))).await?;
         seat.up(up, *start, report);
     }
-    let reach = hub::reach(&starts, &landings);
-    let mut recovery = Recovery::new(policies(&linked, controls), &starts, landings, decisions, held);
-    for (seat, reach) in seats.iter_mut().zip(reach) {
-        feed(&mut recovery, seat, reach).await?;
+    let mut recovery = Recovery::new(starts.clone(), landings, decisions, held, policies(&linked, controls));
+    for (seat, start) in seats.iter_mut().zip(starts) {
+        feed(&mut recovery, seat, start).await?;
     }
     let mut hub = recovery.finish();
     for table in linked.iter().filter(|table| table.paused_by.is_some()) {
@@ -162,9 +161,10 @@ fn policies(linked: &[LinkedTable], controls: &[Control]) -> Box<PerTable> {
 }
 
 /// Hands the hub what a node's landings may already reflect; the first thing beyond it stays for the conductor.
-async fn feed(recovery: &mut Recovery<Image>, seat: &mut Seat, reach: Position) -> Result<(), RunError> {
+async fn feed(recovery: &mut Recovery<Image>, seat: &mut Seat, start: Position) -> Result<(), RunError> {
     let node = seat.node;
-    if recovery.start(node) >= reach {
+    let reach = recovery.reach(node);
+    if start >= reach {
         return Ok(());
     }
     loop {
@@ -188,7 +188,7 @@ async fn feed(recovery: &mut Recovery<Image>, seat: &mut Seat, reach: Position) 
                     return Ok(());
                 }
             }
-            Captured::Shape { table, name, columns } => seat.new_shapes.push((table, name, columns)),
+            Captured::Shape { table, columns } => seat.new_shapes.push((table, columns)),
             Captured::Passed(position) if position < reach => {}
             beyond => {
                 seat.next = Some(beyond);
@@ -196,12 +196,6 @@ async fn feed(recovery: &mut Recovery<Image>, seat: &mut Seat, reach: Position) 
             }
         }
     }
-}
-
-/// For [`Seat`]s made outside: which table an id names.
-#[must_use]
-pub fn find_table(linked: &[LinkedTable], id: TableId) -> Option<&LinkedTable> {
-    linked.iter().find(|table| table_id(table.id) == id)
 }
 
 /// Numbers of nodes are small; the catalog has no unsigned type for them.

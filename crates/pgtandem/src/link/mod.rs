@@ -24,7 +24,7 @@ pub use restore::{
 };
 pub use tables::{
     Ids, LinkedTable, PausedBy, TableState, delete_linked_table, insert_linked_table,
-    read_linked_tables, set_live, set_paused, set_policy, set_start_position,
+    read_linked_tables, set_columns, set_live, set_paused, set_policy, set_start_position,
 };
 
 use tokio_postgres::{Error, GenericClient};

@@ -13,6 +13,8 @@ pub struct LinkedTable {
     /// `newest` or `prefer:NODE`.
     pub resolve: String,
     pub ids: Ids,
+    /// Of this node's table when it was linked, or when it last fitted its peers'.
+    pub columns: Vec<String>,
     /// Changes of this node that committed before it are not judged.
     pub start_position: PgLsn,
     pub state: TableState,
@@ -62,7 +64,7 @@ impl PausedBy {
 /// In the order of their ids.
 pub async fn read_linked_tables(client: &impl GenericClient) -> Result<Vec<LinkedTable>, Error> {
     const QUERY: &str =
-        "SELECT id, schema_name, table_name, relid, resolve, ids, start_position, state, paused_by,
+        "SELECT id, schema_name, table_name, relid, resolve, ids, columns, start_position, state, paused_by,
                                 pause_reason FROM pgtandem.linked_table ORDER BY id";
     Ok(client
         .query(QUERY, &[])
@@ -85,6 +87,7 @@ fn linked_table(row: &Row) -> LinkedTable {
             "interleave" => Ids::Interleave,
             _ => Ids::Keep,
         },
+        columns: row.get("columns"),
         start_position: row.get("start_position"),
         state: match row.get("state") {
             "live" => TableState::Live,
@@ -104,8 +107,9 @@ pub async fn insert_linked_table(
     table: &LinkedTable,
 ) -> Result<(), Error> {
     const QUERY: &str = "
-        INSERT INTO pgtandem.linked_table (id, schema_name, table_name, relid, resolve, ids, start_position, state)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, 'linking')";
+        INSERT INTO pgtandem.linked_table (id, schema_name, table_name, relid, resolve, ids, start_position, state,
+                                            columns)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, 'linking', $8)";
     let (schema, name) = (table.name.schema.as_str(), table.name.name.as_str());
     client
         .execute(
@@ -118,6 +122,7 @@ pub async fn insert_linked_table(
                 &table.resolve,
                 &table.ids.as_str(),
                 &table.start_position,
+                &table.columns,
             ],
         )
         .await?;
@@ -156,6 +161,11 @@ pub async fn set_policy(
     client
         .execute(QUERY, &[&id, &resolve, &ids.as_str()])
         .await?;
+    Ok(())
+}
+
+pub async fn set_columns(client: &impl GenericClient, id: i32, columns: &[String]) -> Result<(), Error> {
+    client.execute("UPDATE pgtandem.linked_table SET columns = $2 WHERE id = $1", &[&id, &columns]).await?;
     Ok(())
 }
 

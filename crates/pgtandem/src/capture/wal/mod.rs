@@ -27,7 +27,7 @@ pub enum Captured {
     /// server had nothing.
     Passed(Position),
     /// A linked table's shape as its next rows will have it.
-    Shape { table: TableId, name: String, columns: Vec<SourceColumn> },
+    Shape { table: TableId, columns: Vec<SourceColumn> },
 }
 
 /// Why a capture ended.
@@ -160,8 +160,7 @@ impl WalCapture {
         };
         let (plan, columns) = plan(table, relation, &self.shapes)?;
         self.relations.insert(relation.oid, Some(plan));
-        let name = format!("{}.{}", relation.namespace, relation.name);
-        Ok(Some(Captured::Shape { table: table.id, name, columns }))
+        Ok(Some(Captured::Shape { table: table.id, columns }))
     }
 
     /// How to read rows of `relation`; `None` when they do not matter: not linked, skipped, or already in the rows
