@@ -2,8 +2,12 @@
 
 use crate::connect::Environment;
 
-/// Message and remedy.
-pub(super) type InterpolationFault = (String, String);
+pub(super) struct InterpolationFault {
+    /// `${NAME}` as it stands in the text.
+    pub variable: Option<String>,
+    pub message: String,
+    pub remedy: String,
+}
 
 /// Puts variables in; `$${` stands for a literal `${`. All faults of the text are collected.
 pub(super) fn interpolate(
@@ -22,23 +26,20 @@ pub(super) fn interpolate(
         }
         result.push_str(&rest[..at]);
         let Some(length) = rest[at + 2..].find('}') else {
-            faults.push((
-                "a `${` has no closing `}`".to_owned(),
-                "write ${NAME}; for a literal `${` write $${".to_owned(),
-            ));
+            faults.push(malformed("a `${` has no closing `}`"));
             break;
         };
         let name = &rest[at + 2..at + 2 + length];
         match environment.get(name) {
-            _ if !is_variable_name(name) => faults.push((
-                "what stands between `${` and `}` is not the name of a variable".to_owned(),
-                "write ${NAME}; for a literal `${` write $${".to_owned(),
+            _ if !is_variable_name(name) => faults.push(malformed(
+                "what stands between `${` and `}` is not the name of a variable",
             )),
             Some(value) => result.push_str(value),
-            None => faults.push((
-                format!("the environment variable {name} is not set"),
-                format!("set it for the process that runs pgtandem: export {name}=…"),
-            )),
+            None => faults.push(InterpolationFault {
+                variable: Some(format!("${{{name}}}")),
+                message: format!("the environment variable {name} is not set"),
+                remedy: format!("set it for the process that runs pgtandem: export {name}=…"),
+            }),
         }
         rest = &rest[at + 2 + length + 1..];
     }
@@ -47,6 +48,14 @@ pub(super) fn interpolate(
         Ok(result)
     } else {
         Err(faults)
+    }
+}
+
+fn malformed(message: &str) -> InterpolationFault {
+    InterpolationFault {
+        variable: None,
+        message: message.to_owned(),
+        remedy: "write ${NAME}; for a literal `${` write $${".to_owned(),
     }
 }
 

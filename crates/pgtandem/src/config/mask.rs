@@ -91,8 +91,13 @@ fn in_assignments(line: &str) -> Vec<std::ops::Range<usize>> {
             continue;
         }
         let start = equals + 1 + spaces(equals + 1);
-        hidden.push(start..start + value_length(&line[start..]));
-        from = start;
+        let mut end = start + value_length(&line[start..]);
+        // Words that follow and assign nothing are most likely the rest of a password that needed quotes.
+        while let Some(length) = stray_word(&line[end..]) {
+            end += length;
+        }
+        hidden.push(start..end);
+        from = end;
     }
     hidden
 }
@@ -112,6 +117,16 @@ fn value_length(text: &str) -> usize {
         }
     }
     text.len()
+}
+
+/// Length of the spaces and of the word at the start of the text, if that word is no assignment and no comment.
+fn stray_word(text: &str) -> Option<usize> {
+    let spaces = text.len() - text.trim_start().len();
+    let word = text[spaces..]
+        .split([' ', '\t', '"', '\'', '&'])
+        .next()
+        .unwrap_or("");
+    (spaces > 0 && !word.is_empty() && !word.contains(['=', '#'])).then_some(spaces + word.len())
 }
 
 #[cfg(test)]
@@ -147,6 +162,14 @@ mod tests {
         assert_eq!(
             masked(r#"url = "host=a sslpassword=abc""#),
             r#"url = "host=a sslpassword=***""#
+        );
+        assert_eq!(
+            masked(r#"url = "host=a password=two words user=u""#),
+            r#"url = "host=a password=*** user=u""#
+        );
+        assert_eq!(
+            masked("url = postgres://app:s3cret@db1/x"),
+            "url = postgres://app:***@db1/x"
         );
         assert_eq!(masked(r#"password = "abc""#), "password = ***");
         assert_eq!(

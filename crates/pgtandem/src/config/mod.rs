@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::connect::{Endpoint, Environment};
+use crate::sql::QualifiedName;
 
-pub use names::TableName;
+pub use names::spell_table_name;
 pub use report::{ConfigFault, ConfigFaults};
 
 /// What is linked and how.
@@ -38,7 +39,7 @@ pub struct Node {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    pub name: TableName,
+    pub name: QualifiedName,
     pub resolve: Resolve,
     pub ids: Ids,
     /// Line of the file, for messages that come later.

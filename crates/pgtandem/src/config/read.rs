@@ -1,6 +1,7 @@
 //! From the text of `pgtandem.toml` to a [`Config`], collecting every fault on the way.
 
-use std::ops::Range;
+use std::fmt::Display;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,10 +9,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::interpolate::interpolate;
-use super::names::{TableName, check_node_name};
+use super::names::{check_node_name, table_name};
 use super::{Config, ConfigFault, ConfigFaults, HubSettings, Ids, Node, Resolve, Table};
 use crate::connect::spelling::closest;
 use crate::connect::{Endpoint, Environment};
+
+const OF_A_NODE: &str = "of a node";
 
 pub(super) fn read(
     file: &Path,
@@ -24,7 +27,7 @@ pub(super) fn read(
         let faults = syntax
             .iter()
             .map(|error| ConfigFault {
-                span: error.span().unwrap_or(0..0),
+                span: error.span(),
                 message: format!(
                     "this is not TOML: {}",
                     error.message().trim().replace('\n', "; ")
@@ -90,9 +93,14 @@ struct NodeDraft {
 }
 
 impl<'a> Reader<'a> {
-    fn fault(&mut self, span: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) {
+    fn fault(
+        &mut self,
+        span: impl Into<Option<Range<usize>>>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.faults.push(ConfigFault {
-            span,
+            span: span.into(),
             message: message.into(),
             remedy: remedy.into(),
         });
@@ -110,7 +118,10 @@ impl<'a> Reader<'a> {
             }
             let remedy = match closest(name, known.iter().copied()) {
                 Some(close) => format!("did you mean `{close}`?"),
-                None => format!("known {place}: {}", known.join(", ")),
+                None if place == OF_A_NODE && crate::connect::is_keyword(name) => {
+                    format!("write it into the url: postgres://…?{name}=… or \"host=… {name}=…\"")
+                }
+                None => format!("the keys here are: {}", known.join(", ")),
             };
             self.fault(key.span(), format!("unknown key `{name}` {place}"), remedy);
         }
@@ -160,8 +171,13 @@ impl<'a> Reader<'a> {
         match interpolate(text, self.environment) {
             Ok(text) => Some((text, span)),
             Err(faults) => {
-                for (message, remedy) in faults {
-                    self.fault(span.clone(), message, remedy);
+                for fault in faults {
+                    let raw = &self.text[span.clone()];
+                    let place = fault.variable.and_then(|variable| {
+                        let at = span.start + raw.find(&variable)?;
+                        Some(at..at + variable.len())
+                    });
+                    self.fault(place.unwrap_or(span.clone()), fault.message, fault.remedy);
                 }
                 None
             }
@@ -172,7 +188,7 @@ impl<'a> Reader<'a> {
         const EXAMPLE: &str =
             "write [nodes.NAME] with url = \"postgres://…\", once for each database";
         let Some(value) = root.table.get("nodes") else {
-            self.fault(0..0, "there are no nodes", EXAMPLE);
+            self.fault(None, "there are no nodes", EXAMPLE);
             return Vec::new();
         };
         let Some(section) = self.section(value, "`nodes`", EXAMPLE) else {
@@ -212,7 +228,7 @@ impl<'a> Reader<'a> {
             &format!("node `{name}`"),
             &format!("write [nodes.{name}] and below it {URL}"),
         )?;
-        self.only_known(&section, "of a node", &["url"]);
+        self.only_known(&section, OF_A_NODE, &["url"]);
         if !section.table.contains_key("url") {
             self.fault(
                 key.span(),
@@ -295,7 +311,7 @@ impl<'a> Reader<'a> {
     fn tables(&mut self, root: &Section<'a>, nodes: &[&str]) -> Vec<Table> {
         const EXAMPLE: &str = "write [[tables]] and below it name = \"products\"";
         let Some(value) = root.table.get("tables") else {
-            self.fault(0..0, "there are no tables", EXAMPLE);
+            self.fault(None, "there are no tables", EXAMPLE);
             return Vec::new();
         };
         let Some(items) = value.get_ref().as_array() else {
@@ -317,7 +333,8 @@ impl<'a> Reader<'a> {
                     Some(first) => {
                         let message = format!(
                             "the table {} is listed twice, first in line {}",
-                            table.name, first.line
+                            table.name.plain(),
+                            first.line
                         );
                         self.fault(span, message, "remove one of the two");
                     }
@@ -350,7 +367,7 @@ impl<'a> Reader<'a> {
             );
         }
         let (name, span) = self.text_value(&section, "name", NAME)?;
-        match TableName::parse(&name) {
+        match table_name(&name) {
             Ok(name) => Some((
                 Table {
                     name,
@@ -418,7 +435,7 @@ impl<'a> Reader<'a> {
             None => None,
         };
         let Some(section) = section else {
-            self.check_slots(defaults.id_slots, nodes, 0..0);
+            self.check_slots(defaults.id_slots, nodes, None);
             return defaults;
         };
         self.only_known(
@@ -431,60 +448,76 @@ impl<'a> Reader<'a> {
                 "window_memory_mib",
             ],
         );
-        let silence = self.number(&section, "silence_timeout_s", 2..=3600);
-        let status = self.number(&section, "status_interval_ms", 100..=60_000);
-        let slots = self.number(&section, "id_slots", 2..=64);
-        let memory = self.number(&section, "window_memory_mib", 8..=65_536);
+        let silence = defaults.silence_timeout.as_secs();
+        let status = defaults.status_interval.as_secs() * 1000;
         let settings = HubSettings {
-            silence_timeout: silence.map_or(defaults.silence_timeout, Duration::from_secs),
-            status_interval: status.map_or(defaults.status_interval, Duration::from_millis),
-            id_slots: slots
-                .and_then(|slots| u16::try_from(slots).ok())
-                .unwrap_or(defaults.id_slots),
-            window_memory_mib: memory.unwrap_or(defaults.window_memory_mib),
+            silence_timeout: Duration::from_secs(self.number(
+                &section,
+                "silence_timeout_s",
+                2..=3600,
+                silence,
+            )),
+            status_interval: Duration::from_millis(self.number(
+                &section,
+                "status_interval_ms",
+                100..=60_000,
+                status,
+            )),
+            id_slots: self.number(&section, "id_slots", 2..=64, defaults.id_slots),
+            window_memory_mib: self.number(
+                &section,
+                "window_memory_mib",
+                8..=65_536,
+                defaults.window_memory_mib,
+            ),
         };
         let span = section
             .table
             .get("id_slots")
             .map_or(section.span, Spanned::span);
-        self.check_slots(settings.id_slots, nodes, span);
+        self.check_slots(settings.id_slots, nodes, Some(span));
         settings
     }
 
-    fn check_slots(&mut self, slots: u16, nodes: usize, span: Range<usize>) {
+    fn check_slots(&mut self, slots: u16, nodes: usize, span: Option<Range<usize>>) {
         if nodes > usize::from(slots) {
             let message = format!("{nodes} nodes do not fit into {slots} id slots");
-            self.fault(span, message, format!("write id_slots = {nodes} or more into [hub]; it cannot be changed once tables are linked"));
+            let remedy = format!(
+                "write id_slots = {nodes} or more into [hub]; \
+                 it cannot be changed once tables are linked"
+            );
+            self.fault(span, message, remedy);
         }
     }
 
-    fn number(
+    fn number<N>(
         &mut self,
         section: &Section<'a>,
         key: &str,
-        range: std::ops::RangeInclusive<u64>,
-    ) -> Option<u64> {
-        let value = section.table.get(key)?;
+        range: RangeInclusive<N>,
+        default: N,
+    ) -> N
+    where
+        N: Copy + PartialOrd + Display + TryFrom<u64>,
+    {
+        let Some(value) = section.table.get(key) else {
+            return default;
+        };
         let number = value
             .get_ref()
             .as_integer()
             .and_then(|number| u64::from_str_radix(number.as_str(), number.radix()).ok())
+            .and_then(|number| N::try_from(number).ok())
             .filter(|number| range.contains(number));
-        if number.is_none() {
+        number.unwrap_or_else(|| {
+            let (least, most) = (range.start(), range.end());
             self.fault(
                 value.span(),
-                format!(
-                    "`{key}` is not a whole number from {} to {}",
-                    range.start(),
-                    range.end()
-                ),
-                format!(
-                    "write a number without quotes and unit: {key} = {}",
-                    range.start()
-                ),
+                format!("`{key}` is not a whole number from {least} to {most}"),
+                format!("write a number without quotes and unit: {key} = {default}"),
             );
-        }
-        number
+            default
+        })
     }
 }
 

@@ -10,8 +10,8 @@ use super::mask::Masked;
 /// One thing wrong with the config.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigFault {
-    /// Bytes of the text.
-    pub(super) span: Range<usize>,
+    /// Bytes of the text; None where the fault is of the file as a whole.
+    pub(super) span: Option<Range<usize>>,
     pub message: String,
     pub remedy: String,
 }
@@ -25,7 +25,7 @@ pub struct ConfigFaults {
 
 impl ConfigFaults {
     pub(super) fn new(file: &Path, text: &str, mut faults: Vec<ConfigFault>) -> Self {
-        faults.sort_by_key(|fault| fault.span.start);
+        faults.sort_by_key(|fault| fault.span.as_ref().map(|span| span.start));
         faults.dedup();
         Self {
             file: file.to_owned(),
@@ -47,7 +47,7 @@ impl ConfigFaults {
             _ => format!("it cannot be read: {error}"),
         };
         let fault = ConfigFault {
-            span: 0..0,
+            span: None,
             message,
             remedy: remedy.to_owned(),
         };
@@ -89,12 +89,12 @@ impl ConfigFaults {
             paint.red("error:"),
             paint.bold(&fault.message)
         );
-        if self.text.is_empty() {
+        let Some(span) = &fault.span else {
             let _ = writeln!(report, "  {} {}", paint.blue("-->"), self.file.display());
             let _ = writeln!(report, "   {} {}", paint.blue("= help:"), fault.remedy);
             return;
-        }
-        let start = fault.span.start.min(self.text.len());
+        };
+        let start = span.start.min(self.text.len());
         let line_start = self.text[..start].rfind('\n').map_or(0, |at| at + 1);
         let line_number = self.text[..start].matches('\n').count() + 1;
         let line = self.text[line_start..].lines().next().unwrap_or("");
@@ -102,7 +102,7 @@ impl ConfigFaults {
         // A span over several lines is marked to the end of its first one.
         let from = masked.place(start - line_start).min(masked.text.len());
         let to = masked
-            .place((fault.span.end.saturating_sub(line_start)).min(line.len()))
+            .place((span.end.saturating_sub(line_start)).min(line.len()))
             .max(from);
         let column = line[..(start - line_start).min(line.len())].chars().count() + 1;
         let width = line_number.to_string().len();

@@ -60,6 +60,12 @@ fn parse_url(rest: &str) -> Result<Assignments, ParameterFault> {
 fn push_hosts(assignments: &mut Assignments, list: &str) -> Result<(), ParameterFault> {
     let mut hosts = Vec::new();
     let mut ports = Vec::new();
+    if list.contains('@') {
+        return Err(ParameterFault::new(
+            "there is more than one `@` before the first `/` of this URL",
+            ESCAPE_IT,
+        ));
+    }
     for item in list.split(',') {
         let (host, port) = match item.strip_prefix('[') {
             Some(inner) => {

@@ -19,6 +19,7 @@ mod verify;
 pub use endpoint::{ChannelBinding, Endpoint, Host, Keepalives, Place, SessionAttributes};
 pub use environment::Environment;
 pub use error::{ConnectError, ConnectFault, Retry};
+pub(crate) use params::is_keyword;
 pub use params::{ParameterFault, ParameterFaults};
 pub use secret::Secret;
 pub use session::Session;

@@ -171,6 +171,11 @@ const KEYWORDS: &[Keyword] = &[
     keyword("oauth_scope", "", Use::Refused(NO_OAUTH)),
 ];
 
+/// Whether libpq knows this as a connection parameter.
+pub(crate) fn is_keyword(name: &str) -> bool {
+    KEYWORDS.iter().any(|known| known.name == name)
+}
+
 /// The parameters of one connection, put together from their sources.
 pub(super) struct Parameters {
     values: Assignments,
@@ -240,17 +245,14 @@ impl Parameters {
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
-        debug_assert!(
-            KEYWORDS.iter().any(|known| known.name == name),
-            "{name} is not a keyword"
-        );
+        debug_assert!(is_keyword(name), "{name} is not a keyword");
         self.values.get(name)
     }
 }
 
 fn check_names(assignments: &Assignments, origin: &str, faults: &mut Vec<ParameterFault>) {
     for (name, _) in assignments.iter() {
-        if KEYWORDS.iter().any(|known| known.name == name) {
+        if is_keyword(name) {
             continue;
         }
         let close = super::spelling::closest(name, KEYWORDS.iter().map(|known| known.name));
