@@ -93,6 +93,10 @@ impl Conductor {
         }
         self.dispatch();
         self.acknowledge();
+        let now = Instant::now();
+        for seat in &mut self.seats {
+            seat.note_owed(self.hub.owed(seat.node) > 0, now);
+        }
         Ok(None)
     }
 

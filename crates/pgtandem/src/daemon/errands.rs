@@ -1,7 +1,7 @@
 //! What a working hub does besides conducting: listens to commands, looks at drift, tries held keys again, folds
 //! landings, writes its state down. Each errand is a task with one answer; the conductor never waits for one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,9 +25,16 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What an errand found.
 enum Found {
-    Tables(Vec<TableVerdict>),
+    Tables(Looked),
     Done,
     Failed { node: String, error: String },
+}
+
+/// What a look at the catalogs of all nodes brought.
+struct Looked {
+    verdicts: Vec<TableVerdict>,
+    /// The columns of each table that fits.
+    known: HashMap<(TableId, NodeId), BTreeSet<String>>,
 }
 
 /// Whether a table may be written on a node.
@@ -56,6 +63,8 @@ pub struct Errands {
     write_at: Instant,
     retry_at: Instant,
     paused: BTreeSet<(TableId, NodeId)>,
+    /// Columns that were found to fit when the catalogs were looked at last.
+    known: HashMap<(TableId, NodeId), BTreeSet<String>>,
     last_state: Json,
     written_at: Instant,
 }
@@ -82,6 +91,7 @@ impl Errands {
             write_at: now,
             retry_at: now + PATIENCE,
             paused,
+            known: HashMap::new(),
             last_state: Json::Null,
             written_at: now,
         }
@@ -143,9 +153,9 @@ impl Errands {
     fn pause_at_new_shapes(&mut self, conductor: &mut Conductor, now: Instant) {
         for (table, source, columns) in conductor.take_new_shapes() {
             let Some(linked) = self.linked.iter().find(|linked| table_id(linked.id) == table) else { continue };
-            let known = conductor.known_columns(source, table);
-            let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
-            if known.is_some_and(|known| names.iter().all(|name| known.contains(*name)) && known.len() == names.len()) {
+            let known = self.known.get(&(table, source));
+            let names: BTreeSet<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+            if known.is_some_and(|known| known.iter().map(String::as_str).eq(names.iter().copied())) {
                 continue;
             }
             tracing::info!(table = %linked.name.plain(), "its columns changed; looking whether they still fit");
@@ -160,9 +170,10 @@ impl Errands {
     fn take(&mut self, found: Found, conductor: &mut Conductor) {
         match found {
             Found::Done => self.writing = false,
-            Found::Tables(verdicts) => {
+            Found::Tables(looked) => {
                 self.looking = false;
-                verdicts.into_iter().for_each(|verdict| self.obey(verdict, conductor));
+                self.known = looked.known;
+                looked.verdicts.into_iter().for_each(|verdict| self.obey(verdict, conductor));
             }
             Found::Failed { node, error } => {
                 (self.looking, self.writing) = (false, false);
@@ -208,7 +219,9 @@ impl Errands {
     /// The last words of a hub that ends in good order: `status` then knows that it is not running.
     pub async fn say_goodbye(&mut self) {
         for control in self.controls.iter() {
-            let done = control.client.execute("UPDATE pgtandem.hub_status SET seen_at = NULL WHERE epoch = $1", &[&self.epoch]);
+            const GOODBYE: &str = "UPDATE pgtandem.hub_status SET seen_at = NULL WHERE epoch = $1";
+            let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&self.epoch];
+            let done = control.client.execute(GOODBYE, &parameters);
             // The node may be away; then its status says when the hub was last seen.
             drop(tokio::time::timeout(SECOND, done).await);
         }
@@ -247,7 +260,7 @@ async fn write_down(
 /// Compares the linked tables of all nodes and says which may be written where.
 async fn look_at_tables(controls: Arc<Vec<Control>>, linked: Vec<LinkedTable>) -> Found {
     match compare_tables(&controls, &linked).await {
-        Ok(verdicts) => Found::Tables(verdicts),
+        Ok(looked) => Found::Tables(looked),
         Err((node, error)) => Found::Failed { node, error: error.to_string() },
     }
 }
@@ -258,7 +271,7 @@ struct View {
     own: Vec<LinkedTable>,
 }
 
-async fn compare_tables(controls: &[Control], linked: &[LinkedTable]) -> Result<Vec<TableVerdict>, (String, ReachError)> {
+async fn compare_tables(controls: &[Control], linked: &[LinkedTable]) -> Result<Looked, (String, ReachError)> {
     let mut views = Vec::new();
     for control in controls {
         views.push(view(control).await.map_err(|error| (control.name.clone(), error))?);
@@ -271,7 +284,27 @@ async fn compare_tables(controls: &[Control], linked: &[LinkedTable]) -> Result<
         }
         remember(table, controls, &views, &verdicts).await;
     }
-    Ok(verdicts)
+    let known = fitting_columns(controls, &views, &verdicts);
+    Ok(Looked { verdicts, known })
+}
+
+fn fitting_columns(
+    controls: &[Control],
+    views: &[View],
+    verdicts: &[TableVerdict],
+) -> HashMap<(TableId, NodeId), BTreeSet<String>> {
+    let mut known = HashMap::new();
+    for (control, view) in controls.iter().zip(views) {
+        for own in &view.own {
+            let table = table_id(own.id);
+            let fits = verdicts.iter().all(|verdict| verdict.table != table || verdict.pause.is_none());
+            if let (true, Some(shape)) = (fits, view.shapes.iter().find(|shape| shape.relid == own.relid)) {
+                let columns = shape.written_columns().map(|column| column.name.as_str().to_owned());
+                known.insert((table, control.id), columns.collect());
+            }
+        }
+    }
+    known
 }
 
 async fn view(control: &Control) -> Result<View, ReachError> {

@@ -1,7 +1,7 @@
 //! Why a node cannot be reached, and why a hub ends.
 
 use crate::capture::wal::CaptureError;
-use crate::connect::{ConnectError, Retry};
+use crate::connect::{ConnectError, FaultClass, Retry};
 use crate::deliver::DeliverError;
 
 #[derive(Debug, thiserror::Error)]
@@ -40,10 +40,10 @@ impl ReachError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Connect(error) => error.retry(),
-            Self::Sql(error) => retry_of(DeliverError::classified(error)),
+            Self::Sql(error) => retry_of(&FaultClass::of(error)),
             Self::Target(error) => if error.may_pass() { Retry::Soon } else { Retry::Never },
             Self::Replication(error) => match error {
-                wire::Error::Server(server) => retry_of(crate::fault::classify(&server.code)),
+                wire::Error::Server(server) => retry_of(&FaultClass::of_sqlstate(&server.code)),
                 _ => Retry::Soon,
             },
             Self::OldBackend { .. } => Retry::Soon,
@@ -52,12 +52,11 @@ impl ReachError {
     }
 }
 
-fn retry_of(class: crate::fault::FaultClass) -> Retry {
-    use crate::fault::FaultClass;
+fn retry_of(class: &FaultClass) -> Retry {
     match class {
-        FaultClass::Retry | FaultClass::ConnectionLost => Retry::Soon,
+        FaultClass::Retry => Retry::Soon,
         FaultClass::NotAllowed | FaultClass::ShapeChanged => Retry::AfterPerson,
-        FaultClass::Deposed | FaultClass::RowRejected | FaultClass::Unknown => Retry::Never,
+        FaultClass::Deposed | FaultClass::RowRejected | FaultClass::Unknown(_) => Retry::Never,
     }
 }
 

@@ -10,6 +10,7 @@ mod records;
 mod seat;
 mod settings;
 mod start;
+mod state;
 mod tables;
 
 use std::time::{Duration, Instant};
@@ -41,9 +42,10 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
     let mut pause = SHORTEST_PAUSE;
     loop {
         let began = Instant::now();
+        let stopping = stop.clone();
         let ended = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
-            ended = work(config, &holder, stop.clone()) => ended,
+            ended = work(config, &holder, stopping) => ended,
         };
         match ended {
             Ok(Ended::Asked) => return Ok(()),
@@ -67,7 +69,7 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
 
 /// Who holds the epoch, for a person who finds it in a database.
 fn holder() -> String {
-    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let host = nix::sys::utsname::uname().map(|name| name.nodename().to_string_lossy().into_owned()).unwrap_or_default();
     format!("pid {} on {host}", std::process::id())
 }
 

@@ -13,7 +13,7 @@ use super::settings::{DELIVERY, SPELLING};
 use super::tables::read_target_tables;
 use crate::capture::Shapes;
 use crate::capture::wal::CapturedTables;
-use crate::connect::{Endpoint, Retry, Session};
+use crate::connect::{Endpoint, Host, Retry, Session};
 use crate::deliver::{Landing, LandingId, Target};
 use crate::link;
 use crate::sql::QualifiedName;
@@ -109,13 +109,14 @@ async fn become_replica(client: &Client) -> Result<(), ReachError> {
 pub async fn open_stream(
     context: &NodeContext,
     session: &Client,
+    host: &Host,
     from: Position,
 ) -> Result<(wire::Stream, wire::Feedback), ReachError> {
     let slot = read_slot(session, context).await?;
     if let Some(pid) = slot.active_pid {
         session.execute("SELECT pg_catalog.pg_terminate_backend($1, 5000)", &[&pid]).await?;
     }
-    let mut options = context.endpoint.replication("pgtandem capture", &SPELLING).await?;
+    let mut options = context.endpoint.replication(host, "pgtandem capture", &SPELLING)?;
     options.status_interval = context.status_interval;
     options.silence_timeout = Some(context.silence_timeout);
     let client = wire::ReplicationClient::connect(&options).await?;
@@ -233,7 +234,7 @@ pub async fn bring_up(context: &NodeContext, session: Session, from: Position) -
         .await?;
     let flushed: PgLsn = row.get(0);
     let last_landing = row.get::<_, Option<i64>>(1).map(LandingId);
-    let (stream, feedback) = open_stream(context, &session.client, from).await?;
+    let (stream, feedback) = open_stream(context, &session.client, &session.host, from).await?;
     let target = open_target(context, session.client).await?;
     Ok(NodeUp { target, stream, feedback, last_landing, flushed: Position(u64::from(flushed).saturating_sub(1)) })
 }

@@ -60,6 +60,9 @@ pub struct Seat {
     /// Which connection of this node captures report about.
     pub generation: u64,
     pub away_since: Option<Instant>,
+    /// Since when the node is owed something it has not got.
+    owed_since: Option<Instant>,
+    last_lag: Duration,
     /// Nothing is delivered before the node's own stream has been judged up to here.
     catch_up_to: Position,
     retry_at: Option<Instant>,
@@ -84,6 +87,8 @@ impl Seat {
             last_landing: None,
             news_since: None,
             generation: 0,
+            owed_since: None,
+            last_lag: Duration::ZERO,
             away_since: None,
             catch_up_to: Position(0),
             retry_at: None,
@@ -105,10 +110,21 @@ impl Seat {
             && judged >= self.catch_up_to
     }
 
-    /// When a delivery that failed may be tried again.
+    /// To be told after each turn whether the node is owed anything.
+    pub fn note_owed(&mut self, owes: bool, now: Instant) {
+        match (owes, self.owed_since) {
+            (true, None) => self.owed_since = Some(now),
+            (false, Some(_)) if !matches!(self.delivering, Delivering::Flying(_)) => self.owed_since = None,
+            _ => {}
+        }
+    }
+
+    /// For how long the oldest change has been known here that the node has not got; once it has all, how long the
+    /// last one took.
     #[must_use]
-    pub fn wake_at(&self) -> Option<Instant> {
-        self.retry_at
+    pub fn lag_ms(&self, now: Instant) -> f64 {
+        let lag = self.owed_since.map_or(self.last_lag, |since| now.duration_since(since));
+        (lag.as_secs_f64() * 10_000.0).round() / 10.0
     }
 
     pub fn next_landing(&self) -> LandingId {
@@ -128,6 +144,9 @@ impl Seat {
 
     pub fn landed(&mut self, id: LandingId, delivery: &Delivery<Image>, landing: &Landing) {
         self.last_landing = Some(id);
+        if let Some(since) = self.owed_since.take() {
+            self.last_lag = since.elapsed();
+        }
         self.counters.deliveries += 1;
         self.counters.rows_delivered += delivery.rows.len() as u64;
         self.counters.last_error = None;

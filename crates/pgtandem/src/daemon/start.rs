@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hub::{Hub, Landing, NodeId, PerTable, Position, Prefer, Recovery, TableId};
+use hub::{Hub, Landing, NodeId, PerTable, Position, Prefer, Recovery};
 use tokio::sync::mpsc;
 use tokio_postgres::types::PgLsn;
 

@@ -5,7 +5,7 @@ use std::io;
 use hub::TableId;
 use tokio_postgres::Error;
 
-use crate::fault::{FaultClass, classify};
+use crate::connect::FaultClass;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DeliverError {
@@ -37,23 +37,17 @@ pub enum DeliverError {
 
 impl From<Error> for DeliverError {
     fn from(error: Error) -> Self {
-        let Some(server) = error.as_db_error() else {
-            return if error.is_closed() || is_io(&error) { Self::Lost(error) } else { Self::Unknown(error) };
-        };
-        match classify(server.code().code()) {
-            FaultClass::Deposed => Self::Deposed(server.message().to_owned()),
+        let answered = error.as_db_error().is_some_and(|server| server.severity() == "ERROR");
+        match FaultClass::of(&error) {
+            FaultClass::Deposed => Self::Deposed(describe(&error)),
+            FaultClass::Retry if !answered => Self::Lost(error),
             FaultClass::Retry => Self::Passing(error),
             FaultClass::RowRejected => Self::Row(error),
             FaultClass::ShapeChanged => Self::Shape(error),
             FaultClass::NotAllowed => Self::NotAllowed(error),
-            FaultClass::ConnectionLost => Self::Lost(error),
-            FaultClass::Unknown => Self::Unknown(error),
+            FaultClass::Unknown(_) => Self::Unknown(error),
         }
     }
-}
-
-fn is_io(error: &Error) -> bool {
-    std::error::Error::source(error).is_some_and(|source| source.is::<io::Error>())
 }
 
 /// What the server said, in one line.

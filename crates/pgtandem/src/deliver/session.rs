@@ -98,6 +98,7 @@ impl Target {
         let placed = place(delivery.rows.iter(), &self.tables);
         self.prepare(&placed).await?;
         let truncate = self.truncate_text(delivery);
+        let decisions = record::decisions_json(delivery, &self.shapes, &self.tables)?;
         let mut position = PgLsn::from(0);
         {
             let mut pipeline = Pipeline::new();
@@ -113,7 +114,6 @@ impl Target {
                 }
                 pipeline.send(self.write(batch)).await;
             }
-            let decisions = record::decisions_json(delivery, &self.shapes, &self.tables)?;
             if let Some(decisions) = &decisions {
                 pipeline.send(async { self.client.execute(&self.fixed.decide, &[decisions]).await.map(drop) }).await;
             }
