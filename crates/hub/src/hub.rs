@@ -110,6 +110,20 @@ impl<I: Clone> Hub<I> {
         self.broken == Some(rule)
     }
 
+    pub(crate) fn seen_is_broken(&self) -> bool {
+        #[cfg(test)]
+        return self.broken(Broken::Seen);
+        #[cfg(not(test))]
+        false
+    }
+
+    pub(crate) fn covered_is_broken(&self) -> bool {
+        #[cfg(test)]
+        return self.broken(Broken::Covered);
+        #[cfg(not(test))]
+        false
+    }
+
     pub fn node_count(&self) -> usize {
         self.nodes.len()
     }

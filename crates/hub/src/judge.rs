@@ -174,12 +174,7 @@ impl<I: Clone> Hub<I> {
 
     pub(crate) fn standing(&self, transaction: &Transaction, slot: u32) -> Standing {
         let entry = self.window.get(slot);
-        let lost = |(_, loser, _): &(Dot, Dot, u64)| *loser == transaction.dot;
-        if entry
-            .extra
-            .as_ref()
-            .is_some_and(|x| x.decisions.iter().any(lost))
-        {
+        if entry.has_lost(transaction.dot) {
             return Standing::Lost;
         }
         if !entry.flags.decided {

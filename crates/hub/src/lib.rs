@@ -20,6 +20,7 @@ mod judge;
 mod key;
 mod key_change;
 mod outcome;
+mod past;
 mod policy;
 mod recovery;
 mod retire;

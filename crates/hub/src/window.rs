@@ -177,6 +177,13 @@ impl<I> Entry<I> {
         })
     }
 
+    /// A decision about this key names the change as its loser.
+    pub(crate) fn has_lost(&self, dot: Dot) -> bool {
+        self.extra
+            .as_ref()
+            .is_some_and(|x| x.decisions.iter().any(|(_, loser, _)| *loser == dot))
+    }
+
     /// The last landing on `node` that wrote this key after `after` and not after `upto`.
     pub(crate) fn write_between(
         &self,
