@@ -1,0 +1,4 @@
+//! The wire crate against a real server.
+
+mod changes;
+mod cluster;
