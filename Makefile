@@ -1,0 +1,38 @@
+# Everything here also works by hand; the targets only know the order.
+CARGO ?= cargo
+# What `make test-matrix` runs; empty: every scenario. CI gives CORE.
+ONLY ?=
+# One scenario for each thing that differs between versions of PostgreSQL or that all else rests on.
+CORE = cluster:: s01_ s03_ s05_ s06_ s13_ s20_ s21_ s22_ s30_ s36_ s38_ s41_ s43_ s45_
+
+.PHONY: build test test-matrix test-matrix-core demo bench lint clean setup
+
+build: setup
+	$(CARGO) build --release
+
+setup:
+	@scripts/setup
+
+test: setup
+	$(CARGO) test --workspace
+
+test-matrix:
+	@scripts/setup matrix
+	scripts/test-matrix $(ONLY)
+
+test-matrix-core:
+	@$(MAKE) --no-print-directory test-matrix ONLY="$(CORE)"
+
+# make demo ARGS=--keep
+demo: build
+	$(CARGO) run --release --quiet --package pgtandem -- demo $(ARGS)
+
+bench: build
+	bench/run $(ARGS)
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+clean:
+	$(CARGO) clean
