@@ -57,6 +57,8 @@ pub struct Database {
     pub held: BTreeMap<Key, HeldRecord<Image>>,
     /// Keys that cannot be written here at the moment.
     pub refused: BTreeSet<Key>,
+    /// Rows inserted between a delete that found nothing and its landing's position: they count as overwritten.
+    pub in_gap: BTreeSet<(Key, Dot)>,
     /// What each write was written over.
     pub parents: BTreeMap<(Key, Dot), Option<Dot>>,
     pub all_keys: Vec<Key>,

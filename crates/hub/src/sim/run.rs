@@ -81,6 +81,7 @@ impl Simulation {
                 decisions: Vec::new(),
                 held: Default::default(),
                 refused: Default::default(),
+                in_gap: Default::default(),
                 parents: Default::default(),
                 all_keys: all_keys.clone(),
             })
@@ -264,8 +265,10 @@ impl Simulation {
             if !truncated && self.rng.random_bool(0.2) {
                 // No row, no lock: the application inserts between the statement and the landing's position.
                 self.commit(index, &[Write::Put(key.clone())]);
+                self.note_gap(index, &key);
                 if self.rng.random_bool(0.3) {
                     self.commit(index, &[Write::Put(key.clone())]);
+                    self.note_gap(index, &key);
                 }
                 untouched.insert(key);
             }
@@ -277,6 +280,13 @@ impl Simulation {
             self.databases[index].fold(below);
         }
         landed
+    }
+
+    fn note_gap(&mut self, index: usize, key: &Key) {
+        let database = &mut self.databases[index];
+        if let Some(dot) = database.cell(key).dot {
+            database.in_gap.insert((key.clone(), dot));
+        }
     }
 
     fn retire(&mut self) {
