@@ -8,24 +8,38 @@ use crate::cover::Cover;
 use crate::decision::Decision;
 use crate::hub::{Flight, Hub};
 use crate::key::{Dot, Key, NodeId, Position, Stamp, TableId};
-use crate::window::Write;
+use crate::window::{Entry, Write};
 
 /// One transaction on a target.
 #[derive(Clone, Debug)]
 pub struct Delivery<I> {
     pub node: NodeId,
-    /// To be truncated before the rows are written. If the target refuses, or while the table is paused, report
-    /// [`Key::whole_table`] as held.
-    pub truncates: Vec<TableId>,
+    /// To be carried out before the rows are written.
+    pub truncates: Vec<DeliveryTruncate>,
     pub rows: Vec<DeliveryRow<I>>,
     /// For the landing.
     pub cover: Cover,
     /// For the landing: the target's acknowledged position as of now.
     pub acknowledged: Position,
+    /// Landing rows on the target with a smaller position may be deleted in the same transaction: once `acknowledged`
+    /// is durable, recovery starts no earlier and does not need them.
+    pub fold_below: Option<Position>,
     /// To be written down on the target.
     pub decisions: Vec<Decision<I>>,
     /// Held records on the target that nobody needs any more: to be deleted before the rows are written.
     pub released: Vec<Key>,
+}
+
+/// A TRUNCATE. To hold it, store a record under [`Key::whole_table`].
+#[derive(Clone, Debug)]
+pub struct DeliveryTruncate {
+    pub table: TableId,
+    pub dot: Dot,
+    pub stamp: Stamp,
+    /// The table is paused on the target: store it as held. A target that refuses it stores it likewise.
+    pub hold: bool,
+    /// As for a row.
+    pub was_held: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -48,7 +62,7 @@ pub struct DeliveryRow<I> {
 #[derive(Clone, Debug)]
 pub struct Landed {
     pub position: Position,
-    /// The keys that were stored as held instead of being written.
+    /// The keys that were stored as held instead of being written; [`Key::whole_table`] for a TRUNCATE.
     pub held: Vec<Key>,
 }
 
@@ -67,6 +81,7 @@ impl<I: Clone> Hub<I> {
             .collect();
         let cover = Cover(self.nodes.iter().map(|n| n.judged).collect());
         let acknowledged = self.acknowledged(node);
+        let fold_below = self.fold_below(node);
         let end = self.log.end();
         let sequence = self.sequence;
         let state = self.node_mut(node);
@@ -88,6 +103,7 @@ impl<I: Clone> Hub<I> {
             rows,
             cover,
             acknowledged,
+            fold_below,
             decisions,
             released,
         })
@@ -118,24 +134,37 @@ impl<I: Clone> Hub<I> {
         !self.paused.is_empty() && self.paused.contains(&(table, node))
     }
 
-    fn truncates_among(&self, slots: &[u32], node: NodeId) -> Vec<TableId> {
+    fn truncates_among(&self, slots: &[u32], node: NodeId) -> Vec<DeliveryTruncate> {
         if self.truncates == 0 {
             return Vec::new();
         }
-        let keys = slots.iter().map(|s| &self.window.get(*s).key);
-        keys.filter(|k| k.is_whole_table() && !self.is_paused(k.table, node))
-            .map(|k| k.table)
-            .collect()
+        let entries = slots
+            .iter()
+            .map(|s| self.window.get(*s))
+            .filter(|e| e.key.is_whole_table());
+        let truncate = |entry: &Entry<I>| DeliveryTruncate {
+            table: entry.key.table,
+            dot: entry.dot(),
+            stamp: entry.stamp(),
+            hold: self.is_paused(entry.key.table, node),
+            was_held: entry.unpassed_span(node, self.judged(node)),
+        };
+        entries.map(truncate).collect()
     }
 
     /// A TRUNCATE on the target sweeps away what is canonical there: every present row follows it.
-    fn add_truncated_rows(&mut self, node: NodeId, truncates: &[TableId], slots: &mut Vec<u32>) {
+    fn add_truncated_rows(
+        &mut self,
+        node: NodeId,
+        truncates: &[DeliveryTruncate],
+        slots: &mut Vec<u32>,
+    ) {
         #[cfg(test)]
         if self.broken(crate::hub::Broken::TruncatedRows) {
             return;
         }
-        for table in truncates {
-            for slot in self.window.slots_of(*table) {
+        for truncate in truncates.iter().filter(|t| !t.hold) {
+            for slot in self.window.slots_of(truncate.table) {
                 let entry = self.window.get_mut(slot);
                 if entry.state.is_present()
                     && !entry.flying.contains(node)
@@ -151,8 +180,7 @@ impl<I: Clone> Hub<I> {
 
     fn row(&self, slot: u32, node: NodeId) -> Option<DeliveryRow<I>> {
         let entry = self.window.get(slot);
-        let hold = self.is_paused(entry.key.table, node);
-        if entry.key.is_whole_table() && !hold {
+        if entry.key.is_whole_table() {
             return None;
         }
         let together = |key: &&Key| {
@@ -170,7 +198,7 @@ impl<I: Clone> Hub<I> {
                 .half()
                 .and_then(|h| h.partners.iter().find(together))
                 .cloned(),
-            hold,
+            hold: self.is_paused(entry.key.table, node),
             was_held: entry.unpassed_span(node, self.judged(node)),
         })
     }

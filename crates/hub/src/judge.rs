@@ -169,6 +169,12 @@ impl<I: Clone> Hub<I> {
                 entry: reference,
             });
         }
+        if let Some(dot) = by
+            && self.exempt(slot) != Some(dot.node)
+        {
+            // Others always need a landing after a change; its own node does if it must cover the entry too.
+            self.node_mut(dot.node).news = true;
+        }
         self.queue(slot);
     }
 

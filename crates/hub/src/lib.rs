@@ -30,7 +30,7 @@ mod window;
 pub use change::{Change, Op, State};
 pub use cover::{Cover, Landing};
 pub use decision::{Decision, Kept, Kind, Side};
-pub use delivery::{Delivery, DeliveryRow, Landed};
+pub use delivery::{Delivery, DeliveryRow, DeliveryTruncate, Landed};
 pub use hold::HeldRecord;
 pub use hub::Hub;
 pub use key::{Dot, Key, Micros, NodeId, Position, Stamp, TableId};
@@ -38,4 +38,4 @@ pub use policy::{Contender, Newest, PerTable, Policies, Prefer, Verdict};
 pub use recovery::{Recovery, reach};
 
 #[cfg(test)]
-mod sim {}
+mod sim;

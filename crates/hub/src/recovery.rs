@@ -134,6 +134,11 @@ impl<I: Clone> Recovery<I> {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn break_rule(&mut self, broken: Option<crate::hub::Broken>) {
+        self.hub.broken = broken;
+    }
+
     /// Changes of the node after this position are not recovery's: they are judged afterwards.
     pub fn reach(&self, node: NodeId) -> Position {
         self.reach[node.index()]

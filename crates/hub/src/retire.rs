@@ -43,7 +43,7 @@ impl<I: Clone> Hub<I> {
     }
 
     /// The node that need not cover the entry.
-    fn exempt(&self, slot: u32) -> Option<NodeId> {
+    pub(crate) fn exempt(&self, slot: u32) -> Option<NodeId> {
         let entry = self.window.get(slot);
         entry
             .sources
