@@ -13,6 +13,7 @@ mod secret;
 mod service;
 mod session;
 pub(crate) mod spelling;
+mod sqlstate;
 mod tls;
 mod verify;
 
@@ -23,4 +24,8 @@ pub(crate) use params::is_keyword;
 pub use params::{ParameterFault, ParameterFaults};
 pub use secret::Secret;
 pub use session::Session;
+pub use sqlstate::FaultClass;
 pub use tls::{TlsMode, TlsSettings};
+
+#[cfg(test)]
+mod tests;
