@@ -1,0 +1,8 @@
+//! The wire crate against a real server.
+
+mod changes;
+mod cluster;
+mod feedback;
+mod login;
+mod pieces;
+mod tls;
