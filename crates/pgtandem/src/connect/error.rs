@@ -285,7 +285,7 @@ impl ConnectFault {
                 | io::ErrorKind::UnexpectedEof => Self::Broken {
                     detail: io.to_string(),
                 },
-                io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => Self::Protocol {
+                _ if io.raw_os_error().is_none() => Self::Protocol {
                     detail: io.to_string(),
                 },
                 _ => Self::Unreachable {

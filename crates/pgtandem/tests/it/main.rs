@@ -3,3 +3,5 @@
 mod cluster;
 mod support;
 mod support_works;
+mod connect;
+mod connect_tls;
