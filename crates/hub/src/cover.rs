@@ -61,19 +61,12 @@ struct Recent {
 
 impl Landings {
     pub(crate) fn new(nodes: usize) -> Landings {
-        Landings {
-            recent: VecDeque::new(),
-            kept: VecDeque::new(),
-            nothing: Cover::nothing(nodes),
-        }
+        Landings { recent: VecDeque::new(), kept: VecDeque::new(), nothing: Cover::nothing(nodes) }
     }
 
     pub(crate) fn push(&mut self, position: Position, cover: Cover, sequence: u64) {
         self.kept.push_back(position);
-        self.recent.push_back(Recent {
-            landing: Landing { position, cover },
-            sequence,
-        });
+        self.recent.push_back(Recent { landing: Landing { position, cover }, sequence });
     }
 
     pub(crate) fn last_position(&self) -> Option<Position> {
@@ -82,9 +75,7 @@ impl Landings {
 
     /// What a change of this node at `position` had seen.
     pub(crate) fn cover_before(&self, position: Position) -> &Cover {
-        let after = self
-            .recent
-            .partition_point(|r| r.landing.position <= position);
+        let after = self.recent.partition_point(|r| r.landing.position <= position);
         match after.checked_sub(1) {
             Some(last) => &self.recent[last].landing.cover,
             None => &self.nothing,
@@ -97,10 +88,7 @@ impl Landings {
         while self.recent.len() > 1 && self.recent[1].landing.position.just_below() <= judged {
             self.recent.pop_front();
         }
-        self.recent
-            .front()
-            .filter(|r| r.landing.position.just_below() <= judged)
-            .map(|r| r.sequence)
+        self.recent.front().filter(|r| r.landing.position.just_below() <= judged).map(|r| r.sequence)
     }
 
     #[cfg(test)]

@@ -75,10 +75,7 @@ impl<I: Clone> Hub<I> {
         let mut slots = self.take_owed(node);
         let truncates = self.truncates_among(&slots, node);
         self.add_truncated_rows(node, &truncates, &mut slots);
-        let rows = slots
-            .iter()
-            .filter_map(|slot| self.row(*slot, node))
-            .collect();
+        let rows = slots.iter().filter_map(|slot| self.row(*slot, node)).collect();
         let cover = Cover(self.nodes.iter().map(|n| n.judged).collect());
         let acknowledged = self.acknowledged(node);
         let fold_below = self.fold_below(node);
@@ -88,25 +85,10 @@ impl<I: Clone> Hub<I> {
         let released = std::mem::take(&mut state.released);
         let from = state.next_decision;
         state.news = false;
-        let flight = Flight {
-            slots,
-            cover: cover.clone(),
-            sequence,
-            decisions_end: end,
-            released: released.clone(),
-        };
+        let flight = Flight { slots, cover: cover.clone(), sequence, decisions_end: end, released: released.clone() };
         state.flight = Some(flight);
         let decisions = self.log.range(from..end);
-        Some(Delivery {
-            node,
-            truncates,
-            rows,
-            cover,
-            acknowledged,
-            fold_below,
-            decisions,
-            released,
-        })
+        Some(Delivery { node, truncates, rows, cover, acknowledged, fold_below, decisions, released })
     }
 
     fn take_owed(&mut self, node: NodeId) -> Vec<u32> {
@@ -114,11 +96,7 @@ impl<I: Clone> Hub<I> {
         state.owed_count = 0;
         let mut slots = Vec::with_capacity(state.owed.len());
         for reference in std::mem::take(&mut state.owed) {
-            if self
-                .window
-                .live(reference)
-                .is_some_and(|e| e.owed.contains(node))
-            {
+            if self.window.live(reference).is_some_and(|e| e.owed.contains(node)) {
                 let entry = self.window.get_mut(reference.slot);
                 entry.owed.remove(node);
                 entry.flying.insert(node);
@@ -138,10 +116,7 @@ impl<I: Clone> Hub<I> {
         if self.truncates == 0 {
             return Vec::new();
         }
-        let entries = slots
-            .iter()
-            .map(|s| self.window.get(*s))
-            .filter(|e| e.key.is_whole_table());
+        let entries = slots.iter().map(|s| self.window.get(*s)).filter(|e| e.key.is_whole_table());
         let truncate = |entry: &Entry<I>| DeliveryTruncate {
             table: entry.key.table,
             dot: entry.dot(),
@@ -153,12 +128,7 @@ impl<I: Clone> Hub<I> {
     }
 
     /// A TRUNCATE on the target sweeps away what is canonical there: every present row follows it.
-    fn add_truncated_rows(
-        &mut self,
-        node: NodeId,
-        truncates: &[DeliveryTruncate],
-        slots: &mut Vec<u32>,
-    ) {
+    fn add_truncated_rows(&mut self, node: NodeId, truncates: &[DeliveryTruncate], slots: &mut Vec<u32>) {
         #[cfg(test)]
         if self.broken(crate::hub::Broken::TruncatedRows) {
             return;
@@ -166,10 +136,7 @@ impl<I: Clone> Hub<I> {
         for truncate in truncates.iter().filter(|t| !t.hold) {
             for slot in self.window.slots_of(truncate.table) {
                 let entry = self.window.get_mut(slot);
-                if entry.state.is_present()
-                    && !entry.flying.contains(node)
-                    && !entry.is_held_at(node)
-                {
+                if entry.state.is_present() && !entry.flying.contains(node) && !entry.is_held_at(node) {
                     entry.flying.insert(node);
                     entry.outdated.remove(node);
                     slots.push(slot);
@@ -185,19 +152,14 @@ impl<I: Clone> Hub<I> {
         }
         let together = |key: &&Key| {
             let partner = self.window.find(key).map(|s| self.window.get(s));
-            partner.is_some_and(|p| {
-                p.flying.contains(node) && p.dot() == entry.dot() && p.half().is_some()
-            })
+            partner.is_some_and(|p| p.flying.contains(node) && p.dot() == entry.dot() && p.half().is_some())
         };
         Some(DeliveryRow {
             key: entry.key.clone(),
             state: entry.state.clone(),
             dot: entry.dot(),
             stamp: entry.stamp(),
-            pair: entry
-                .half()
-                .and_then(|h| h.partners.iter().find(together))
-                .cloned(),
+            pair: entry.half().and_then(|h| h.partners.iter().find(together)).cloned(),
             hold: self.is_paused(entry.key.table, node),
             was_held: entry.unpassed_span(node, self.judged(node)),
         })
@@ -209,11 +171,7 @@ impl<I: Clone> Hub<I> {
             debug_assert!(false, "no delivery to node {} is in flight", node.0);
             return;
         };
-        let before = self
-            .node(node)
-            .landings
-            .cover_before(landed.position)
-            .clone();
+        let before = self.node(node).landings.cover_before(landed.position).clone();
         for key in &landed.held {
             if let Some(slot) = self.window.find(key) {
                 self.hold(slot, node, landed.position, &before);
@@ -223,9 +181,7 @@ impl<I: Clone> Hub<I> {
             self.land_entry(slot, node, landed.position);
         }
         let state = self.node_mut(node);
-        state
-            .landings
-            .push(landed.position, flight.cover, flight.sequence);
+        state.landings.push(landed.position, flight.cover, flight.sequence);
         state.next_decision = flight.decisions_end;
         self.forget_decisions();
         let judged = self.judged(node);
@@ -249,11 +205,7 @@ impl<I: Clone> Hub<I> {
             if entry.writes.iter().any(passed) && position.just_below() <= judged {
                 entry.writes.retain(|w| !passed(w));
             }
-            entry.writes.push(Write {
-                position,
-                node,
-                current,
-            });
+            entry.writes.push(Write { position, node, current });
             let was_held = entry.close_span(node, position);
             let key = &entry.key;
             if was_held && key.is_whole_table() {
@@ -265,12 +217,7 @@ impl<I: Clone> Hub<I> {
     }
 
     fn forget_decisions(&mut self) {
-        let oldest = self
-            .nodes
-            .iter()
-            .map(|n| n.next_decision)
-            .min()
-            .unwrap_or_default();
+        let oldest = self.nodes.iter().map(|n| n.next_decision).min().unwrap_or_default();
         self.log.forget_below(oldest);
     }
 

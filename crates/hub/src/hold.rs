@@ -47,9 +47,7 @@ impl<I: Clone> Hub<I> {
     pub fn resume(&mut self, table: TableId, node: NodeId) {
         self.paused.remove(&(table, node));
         let slots: Vec<u32> = self.window.slots().collect();
-        let held = slots
-            .into_iter()
-            .filter(|s| self.window.get(*s).key.table == table);
+        let held = slots.into_iter().filter(|s| self.window.get(*s).key.table == table);
         for slot in held.collect::<Vec<_>>() {
             self.retry(slot, node);
         }
@@ -99,9 +97,7 @@ impl<I: Clone> Hub<I> {
 
 impl<I> Entry<I> {
     pub(crate) fn is_held_at(&self, node: NodeId) -> bool {
-        self.spans()
-            .iter()
-            .any(|s| s.node == node && s.until.is_none())
+        self.spans().iter().any(|s| s.node == node && s.until.is_none())
     }
 
     pub(crate) fn is_held(&self) -> bool {
@@ -110,18 +106,11 @@ impl<I> Entry<I> {
 
     /// Whether a local change yet to be judged can lie in a span of the key on the node.
     pub(crate) fn unpassed_span(&self, node: NodeId, judged: Position) -> bool {
-        self.spans()
-            .iter()
-            .any(|s| s.node == node && s.until.is_none_or(|until| until.just_below() > judged))
+        self.spans().iter().any(|s| s.node == node && s.until.is_none_or(|until| until.just_below() > judged))
     }
 
     pub(crate) fn open_span(&mut self, node: NodeId, from: Position, cover: Cover) {
-        self.extra().spans.push(Span {
-            node,
-            from,
-            until: None,
-            cover,
-        });
+        self.extra().spans.push(Span { node, from, until: None, cover });
     }
 
     pub(crate) fn reopen_span(&mut self, node: NodeId) {
@@ -132,14 +121,8 @@ impl<I> Entry<I> {
 
     /// Whether there was an open one.
     pub(crate) fn close_span(&mut self, node: NodeId, position: Position) -> bool {
-        let spans = self
-            .extra
-            .as_mut()
-            .map(|x| x.spans.as_mut_slice())
-            .unwrap_or_default();
-        let open = spans
-            .iter_mut()
-            .find(|s| s.node == node && s.until.is_none());
+        let spans = self.extra.as_mut().map(|x| x.spans.as_mut_slice()).unwrap_or_default();
+        let open = spans.iter_mut().find(|s| s.node == node && s.until.is_none());
         open.map(|span| span.until = Some(position)).is_some()
     }
 }

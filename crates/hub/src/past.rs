@@ -36,11 +36,7 @@ pub(crate) struct History<I> {
 
 impl<I> Default for History<I> {
     fn default() -> Self {
-        History {
-            changes: Vec::new(),
-            firsts: SmallVec::new(),
-            from_record: None,
-        }
+        History { changes: Vec::new(), firsts: SmallVec::new(), from_record: None }
     }
 }
 
@@ -68,31 +64,20 @@ impl<I: Clone> History<I> {
     }
 
     pub(crate) fn last_of(&self, node: NodeId) -> Option<&Past<I>> {
-        self.changes
-            .iter()
-            .filter(|c| c.dot.node == node)
-            .max_by_key(|c| c.dot.position)
+        self.changes.iter().filter(|c| c.dot.node == node).max_by_key(|c| c.dot.position)
     }
 }
 
 impl<I> Past<I> {
     pub(crate) fn stamp(&self) -> Stamp {
-        Stamp {
-            time: self.time,
-            node: self.dot.node,
-        }
+        Stamp { time: self.time, node: self.dot.node }
     }
 
     pub(crate) fn side(&self) -> Side<I>
     where
         I: Clone,
     {
-        Side {
-            dot: self.dot,
-            stamp: self.stamp(),
-            op: self.op,
-            state: self.state.clone(),
-        }
+        Side { dot: self.dot, stamp: self.stamp(), op: self.op, state: self.state.clone() }
     }
 
     /// A later change of the same transaction.
@@ -132,14 +117,10 @@ impl Causality<'_> {
             return other.position < change.position;
         }
         let in_span = |s: &&Span| {
-            s.node == change.node
-                && s.from <= change.position
-                && s.until.is_none_or(|u| change.position < u)
+            s.node == change.node && s.from <= change.position && s.until.is_none_or(|u| change.position < u)
         };
         let held = self.spans.iter().find(in_span);
-        let cover = self
-            .cover_before(change.node, change.position)
-            .filter(|_| !self.broken);
+        let cover = self.cover_before(change.node, change.position).filter(|_| !self.broken);
         cover.is_some_and(|c| c.contains(other)) && held.is_none_or(|s| s.cover.contains(other))
     }
 
@@ -150,11 +131,7 @@ impl Causality<'_> {
             let mut moved = false;
             for index in 0..changes.len() {
                 let this = changes[index].dot;
-                let seen = changes
-                    .iter()
-                    .filter(|c| self.had_seen(this, c.dot))
-                    .map(|c| c.time.0)
-                    .max();
+                let seen = changes.iter().filter(|c| self.had_seen(this, c.dot)).map(|c| c.time.0).max();
                 let floor = seen.map_or(i64::MIN, |t| t.saturating_add(1));
                 if changes[index].time.0 < floor {
                     changes[index].time = Micros(floor);
@@ -187,10 +164,7 @@ impl Causality<'_> {
             return false;
         }
         let overwrote = |c: &Past<I>| {
-            c.dot.node != change.node
-                && last.cover.contains(c.dot)
-                && !self.had_seen(change, c.dot)
-                && !is_loser(c.dot)
+            c.dot.node != change.node && last.cover.contains(c.dot) && !self.had_seen(change, c.dot) && !is_loser(c.dot)
         };
         changes.iter().any(overwrote)
     }

@@ -9,6 +9,9 @@ fn main() {
     let config = pgtandem::config::Config::load(&file, &env).unwrap();
     let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (tx, rx) = tokio::sync::watch::channel(false);
-    rt.spawn(async move { tokio::signal::ctrl_c().await.unwrap(); tx.send(true).unwrap(); });
+    rt.spawn(async move {
+        tokio::signal::ctrl_c().await.unwrap();
+        tx.send(true).unwrap();
+    });
     println!("{:?}", rt.block_on(pgtandem::daemon::run(&config, rx)));
 }

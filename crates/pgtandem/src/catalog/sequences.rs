@@ -40,10 +40,7 @@ pub enum ServedBy {
 }
 
 /// The sequences behind columns of these tables: of identity columns, and those that a column's default draws from.
-pub async fn read_sequences(
-    client: &impl GenericClient,
-    relids: &[u32],
-) -> Result<Vec<Sequence>, Error> {
+pub async fn read_sequences(client: &impl GenericClient, relids: &[u32]) -> Result<Vec<Sequence>, Error> {
     const QUERY: &str = "
         SELECT DISTINCT ON (s.seqrelid, a.attrelid, a.attnum)
                s.seqrelid AS oid, n.nspname::text AS schema, c.relname::text AS name, a.attrelid AS relid,
@@ -72,9 +69,7 @@ pub async fn read_sequences(
     let mut sequences = Vec::new();
     for row in client.query(QUERY, &[&relids]).await? {
         let name = QualifiedName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
-        let state = client
-            .query_one(&format!("SELECT last_value, is_called FROM {name}"), &[])
-            .await?;
+        let state = client.query_one(&format!("SELECT last_value, is_called FROM {name}"), &[]).await?;
         sequences.push(Sequence {
             oid: row.get("oid"),
             relid: row.get("relid"),

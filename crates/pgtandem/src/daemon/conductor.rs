@@ -32,12 +32,28 @@ const SETTLE: Duration = Duration::from_secs(10);
 
 /// What tasks tell the conductor.
 pub enum Report {
-    Delivered { node: NodeId, id: LandingId, target: Box<Target>, delivery: Delivery<Image>, result: Result<Landing, DeliverError> },
+    Delivered {
+        node: NodeId,
+        id: LandingId,
+        target: Box<Target>,
+        delivery: Delivery<Image>,
+        result: Result<Landing, DeliverError>,
+    },
     /// A node is reached (again); what became of the delivery that was in flight when it was lost.
-    Up { node: NodeId, up: Box<NodeUp>, outcome: Option<Result<Landing, ()>> },
+    Up {
+        node: NodeId,
+        up: Box<NodeUp>,
+        outcome: Option<Result<Landing, ()>>,
+    },
     /// It will not be reached any more without a person.
-    Unreachable { node: NodeId, error: ReachError },
-    CaptureEnded { node: NodeId, generation: u64, error: Option<CaptureError> },
+    Unreachable {
+        error: ReachError,
+    },
+    CaptureEnded {
+        node: NodeId,
+        generation: u64,
+        error: Option<CaptureError>,
+    },
 }
 
 /// How a run of the conductor ends.
@@ -155,7 +171,7 @@ impl Conductor {
             Heard::Report(Report::Delivered { node, id, target, delivery, result }) => {
                 self.delivered(node, id, target, &delivery, result)
             }
-            Heard::Report(Report::Unreachable { error, .. }) => Err(error.into()),
+            Heard::Report(Report::Unreachable { error }) => Err(error.into()),
             Heard::Report(Report::Up { node, up, outcome }) => Ok(self.node_up(node, *up, outcome)),
             Heard::Report(Report::CaptureEnded { node, generation, error }) => {
                 self.capture_ended(node, generation, error)
@@ -218,7 +234,10 @@ impl Conductor {
         let seat = &mut self.seats[usize::from(node.0)];
         if let Some(known) = seat.last_landing {
             if up.last_landing < Some(known) {
-                return Some(Ended::Recover(format!("{} lost what had been delivered to it: its server crashed", seat.name)));
+                return Some(Ended::Recover(format!(
+                    "{} lost what had been delivered to it: its server crashed",
+                    seat.name
+                )));
             }
         }
         match outcome {
@@ -338,7 +357,8 @@ impl Conductor {
             if seat.is_away() {
                 continue;
             }
-            let held: Vec<Key> = self.hub.held(seat.node).filter(|key| !self.hub.is_paused(key.table, seat.node)).cloned().collect();
+            let held: Vec<Key> =
+                self.hub.held(seat.node).filter(|key| !self.hub.is_paused(key.table, seat.node)).cloned().collect();
             held.iter().for_each(|key| self.hub.retry_held(seat.node, key));
         }
     }
@@ -346,12 +366,6 @@ impl Conductor {
     /// The target reads its tables again before the next delivery.
     pub fn reload_tables(&mut self, node: NodeId) {
         self.seats[usize::from(node.0)].reload_tables = true;
-    }
-
-    /// Below which positions landing rows may be deleted.
-    pub fn folds(&mut self) -> Vec<(NodeId, Position)> {
-        let nodes: Vec<NodeId> = self.seats.iter().map(|seat| seat.node).collect();
-        nodes.into_iter().filter_map(|node| Some((node, self.hub.fold_below(node)?))).collect()
     }
 
     /// Lets deliveries in flight end, so that a hub that ends in good order leaves no doubt behind.

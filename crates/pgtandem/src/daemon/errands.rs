@@ -1,15 +1,14 @@
-//! What a working hub does besides conducting: listens to commands, looks at drift, tries held keys again, folds
-//! landings, writes its state down. Each errand is a task with one answer; the conductor never waits for one.
+//! What a working hub does besides conducting: listens to commands, looks at drift, tries held keys again,
+//! writes its state down. Each errand is a task with one answer; the conductor never waits for one.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hub::{NodeId, Position, TableId};
+use hub::{NodeId, TableId};
 use serde_json::Value as Json;
 use tokio::sync::mpsc;
 use tokio_postgres::Notification;
-use tokio_postgres::types::PgLsn;
 
 use super::conductor::{Conductor, Ended};
 use super::control::Control;
@@ -202,7 +201,7 @@ impl Errands {
         }
     }
 
-    /// Folds landings and writes the hub's state down where somebody may look for it.
+    /// Writes the hub's state down where somebody may look for it.
     fn write_down(&mut self, conductor: &mut Conductor, now: Instant) {
         let state = conductor.state();
         // An idle hub says once in a while that it is alive, and leaves the disks alone otherwise.
@@ -212,8 +211,7 @@ impl Errands {
         self.last_state = state.clone();
         self.written_at = now;
         self.writing = true;
-        let folds = conductor.folds();
-        self.spawn(write_down(Arc::clone(&self.controls), self.epoch, self.holder.clone(), state, folds));
+        self.spawn(write_down(Arc::clone(&self.controls), self.epoch, self.holder.clone(), state));
     }
 
     /// The last words of a hub that ends in good order: `status` then knows that it is not running.
@@ -228,29 +226,14 @@ impl Errands {
     }
 }
 
-async fn write_down(
-    controls: Arc<Vec<Control>>,
-    epoch: i64,
-    holder: String,
-    state: Json,
-    folds: Vec<(NodeId, Position)>,
-) -> Found {
+async fn write_down(controls: Arc<Vec<Control>>, epoch: i64, holder: String, state: Json) -> Found {
     const STATE: &str = "INSERT INTO pgtandem.hub_status AS s (epoch, holder, started_at, seen_at, state) \
         VALUES ($1, $2, clock_timestamp(), clock_timestamp(), $3) \
         ON CONFLICT (only_row) DO UPDATE SET started_at = CASE WHEN s.epoch = excluded.epoch THEN s.started_at \
             ELSE excluded.started_at END, epoch = excluded.epoch, holder = excluded.holder, \
             seen_at = excluded.seen_at, state = excluded.state WHERE s.epoch IS NULL OR s.epoch <= excluded.epoch";
     for control in controls.iter() {
-        let fold = folds.iter().find(|(node, _)| *node == control.id);
-        let done = async {
-            control.client.execute(STATE, &[&epoch, &holder, &state]).await?;
-            if let Some((_, Position(below))) = fold {
-                let below = PgLsn::from(*below);
-                control.client.execute("DELETE FROM pgtandem.landing WHERE position < $1", &[&below]).await?;
-            }
-            Ok::<_, tokio_postgres::Error>(())
-        };
-        if let Err(error) = done.await {
+        if let Err(error) = control.client.execute(STATE, &[&epoch, &holder, &state]).await {
             return Found::Failed { node: control.name.clone(), error: error.to_string() };
         }
     }
@@ -280,7 +263,12 @@ async fn compare_tables(controls: &[Control], linked: &[LinkedTable]) -> Result<
     for table in linked {
         for (control, at) in controls.iter().zip(0..) {
             let pause = why_paused(table, controls, &views, at);
-            verdicts.push(TableVerdict { table: table_id(table.id), name: table.name.plain(), target: control.id, pause });
+            verdicts.push(TableVerdict {
+                table: table_id(table.id),
+                name: table.name.plain(),
+                target: control.id,
+                pause,
+            });
         }
         remember(table, controls, &views, &verdicts).await;
     }
@@ -315,7 +303,8 @@ async fn view(control: &Control) -> Result<View, ReachError> {
 }
 
 fn why_paused(table: &LinkedTable, controls: &[Control], views: &[View], at: usize) -> Option<String> {
-    let by_user = views.iter().flat_map(|view| &view.own).any(|own| own.id == table.id && own.paused_by == Some(PausedBy::User));
+    let by_user =
+        views.iter().flat_map(|view| &view.own).any(|own| own.id == table.id && own.paused_by == Some(PausedBy::User));
     if by_user {
         return Some("by `pgtandem pause`".to_owned());
     }
@@ -323,7 +312,13 @@ fn why_paused(table: &LinkedTable, controls: &[Control], views: &[View], at: usi
         let own = views[at].own.iter().find(|own| own.id == table.id);
         let own = own.ok_or_else(|| format!("it is not linked on {}", controls[at].name))?;
         let shape = views[at].shapes.iter().find(|shape| shape.relid == own.relid);
-        let gone = || format!("{} is not there on {} any more (renamed or dropped); give it its name back", own.name.plain(), controls[at].name);
+        let gone = || {
+            format!(
+                "{} is not there on {} any more (renamed or dropped); give it its name back",
+                own.name.plain(),
+                controls[at].name
+            )
+        };
         Ok((shape.ok_or_else(gone)?, own.columns.iter().cloned().collect()))
     };
     let (target, target_columns) = match side(at) {
@@ -363,4 +358,3 @@ async fn remember(table: &LinkedTable, controls: &[Control], views: &[View], ver
         }
     }
 }
-

@@ -41,13 +41,23 @@ impl ReachError {
         match self {
             Self::Connect(error) => error.retry(),
             Self::Sql(error) => retry_of(&FaultClass::of(error)),
-            Self::Target(error) => if error.may_pass() { Retry::Soon } else { Retry::Never },
+            Self::Target(error) => {
+                if error.may_pass() {
+                    Retry::Soon
+                } else {
+                    Retry::Never
+                }
+            }
             Self::Replication(error) => match error {
                 wire::Error::Server(server) => retry_of(&FaultClass::of_sqlstate(&server.code)),
                 _ => Retry::Soon,
             },
             Self::OldBackend { .. } => Retry::Soon,
-            Self::Stranger { .. } | Self::SlotGone { .. } | Self::Deposed { .. } | Self::NotLinked { .. } | Self::Misfit { .. } => Retry::Never,
+            Self::Stranger { .. }
+            | Self::SlotGone { .. }
+            | Self::Deposed { .. }
+            | Self::NotLinked { .. }
+            | Self::Misfit { .. } => Retry::Never,
         }
     }
 }

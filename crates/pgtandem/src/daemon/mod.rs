@@ -19,8 +19,8 @@ use tokio::sync::{mpsc, watch};
 
 use conductor::{Conductor, Ended};
 use control::Control;
-pub use error::{ReachError, RunError};
 use errands::Errands;
+pub use error::{ReachError, RunError};
 pub use settings::SPELLING;
 
 use crate::config::Config;
@@ -69,7 +69,8 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
 
 /// Who holds the epoch, for a person who finds it in a database.
 fn holder() -> String {
-    let host = nix::sys::utsname::uname().map(|name| name.nodename().to_string_lossy().into_owned()).unwrap_or_default();
+    let host =
+        nix::sys::utsname::uname().map(|name| name.nodename().to_string_lossy().into_owned()).unwrap_or_default();
     format!("pid {} on {host}", std::process::id())
 }
 

@@ -208,7 +208,7 @@ impl Seat {
             let node = context.id;
             match bring_up_again(context, flying).await {
                 Ok((up, outcome)) => drop(report.send(Report::Up { node, up: Box::new(up), outcome })),
-                Err(error) => drop(report.send(Report::Unreachable { node, error })),
+                Err(error) => drop(report.send(Report::Unreachable { error })),
             }
         });
     }

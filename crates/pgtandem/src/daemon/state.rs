@@ -11,7 +11,8 @@ impl Conductor {
     /// Equal as long as nothing happens, so that an idle hub need not write it.
     #[must_use]
     pub fn state(&self) -> Json {
-        let nodes: Map<String, Json> = self.seats.iter().map(|seat| (seat.name.clone(), self.seat_state(seat))).collect();
+        let nodes: Map<String, Json> =
+            self.seats.iter().map(|seat| (seat.name.clone(), self.seat_state(seat))).collect();
         json!({ "window_keys": self.hub.window_len(), "nodes": nodes })
     }
 

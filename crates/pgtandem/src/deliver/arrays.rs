@@ -22,11 +22,6 @@ impl TextArray {
         self.elements.extend_from_slice(raw);
         self.count += 1;
     }
-
-    #[must_use]
-    pub fn byte_len(&self) -> usize {
-        self.elements.len()
-    }
 }
 
 impl ToSql for TextArray {

@@ -43,10 +43,7 @@ pub struct Placed<'a> {
 /// Rows in the order in which they are written: deletes before upserts, children before parents in deletes and after
 /// them in upserts, then by key, so that row locks are taken in one order.
 #[must_use]
-pub fn place<'a>(
-    rows: impl Iterator<Item = &'a DeliveryRow<Image>>,
-    tables: &TargetTables,
-) -> Vec<Placed<'a>> {
+pub fn place<'a>(rows: impl Iterator<Item = &'a DeliveryRow<Image>>, tables: &TargetTables) -> Vec<Placed<'a>> {
     let mut placed = Vec::new();
     for row in rows {
         let form = match &row.state {
@@ -71,7 +68,6 @@ pub fn place<'a>(
 pub struct Batch {
     pub form: Form,
     pub parameters: Vec<TextArray>,
-    pub row_count: usize,
 }
 
 /// Takes the next batch off the front of `rows`.
@@ -91,7 +87,7 @@ pub fn next_batch<'p>(rows: &mut &[Placed<'p>], forms: &PreparedForms) -> io::Re
         row_count += 1;
     }
     *rows = &rows[row_count..];
-    Ok(Some(Batch { form: first.form, parameters, row_count }))
+    Ok(Some(Batch { form: first.form, parameters }))
 }
 
 fn push_row(row: &DeliveryRow<Image>, prepared: &Prepared, parameters: &mut [TextArray]) -> io::Result<usize> {

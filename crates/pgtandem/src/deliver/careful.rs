@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
-use hub::{Delivery, DeliveryRow, Key, State};
+use hub::{Delivery, DeliveryRow, DeliveryTruncate, Key, State};
 use tokio_postgres::types::PgLsn;
 
 use super::batch::{Form, Placed, next_batch, place};
@@ -34,51 +34,52 @@ impl Target {
         written
     }
 
-    async fn write_carefully(
-        &mut self,
-        id: LandingId,
-        delivery: &Delivery<Image>,
-    ) -> Result<Landing, DeliverError> {
+    async fn write_carefully(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
         let placed = place(delivery.rows.iter().filter(|row| !row.hold), &self.tables);
         self.prepare(&placed).await?;
         self.client.batch_execute("BEGIN").await?;
         self.open(id).await?;
-        self.truncate_carefully(delivery).await?;
-        let mut held: Vec<Held> = delivery.rows.iter().filter(|row| row.hold).map(paused).collect();
+        for key in &delivery.released {
+            self.forget(key).await?;
+        }
+        let mut held = self.truncate_carefully(delivery).await?;
+        held.extend(delivery.rows.iter().filter(|row| row.hold).map(paused));
         held.extend(self.write_units(&placed).await?);
         let refused: HashSet<&Key> = held.iter().map(|held| &held.key).collect();
-        for row in &delivery.rows {
-            if refused.contains(&row.key) {
-                let why = held.iter().find(|held| held.key == row.key).expect("just looked up");
-                self.hold(row, why).await?;
-            }
+        for row in delivery.rows.iter().chain(&truncates(delivery)).filter(|row| refused.contains(&row.key)) {
+            let why = held.iter().find(|held| held.key == row.key).expect("just looked up");
+            self.hold(row, why).await?;
         }
         if let Some(decisions) = decisions_json(delivery, &self.shapes, &self.tables)? {
             self.client.execute(&self.fixed.decide, &[&decisions]).await?;
         }
         let mut position = PgLsn::from(0);
         self.land(id, delivery, &mut position).await?;
-        let truncated = delivery.truncates.iter().map(|table| Key::whole_table(*table));
-        let written = delivery.rows.iter().filter(|row| row.was_held && !refused.contains(&row.key));
-        for key in written.map(|row| row.key.clone()).chain(truncated) {
-            self.release(&key, id).await?;
-        }
-        for key in &delivery.released {
-            self.forget(key).await?;
+        for row in delivery.rows.iter().chain(&truncates(delivery)) {
+            if row.was_held && !refused.contains(&row.key) {
+                self.release(&row.key, id).await?;
+            }
         }
         self.client.batch_execute("COMMIT").await?;
         Ok(Landing { position: position.into(), held })
     }
 
-    /// TRUNCATE, or, where an unlinked table refers to one of the tables, DELETE of all rows.
-    async fn truncate_carefully(&self, delivery: &Delivery<Image>) -> Result<(), DeliverError> {
-        let Some(text) = self.truncate_text(delivery) else { return Ok(()) };
-        let all_rows = delivery.truncates.iter().filter_map(|id| self.tables.get(id)).map(|t| sql::delete_all(&t.name));
-        let instead: Vec<String> = all_rows.collect();
-        match self.attempt(async { Ok(self.client.batch_execute(&text).await?) }).await? {
-            Ok(()) => Ok(()),
-            Err(_) => Ok(self.client.batch_execute(&instead.join("; ")).await?),
+    /// TRUNCATE, or, where an unlinked table refers to one of the tables, DELETE of all rows; what is refused is held.
+    async fn truncate_carefully(&self, delivery: &Delivery<Image>) -> Result<Vec<Held>, DeliverError> {
+        let all = truncates(delivery);
+        let mut held: Vec<Held> = all.iter().filter(|row| row.hold).map(paused).collect();
+        let Some(text) = self.truncate_text(delivery) else { return Ok(held) };
+        if self.attempt(async { Ok(self.client.batch_execute(&text).await?) }).await?.is_ok() {
+            return Ok(held);
         }
+        for row in all.iter().filter(|row| !row.hold) {
+            let Some(table) = self.tables.get(&row.key.table) else { continue };
+            let text = sql::delete_all(&table.name);
+            if let Err(error) = self.attempt(async { Ok(self.client.batch_execute(&text).await?) }).await? {
+                held.push(Held { key: row.key.clone(), reason: error.to_string(), sqlstate: error.sqlstate() });
+            }
+        }
+        Ok(held)
     }
 
     /// Writes all rows; what is left over is rejected. The halves of a key change stand or fall together.
@@ -192,6 +193,20 @@ impl Target {
     }
 }
 
+/// A delivery's truncates as rows: what is held of one is stored under the key of the whole table.
+fn truncates(delivery: &Delivery<Image>) -> Vec<DeliveryRow<Image>> {
+    let row = |truncate: &DeliveryTruncate| DeliveryRow {
+        key: Key::whole_table(truncate.table),
+        state: State::Absent,
+        dot: truncate.dot,
+        stamp: truncate.stamp,
+        pair: None,
+        hold: truncate.hold,
+        was_held: truncate.was_held,
+    };
+    delivery.truncates.iter().map(row).collect()
+}
+
 fn paused(row: &DeliveryRow<Image>) -> Held {
     Held { key: row.key.clone(), reason: "the table is paused".to_owned(), sqlstate: None }
 }
@@ -210,7 +225,8 @@ fn key_parameters(rows: &[Placed<'_>], parts: usize) -> Vec<super::arrays::TextA
 fn pairs<'a>(rows: &[Placed<'a>]) -> Vec<Vec<Placed<'a>>> {
     let mut units: Vec<Vec<Placed<'a>>> = Vec::new();
     for placed in rows {
-        let partner = |unit: &&mut Vec<Placed<'a>>| unit.iter().any(|other| Some(&other.row.key) == placed.row.pair.as_ref());
+        let partner =
+            |unit: &&mut Vec<Placed<'a>>| unit.iter().any(|other| Some(&other.row.key) == placed.row.pair.as_ref());
         match units.iter_mut().find(partner) {
             Some(unit) => unit.push(*placed),
             None => units.push(vec![*placed]),

@@ -101,9 +101,12 @@ impl DeliverError {
     #[must_use]
     pub fn sqlstate(&self) -> Option<String> {
         match self {
-            Self::Lost(e) | Self::Passing(e) | Self::Row(e) | Self::Shape(e) | Self::NotAllowed(e) | Self::Unknown(e) => {
-                e.code().map(|code| code.code().to_owned())
-            }
+            Self::Lost(e)
+            | Self::Passing(e)
+            | Self::Row(e)
+            | Self::Shape(e)
+            | Self::NotAllowed(e)
+            | Self::Unknown(e) => e.code().map(|code| code.code().to_owned()),
             Self::Deposed(_) | Self::UnknownTable(_) | Self::Spill(_) => None,
         }
     }

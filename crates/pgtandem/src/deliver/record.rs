@@ -45,6 +45,9 @@ pub const HOLD: &str = "INSERT INTO pgtandem.held (table_id, key_bytes, key, sou
 pub const RELEASE: &str = "UPDATE pgtandem.held SET released = (SELECT l.position FROM pgtandem.landing AS l \
     WHERE l.id = $3) WHERE table_id = $1 AND key_bytes = $2";
 
+/// Recovery starts no earlier than what the landing says is acknowledged: landings below are not needed.
+pub const FOLD: &str = "DELETE FROM pgtandem.landing WHERE position < $1";
+
 pub const FORGET: &str = "DELETE FROM pgtandem.held WHERE table_id = $1 AND key_bytes = $2";
 
 /// A key that the target did not take, and why.

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant};
 
-use hub::{Delivery, NodeId, Position, State};
+use hub::{Delivery, NodeId, Position};
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Statement};
-use uuid::Uuid;
 
 use super::batch::{Batch, Form, Placed, Prepared, PreparedForms, next_batch, place};
 use super::error::DeliverError;
@@ -39,6 +39,7 @@ pub struct Target {
     pub(super) fixed: Fixed,
     /// Temporary tables made so far; their names must differ within a transaction.
     pub(super) stashes: AtomicU32,
+    folded_at: Instant,
 }
 
 /// The statements that every delivery uses.
@@ -49,6 +50,7 @@ pub(super) struct Fixed {
     pub(super) hold: Statement,
     pub(super) release: Statement,
     pub(super) forget: Statement,
+    pub(super) fold: Statement,
 }
 
 impl Target {
@@ -69,8 +71,20 @@ impl Target {
             hold: client.prepare(record::HOLD).await?,
             release: client.prepare(record::RELEASE).await?,
             forget: client.prepare(record::FORGET).await?,
+            fold: client.prepare(record::FOLD).await?,
         };
-        Ok(Self { node, node_name, client, tables, shapes, epoch, forms: HashMap::new(), fixed, stashes: AtomicU32::new(0) })
+        Ok(Self {
+            node,
+            node_name,
+            client,
+            tables,
+            shapes,
+            epoch,
+            forms: HashMap::new(),
+            fixed,
+            stashes: AtomicU32::new(0),
+            folded_at: Instant::now(),
+        })
     }
 
     /// The tables changed: everything prepared for them is stale.
@@ -84,7 +98,9 @@ impl Target {
     /// # Errors
     /// Nothing was written, unless the error says that the outcome is unknown.
     pub async fn deliver(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
-        let simple = delivery.released.is_empty() && delivery.rows.iter().all(|row| !row.hold && !row.was_held);
+        let simple = delivery.released.is_empty()
+            && delivery.rows.iter().all(|row| !row.hold && !row.was_held)
+            && delivery.truncates.iter().all(|truncate| !truncate.hold && !truncate.was_held);
         if !simple {
             return self.deliver_carefully(id, delivery).await;
         }
@@ -98,6 +114,7 @@ impl Target {
         let placed = place(delivery.rows.iter(), &self.tables);
         self.prepare(&placed).await?;
         let truncate = self.truncate_text(delivery);
+        let fold = self.fold_due(delivery);
         let decisions = record::decisions_json(delivery, &self.shapes, &self.tables)?;
         let mut position = PgLsn::from(0);
         {
@@ -118,6 +135,9 @@ impl Target {
                 pipeline.send(async { self.client.execute(&self.fixed.decide, &[decisions]).await.map(drop) }).await;
             }
             pipeline.send(self.land(id, delivery, &mut position)).await;
+            if let Some(below) = &fold {
+                pipeline.send(async { self.client.execute(&self.fixed.fold, &[below]).await.map(drop) }).await;
+            }
             pipeline.send(self.client.batch_execute("COMMIT")).await;
             pipeline.finish().await
         }
@@ -144,14 +164,26 @@ impl Target {
         let cover: Vec<PgLsn> = delivery.cover.0.iter().map(|position| PgLsn::from(position.0)).collect();
         let acknowledged = PgLsn::from(delivery.acknowledged.0);
         let rows = i32::try_from(delivery.rows.len()).unwrap_or(i32::MAX);
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] = [&id.0, &self.epoch, &cover, &acknowledged, &rows];
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+            [&id.0, &self.epoch, &cover, &acknowledged, &rows];
         let row = self.client.query_one(&self.fixed.land, &parameters).await?;
         *position = row.try_get(0)?;
         Ok(())
     }
 
+    /// Once a second the landings that nobody needs any more go with a delivery.
+    fn fold_due(&mut self, delivery: &Delivery<Image>) -> Option<PgLsn> {
+        let below = delivery.fold_below?;
+        if self.folded_at.elapsed() < Duration::from_secs(1) {
+            return None;
+        }
+        self.folded_at = Instant::now();
+        Some(PgLsn::from(below.0))
+    }
+
     pub(super) fn truncate_text(&self, delivery: &Delivery<Image>) -> Option<String> {
-        let names: Vec<_> = delivery.truncates.iter().filter_map(|id| self.tables.get(id)).map(|t| &t.name).collect();
+        let due = delivery.truncates.iter().filter(|truncate| !truncate.hold);
+        let names: Vec<_> = due.filter_map(|t| self.tables.get(&t.table)).map(|table| &table.name).collect();
         (!names.is_empty()).then(|| sql::truncate(names))
     }
 
@@ -194,14 +226,4 @@ impl Target {
         let row = client.query_opt("SELECT position FROM pgtandem.landing WHERE id = $1", &[&id.0]).await?;
         row.map(|row| row.try_get::<_, PgLsn>(0).map(|position| Position(position.into()))).transpose()
     }
-}
-
-/// Marks transactions as ours; see `pgtandem.open_delivery`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Secret(pub Uuid);
-
-/// Rows that are present in a delivery.
-#[must_use]
-pub fn present(delivery: &Delivery<Image>) -> usize {
-    delivery.rows.iter().filter(|row| matches!(row.state, State::Present(_))).count()
 }

@@ -76,10 +76,7 @@ pub struct QualifiedName {
 
 impl QualifiedName {
     pub fn new(schema: impl Into<Ident>, name: impl Into<Ident>) -> Self {
-        Self {
-            schema: schema.into(),
-            name: name.into(),
-        }
+        Self { schema: schema.into(), name: name.into() }
     }
 
     /// How a person writes it (and `pgtandem.toml` does): bare if in `public`.
@@ -148,24 +145,15 @@ mod tests {
     fn names_are_always_quoted() {
         assert_eq!(Ident::new("products").to_string(), r#""products""#);
         assert_eq!(Ident::new(r#"od"d"#).to_string(), r#""od""d""#);
-        assert_eq!(
-            QualifiedName::new("My Schema", "täble.x").to_string(),
-            r#""My Schema"."täble.x""#
-        );
+        assert_eq!(QualifiedName::new("My Schema", "täble.x").to_string(), r#""My Schema"."täble.x""#);
         assert_eq!(QualifiedName::new("public", "products").plain(), "products");
-        assert_eq!(
-            QualifiedName::new("shop", "products").plain(),
-            "shop.products"
-        );
+        assert_eq!(QualifiedName::new("shop", "products").plain(), "shop.products");
     }
 
     #[test]
     fn long_names_end_at_a_character() {
         assert_eq!(Ident::truncated(&"a".repeat(80)).as_str().len(), 63);
-        assert_eq!(
-            Ident::truncated(&format!("{}ä", "a".repeat(62))).as_str(),
-            "a".repeat(62)
-        );
+        assert_eq!(Ident::truncated(&format!("{}ä", "a".repeat(62))).as_str(), "a".repeat(62));
     }
 
     #[test]

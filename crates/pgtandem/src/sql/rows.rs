@@ -39,7 +39,8 @@ pub fn upsert(table: &QualifiedName, columns: &[WrittenColumn], rewrite_keys: bo
     if assigned.is_empty() {
         text.push_str("NOTHING");
     } else {
-        let _ = write!(text, "UPDATE SET {}", list(assigned.iter().map(|c| format!("{} = excluded.{}", c.name, c.name))));
+        let _ =
+            write!(text, "UPDATE SET {}", list(assigned.iter().map(|c| format!("{} = excluded.{}", c.name, c.name))));
     }
     text
 }
@@ -99,7 +100,11 @@ mod tests {
     use super::*;
 
     fn columns() -> Vec<WrittenColumn> {
-        let column = |name: &str, cast_type: &str, is_key| WrittenColumn { name: name.into(), cast_type: cast_type.into(), is_key };
+        let column = |name: &str, cast_type: &str, is_key| WrittenColumn {
+            name: name.into(),
+            cast_type: cast_type.into(),
+            is_key,
+        };
         vec![column("id", "bigint", true), column("na\"me", "text", false)]
     }
 

@@ -17,18 +17,9 @@ pub struct SequenceOptions {
 impl SequenceOptions {
     /// Gives a sequence these options, and lets its next value be `restart` if that is given.
     pub fn alter(&self, sequence: &QualifiedName, restart: Option<i64>) -> String {
-        let Self {
-            increment,
-            start,
-            min,
-            max,
-            cache,
-            cycle,
-        } = self;
+        let Self { increment, start, min, max, cache, cycle } = self;
         let cycle = if *cycle { "CYCLE" } else { "NO CYCLE" };
-        let restart = restart
-            .map(|value| format!(" RESTART WITH {value}"))
-            .unwrap_or_default();
+        let restart = restart.map(|value| format!(" RESTART WITH {value}")).unwrap_or_default();
         format!(
             "ALTER SEQUENCE {sequence} INCREMENT BY {increment} MINVALUE {min} MAXVALUE {max} \
              START WITH {start} CACHE {cache} {cycle}{restart}"

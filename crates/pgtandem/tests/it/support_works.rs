@@ -17,10 +17,7 @@ fn equal_and_quiesce_notice_one_row() {
         pair.quiesce_within(Duration::from_millis(50));
     }));
     let message = *failure.unwrap_err().downcast::<String>().unwrap();
-    assert!(
-        message.contains("only on new: {\"id\": 1, \"name\": \"chair\""),
-        "{message}"
-    );
+    assert!(message.contains("only on new: {\"id\": 1, \"name\": \"chair\""), "{message}");
     pair[1].sql(row);
     pair.equal("products");
     pair.quiesce();
@@ -28,26 +25,12 @@ fn equal_and_quiesce_notice_one_row() {
 
 #[test]
 fn the_config_names_nodes_and_tables() {
-    let pair = Pair::with(
-        Setup::default()
-            .proxied()
-            .config("# head")
-            .table("products", PRODUCTS),
-    );
+    let pair = Pair::with(Setup::default().proxied().config("# head").table("products", PRODUCTS));
     let text = std::fs::read_to_string(pair.config()).unwrap();
     let port = pair["legacy"].proxy.as_ref().unwrap().port();
-    assert!(
-        text.starts_with("# head\n[nodes.new]\nurl = \"postgres://postgres:"),
-        "{text}"
-    );
-    assert!(
-        text.contains(&format!("@127.0.0.1:{port}/legacy_app\"")),
-        "{text}"
-    );
-    assert!(
-        text.ends_with("\n[[tables]]\nname = \"products\"\n"),
-        "{text}"
-    );
+    assert!(text.starts_with("# head\n[nodes.new]\nurl = \"postgres://postgres:"), "{text}");
+    assert!(text.contains(&format!("@127.0.0.1:{port}/legacy_app\"")), "{text}");
+    assert!(text.ends_with("\n[[tables]]\nname = \"products\"\n"), "{text}");
     let connected = Session::with_config("legacy", pair["legacy"].url().parse().unwrap());
     let database = connected.unwrap().run("SELECT current_database()");
     assert_eq!(database.unwrap(), "legacy_app");
@@ -72,11 +55,7 @@ fn a_proxy_cuts_stalls_slows_and_refuses() {
     proxy.slow(Duration::from_millis(50));
     let began = Instant::now();
     session.run("SELECT 1").unwrap();
-    assert!(
-        began.elapsed() >= Duration::from_millis(100),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() >= Duration::from_millis(100), "{:?}", began.elapsed());
     proxy.clear();
 
     proxy.cut();

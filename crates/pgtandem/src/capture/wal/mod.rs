@@ -22,12 +22,19 @@ const OWN_PREFIX: &str = "pgtandem";
 /// What a node's stream says, in commit order.
 #[derive(Debug)]
 pub enum Captured {
-    Transaction { position: Position, time: Micros, changes: Spooled },
+    Transaction {
+        position: Position,
+        time: Micros,
+        changes: Spooled,
+    },
     /// Every change up to here has been read; a transaction of ours or one without linked tables ends here, or the
     /// server had nothing.
     Passed(Position),
     /// A linked table's shape as its next rows will have it.
-    Shape { table: TableId, columns: Vec<SourceColumn> },
+    Shape {
+        table: TableId,
+        columns: Vec<SourceColumn>,
+    },
 }
 
 /// Why a capture ended.

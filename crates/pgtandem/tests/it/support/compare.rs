@@ -50,11 +50,7 @@ mod tests {
         let of = |name: &str, text: &str| (name.to_owned(), text.to_owned());
         assert_eq!(difference(&[of("new", "1\n2"), of("legacy", "2\n1")]), None);
         assert_eq!(difference(&[of("new", ""), of("legacy", "")]), None);
-        let report = difference(&[
-            of("new", "1\n2"),
-            of("legacy", "1\n3"),
-            of("third", "1\n1\n3"),
-        ]);
+        let report = difference(&[of("new", "1\n2"), of("legacy", "1\n3"), of("third", "1\n1\n3")]);
         assert_eq!(
             report.unwrap(),
             "new: 2 rows\nlegacy: 2 rows\nthird: 3 rows\n\

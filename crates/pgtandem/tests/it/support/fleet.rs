@@ -170,10 +170,7 @@ impl<const N: usize> Fleet<N> {
     }
 
     fn surroundings(&self, command: &mut Command) {
-        command
-            .env("PGTANDEM_CONFIG", &self.config)
-            .env("NO_COLOR", "1")
-            .current_dir(self.dir.path());
+        command.env("PGTANDEM_CONFIG", &self.config).env("NO_COLOR", "1").current_dir(self.dir.path());
     }
 
     /// Starts `pgtandem run`; does not wait for anything. The hub dies with the thread that
@@ -216,10 +213,7 @@ impl<const N: usize> Fleet<N> {
 
     #[track_caller]
     pub fn quiesce_within(&self, limit: Duration) {
-        assert!(
-            !self.tables.is_empty(),
-            "no table to wait for in the config"
-        );
+        assert!(!self.tables.is_empty(), "no table to wait for in the config");
         let mut report = String::new();
         let deadline = std::time::Instant::now() + limit;
         wait_until("all tables equal, or the time is up", limit * 2, || {
@@ -227,21 +221,14 @@ impl<const N: usize> Fleet<N> {
             report = self.tables.iter().filter_map(differs).collect();
             report.is_empty() || std::time::Instant::now() > deadline
         });
-        assert!(
-            report.is_empty(),
-            "still not equal after {limit:?}\n{report}"
-        );
+        assert!(report.is_empty(), "still not equal after {limit:?}\n{report}");
     }
 
     /// Like `quiesce`, and every slot of pgtandem has passed what its node had written by now:
     /// then nothing is under way any more, not even what would make equal rows unequal.
     #[track_caller]
     pub fn settle(&self) {
-        let marks: Vec<String> = self
-            .nodes
-            .iter()
-            .map(|node| node.sql("SELECT pg_current_wal_insert_lsn()"))
-            .collect();
+        let marks: Vec<String> = self.nodes.iter().map(|node| node.sql("SELECT pg_current_wal_insert_lsn()")).collect();
         for (node, mark) in self.nodes.iter().zip(&marks) {
             let passed = format!(
                 "SELECT count(*) > 0 AND bool_and(confirmed_flush_lsn >= '{mark}')

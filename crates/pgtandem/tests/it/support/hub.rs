@@ -25,10 +25,7 @@ impl Hub {
             .stderr(file)
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", command.get_program().to_string_lossy()));
-        Hub {
-            child: RefCell::new(child),
-            log,
-        }
+        Hub { child: RefCell::new(child), log }
     }
 
     pub fn log(&self) -> String {

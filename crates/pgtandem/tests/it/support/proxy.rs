@@ -31,22 +31,13 @@ pub struct Proxy {
 
 impl Proxy {
     pub fn start(target: u16) -> Proxy {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        let listener = runtime
-            .block_on(TcpListener::bind(("127.0.0.1", 0)))
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0))).unwrap();
         let port = listener.local_addr().unwrap().port();
         let weather = watch::Sender::new(Weather::Fair);
         let cuts = watch::Sender::new(0);
         let (stop, stopped) = oneshot::channel();
-        let forward = Arc::new(Forward {
-            target,
-            weather: weather.subscribe(),
-            cuts: cuts.subscribe(),
-        });
+        let forward = Arc::new(Forward { target, weather: weather.subscribe(), cuts: cuts.subscribe() });
         let thread = std::thread::spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -55,13 +46,7 @@ impl Proxy {
                 }
             });
         });
-        Proxy {
-            port,
-            weather,
-            cuts,
-            stop: Some(stop),
-            thread: Some(thread),
-        }
+        Proxy { port, weather, cuts, stop: Some(stop), thread: Some(thread) }
     }
 
     pub fn port(&self) -> u16 {
