@@ -89,7 +89,10 @@ impl TlsServer {
                 .unwrap();
         }
         cluster
-            .psql("postgres", "CREATE ROLE app LOGIN PASSWORD 'secret'")
+            .psql(
+                "postgres",
+                "CREATE ROLE app LOGIN REPLICATION PASSWORD 'secret'",
+            )
             .unwrap();
         cluster.stop(Stop::Fast).unwrap();
         cluster.start_again().unwrap();
@@ -456,4 +459,97 @@ async fn a_self_signed_certificate_given_as_root() {
         matches!(error.fault, ConnectFault::CertificateNameMismatch { .. }),
         "{error:?}"
     );
+}
+
+#[tokio::test]
+async fn the_replication_connection_follows_the_same_rules() {
+    let Well { server, ca, .. } = &*WELL;
+    let connect = |parameters: String| async move {
+        let endpoint = server.endpoint(&parameters);
+        let host = &endpoint.hosts[0];
+        let settings = [("DateStyle", "ISO, YMD")];
+        let options = endpoint.replication_options(host, "pgtandem test", &settings)?;
+        endpoint.connect_replication(host, &options).await
+    };
+    let checked = format!("user=app sslmode=verify-full sslrootcert={ca}");
+    let bound = format!("host=localhost {checked} password=secret channel_binding=require");
+    let mut client = connect(bound).await.unwrap_or_else(|e| panic!("{e}"));
+    assert!(client.is_tls());
+    assert_eq!(client.parameter("DateStyle"), Some("ISO, YMD"));
+    assert_eq!(client.identify_system().await.unwrap().database, "postgres");
+    let directory = server.cluster.dir().display();
+    let local = format!("host={directory} user=app options='-c IntervalStyle=iso_8601'");
+    let client = connect(local).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(client.parameter("IntervalStyle"), Some("iso_8601"));
+
+    let fault = |parameters: String| async move {
+        match connect(parameters).await {
+            Ok(_) => panic!("connected"),
+            Err(error) => error.fault,
+        }
+    };
+    let name = fault(format!(
+        "host=db1.example hostaddr=127.0.0.1 {checked} password=secret"
+    ))
+    .await;
+    assert!(
+        matches!(name, ConnectFault::CertificateNameMismatch { .. }),
+        "{name:?}"
+    );
+    let password = fault(format!("host=localhost {checked} password=wrong")).await;
+    assert!(
+        matches!(password, ConnectFault::PasswordWrong { .. }),
+        "{password:?}"
+    );
+    let missing = fault(format!("host=localhost {checked}")).await;
+    assert!(
+        matches!(missing, ConnectFault::PasswordMissing { .. }),
+        "{missing:?}"
+    );
+    let plain = fault("host=127.0.0.1 user=only_tls sslmode=disable".to_owned()).await;
+    assert!(
+        matches!(plain, ConnectFault::NotAdmitted { .. }),
+        "{plain:?}"
+    );
+    let socket = fault("host=/nowhere user=app".to_owned()).await;
+    assert!(
+        matches!(socket, ConnectFault::SocketMissing { .. }),
+        "{socket:?}"
+    );
+    let unknown = fault("host=no-such-host.invalid user=app sslmode=disable".to_owned()).await;
+    assert!(
+        matches!(unknown, ConnectFault::HostNotFound { .. }),
+        "{unknown:?}"
+    );
+    let key = fault(format!(
+        "host=localhost {checked} sslcert=/not/there sslkey=/not/there"
+    ))
+    .await;
+    assert!(
+        matches!(key, ConnectFault::ClientCertificate { .. }),
+        "{key:?}"
+    );
+}
+
+/// PostgreSQL's manual shows how to make such a certificate (`openssl x509 -req` without extensions). rustls refuses
+/// to read it, libpq does not. Where nothing is verified, it must not be in the way.
+#[tokio::test]
+async fn a_certificate_of_x509_version_1() {
+    let certificate = Holder {
+        pem: include_str!("certificates/version1.crt").to_owned(),
+        key: include_str!("certificates/version1.key").to_owned(),
+    };
+    let server = TlsServer::start("version1", &certificate, &Authority::new("clients"));
+    let base = "host=localhost user=app password=secret channel_binding=require";
+    assert!(encrypted(&server.open(&format!("{base} sslmode=require")).await).await);
+    let ca = path(&server.file("ca.crt", &certificate.pem));
+    let trusted = format!("{base} sslmode=verify-full sslrootcert={ca}");
+    match server
+        .endpoint(&trusted)
+        .connect("pgtandem test", &[])
+        .await
+    {
+        Ok(session) => assert!(encrypted(&session).await),
+        Err(error) => panic!("{error}; {}", error.remedy()),
+    }
 }
