@@ -8,7 +8,8 @@ use std::sync::LazyLock;
 use pgtandem::cluster::{Cluster, ClusterOptions, Stop};
 use pgtandem::connect::{ConnectError, ConnectFault, Endpoint, Environment, Retry, Session};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams,
 };
 
 /// A certificate authority of ours.
@@ -149,7 +150,9 @@ struct Well {
 /// A server whose certificate is in order, for localhost.
 static WELL: LazyLock<Well> = LazyLock::new(|| {
     let authority = Authority::new("authority");
-    let certificate = authority.sign(&parameters("server", &["localhost"]));
+    let mut server = parameters("server", &["localhost"]);
+    server.serial_number = Some(77.into());
+    let certificate = authority.sign(&server);
     let server = TlsServer::start("tls", &certificate, &authority);
     let ca = path(&server.file("ca.crt", &authority.pem));
     Well {
@@ -407,6 +410,45 @@ async fn prefer_and_allow_take_the_other_way_when_one_is_closed() {
             ),
             "{user} {mode}: {error:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_certificate() {
+    let Well {
+        server,
+        authority,
+        ca,
+    } = &*WELL;
+    let base =
+        format!("host=localhost user=app password=secret sslmode=verify-full sslrootcert={ca}");
+    let date = |year| rcgen::date_time_ymd(year, 1, 1);
+    for (serial, name) in [(77, "ours.crl"), (78, "other.crl")] {
+        let revoked = RevokedCertParams {
+            serial_number: u64::into(serial),
+            revocation_time: date(2020),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date(2020),
+            next_update: date(2100),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&authority.issuer).unwrap().pem().unwrap();
+        let file = path(&server.file(name, &list));
+        let outcome = server
+            .endpoint(&format!("{base} sslcrl={file}"))
+            .connect("pgtandem test", &[])
+            .await;
+        match outcome.map_err(|error| error.fault) {
+            Ok(_) => assert_eq!(serial, 78),
+            Err(ConnectFault::CertificateNotTrusted { .. }) => assert_eq!(serial, 77),
+            Err(other) => panic!("{other:?}"),
+        }
     }
 }
 
