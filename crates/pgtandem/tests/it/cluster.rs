@@ -130,6 +130,48 @@ fn data_survives_every_way_to_stop() {
 }
 
 #[test]
+fn kill9_under_load_loses_no_commit_that_was_answered() {
+    let server = start("new");
+    server
+        .psql("postgres", "CREATE TABLE kept (writer int, n int)")
+        .unwrap();
+    // Each writer counts its commits that were answered, until it is cut off.
+    let write = |writer: u32, from: u32| {
+        let Ok(session) = server.session("postgres") else {
+            return from;
+        };
+        let insert = |n: &u32| session.run(format!("INSERT INTO kept VALUES ({writer}, {n})"));
+        (from..)
+            .find(|n| insert(n).is_err())
+            .expect("it is cut off before four billion")
+    };
+    let mut written = [0; 4];
+    for round in 1..=4 {
+        std::thread::scope(|scope| {
+            let write = &write;
+            let threads = [0, 1, 2, 3].map(|w| scope.spawn(move || write(w, written[w as usize])));
+            let enough = format!("SELECT count(*) > {} FROM kept", round * 100);
+            wait_until("some rows are written", PATIENCE, || {
+                server.psql("postgres", &enough).unwrap() == "t"
+            });
+            server.kill9().unwrap();
+            written = threads.map(|thread| thread.join().unwrap());
+        });
+        server.start_again().unwrap();
+        for (writer, answered) in written.iter_mut().enumerate() {
+            let count = format!("SELECT count(DISTINCT n) FROM kept WHERE writer = {writer}");
+            let kept: u32 = server.psql("postgres", &count).unwrap().parse().unwrap();
+            // The last one may have been committed without an answer.
+            assert!(
+                kept == *answered || kept == *answered + 1,
+                "{kept} of {answered}"
+            );
+            *answered = kept;
+        }
+    }
+}
+
+#[test]
 fn a_frozen_server_answers_nobody_until_it_thaws() {
     let server = start("new");
     let session = server.session("postgres").unwrap();
