@@ -242,6 +242,30 @@ fn a_server_that_is_kept_goes_on_without_us() {
     fs::remove_dir_all(dir).unwrap();
 }
 
+#[test]
+#[cfg(target_os = "linux")]
+fn a_killed_server_that_is_dropped_leaves_no_shared_memory() {
+    let server = start("new");
+    let pid_file = fs::read_to_string(server.data_dir().join("postmaster.pid")).unwrap();
+    let key = pid_file
+        .lines()
+        .nth(6)
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap();
+    let is_there = || {
+        let segments = fs::read_to_string("/proc/sysvipc/shm").unwrap();
+        segments
+            .lines()
+            .any(|line| line.split_whitespace().next() == Some(key))
+    };
+    server.kill9().unwrap();
+    assert!(is_there());
+    drop(server);
+    assert!(!is_there());
+}
+
 /// Run by the test below in a process of its own, which is then killed.
 #[test]
 #[ignore = "only a part of the test below"]
