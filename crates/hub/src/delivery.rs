@@ -6,6 +6,7 @@
 use crate::change::State;
 use crate::cover::Cover;
 use crate::decision::Decision;
+use crate::hold::Span;
 use crate::hub::{Flight, Hub};
 use crate::key::{Dot, Key, NodeId, Position, Stamp, TableId};
 use crate::window::{Entry, Write};
@@ -64,6 +65,10 @@ pub struct Landed {
     pub position: Position,
     /// The keys that were stored as held instead of being written; [`Key::whole_table`] for a TRUNCATE.
     pub held: Vec<Key>,
+    /// Deletes that found no row, and so locked nothing: for their keys the landing counts from `before`.
+    pub missed: Vec<Key>,
+    /// A position of the target read before the first delete was sent; without `missed` it is not looked at.
+    pub before: Position,
 }
 
 impl<I: Clone> Hub<I> {
@@ -218,6 +223,14 @@ impl<I: Clone> Hub<I> {
                 self.hold(slot, node, landed.position, &before);
             }
         }
+        for key in &landed.missed {
+            if let Some(slot) = self.window.find(key) {
+                let span = Span::early(node, &landed, flight.cover.clone());
+                let judged = self.judged(node);
+                self.window.get_mut(slot).add_early(span, judged);
+                self.land_entry(slot, node, landed.before);
+            }
+        }
         for slot in flight.slots {
             self.land_entry(slot, node, landed.position);
         }
@@ -235,7 +248,7 @@ impl<I: Clone> Hub<I> {
         }
     }
 
-    /// `flying` was cleared already if the key was held.
+    /// `flying` was cleared already if the key was held, or its delete found nothing.
     fn land_entry(&mut self, slot: u32, node: NodeId, position: Position) {
         let judged = self.judged(node);
         let entry = self.window.get_mut(slot);

@@ -103,6 +103,7 @@ impl<I: Clone> Recovery<I> {
                 from: Position(0),
                 until: record.released,
                 cover: record.cover,
+                early: false,
             };
             self.spans.entry(record.key.clone()).or_default().push(span);
             let will_be_read = record.dot.position > self.starts[record.dot.node.index()];

@@ -57,8 +57,6 @@ pub struct Database {
     pub held: BTreeMap<Key, HeldRecord<Image>>,
     /// Keys that cannot be written here at the moment.
     pub refused: BTreeSet<Key>,
-    /// Rows inserted between a delete that found nothing and its landing's position: they count as overwritten.
-    pub in_gap: BTreeSet<(Key, Dot)>,
     /// What each write was written over.
     pub parents: BTreeMap<(Key, Dot), Option<Dot>>,
     pub all_keys: Vec<Key>,
@@ -177,13 +175,15 @@ impl Database {
             .iter()
             .filter(|r| !r.hold && !r.key.is_whole_table() && !r.state.is_present());
         absent
+            .filter(|r| r.pair.is_none() && !self.refused.contains(&r.key))
             .map(|r| r.key.clone())
+            .filter(|k| !delivery.truncates.iter().any(|t| t.table == k.table))
             .filter(|k| self.cell(k).image.is_none())
             .collect()
     }
 
-    /// The delivery commits. `untouched` are missed deletes whose key the application has inserted in between.
-    pub fn land(&mut self, delivery: &Delivery<Image>, untouched: &BTreeSet<Key>) -> Landed {
+    /// The delivery commits, but for deletes that found nothing: they were sent at `before`.
+    pub fn land(&mut self, delivery: &Delivery<Image>, missed: Vec<Key>, before_deletes: Position) -> Landed {
         let position = Position(self.position.0 + 1);
         let before = self
             .landings
@@ -237,7 +237,7 @@ impl Database {
                 record.released.get_or_insert(position);
                 (record.dot, record.stamp, record.state) = (row.dot, row.stamp, row.state.clone());
             }
-            if !untouched.contains(&row.key) {
+            if !missed.contains(&row.key) {
                 let image = match row.state {
                     State::Present(image) => Some(image),
                     State::Absent => None,
@@ -267,7 +267,12 @@ impl Database {
             cover,
             acknowledged: delivery.acknowledged,
         });
-        Landed { position, held }
+        Landed {
+            position,
+            held,
+            missed,
+            before: before_deletes,
+        }
     }
 
     fn land_truncates(&mut self, delivery: &Delivery<Image>, position: Position) -> Vec<Key> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::database::{Database, Image, TABLES, Write};
+use super::database::{Cell, Database, Image, TABLES, Write};
 use crate::hub::Broken;
 use crate::{
     Contender, Cover, Delivery, Hub, Kept, Key, Landing, Newest, NodeId, Policies, Position,
@@ -61,6 +61,7 @@ pub struct Simulation {
     pub crashes: usize,
     busy: f64,
     fold: bool,
+    gaps: bool,
 }
 
 impl Simulation {
@@ -81,7 +82,6 @@ impl Simulation {
                 decisions: Vec::new(),
                 held: Default::default(),
                 refused: Default::default(),
-                in_gap: Default::default(),
                 parents: Default::default(),
                 all_keys: all_keys.clone(),
             })
@@ -104,6 +104,7 @@ impl Simulation {
             crashes: 0,
             busy,
             fold,
+            gaps: !shape.crash,
         };
         simulation.hub.broken = broken;
         simulation
@@ -121,7 +122,22 @@ impl Simulation {
             self.step()?;
         }
         self.rest()?;
+        self.tell_history();
         self.check_at_rest()
+    }
+
+    /// For a person who replays a seed: what was written over what, and what was decided.
+    fn tell_history(&self) {
+        for database in &self.databases {
+            for ((key, dot), parent) in &database.parents {
+                let parent = parent.map(|p| (p.node.0, p.position.0));
+                self.note(|| format!("{key:?}: {:?} over {parent:?}", (dot.node.0, dot.position.0)));
+            }
+        }
+        for d in &self.databases[0].decisions {
+            let dot = |d: crate::Dot| (d.node.0, d.position.0);
+            self.note(|| format!("{:?}: {} {:?} beat {:?}", d.key, d.kind.word(), dot(d.winner.dot), dot(d.loser.dot)));
+        }
     }
 
     fn step(&mut self) -> Result<(), String> {
@@ -259,21 +275,9 @@ impl Simulation {
 
     fn commit_delivery(&mut self, delivery: &Delivery<Image>) -> crate::Landed {
         let index = usize::from(delivery.node.0);
-        let mut untouched = BTreeSet::new();
-        for key in self.databases[index].missed_deletes(delivery) {
-            let truncated = delivery.truncates.iter().any(|t| t.table == key.table);
-            if !truncated && self.rng.random_bool(0.2) {
-                // No row, no lock: the application inserts between the statement and the landing's position.
-                self.commit(index, &[Write::Put(key.clone())]);
-                self.note_gap(index, &key);
-                if self.rng.random_bool(0.3) {
-                    self.commit(index, &[Write::Put(key.clone())]);
-                    self.note_gap(index, &key);
-                }
-                untouched.insert(key);
-            }
-        }
-        let landed = self.databases[index].land(delivery, &untouched);
+        let before = Position(self.databases[index].position.0 + 1);
+        let missed = self.missed_deletes(delivery);
+        let landed = self.databases[index].land(delivery, missed, before);
         if self.fold
             && let Some(below) = delivery.fold_below
         {
@@ -282,11 +286,22 @@ impl Simulation {
         landed
     }
 
-    fn note_gap(&mut self, index: usize, key: &Key) {
-        let database = &mut self.databases[index];
-        if let Some(dot) = database.cell(key).dot {
-            database.in_gap.insert((key.clone(), dot));
+    /// Deletes that find no row lock nothing: the application may insert between the statement and the landing's
+    /// position. That there is no row is what the delivery says too, so it inserts over what was delivered.
+    fn missed_deletes(&mut self, delivery: &Delivery<Image>) -> Vec<Key> {
+        let index = usize::from(delivery.node.0);
+        let missed = self.databases[index].missed_deletes(delivery);
+        for key in &missed {
+            let dot = delivery.rows.iter().find(|r| r.key == *key).map(|r| r.dot);
+            let cell = Cell { image: None, dot };
+            self.databases[index].cells.insert(key.clone(), cell);
         }
+        for key in &missed {
+            while self.gaps && self.rng.random_bool(0.2) {
+                self.commit(index, &[Write::Put(key.clone())]);
+            }
+        }
+        missed
     }
 
     fn retire(&mut self) {
