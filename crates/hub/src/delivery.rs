@@ -79,7 +79,7 @@ impl<I: Clone> Hub<I> {
         }
         let mut slots = self.take_owed(node);
         let truncates = self.truncates_among(&slots, node);
-        self.add_truncated_rows(node, &truncates, &mut slots);
+        let swept = self.add_truncated_rows(node, &truncates, &mut slots);
         let rows = slots
             .iter()
             .filter_map(|slot| self.row(*slot, node))
@@ -95,6 +95,7 @@ impl<I: Clone> Hub<I> {
         state.news = false;
         let flight = Flight {
             slots,
+            swept,
             cover: cover.clone(),
             sequence,
             decisions_end: end,
@@ -156,30 +157,34 @@ impl<I: Clone> Hub<I> {
         entries.map(truncate).collect()
     }
 
-    /// A TRUNCATE on the target sweeps away what is canonical there: every present row follows it.
+    /// A TRUNCATE on the target sweeps away what is canonical there: every present row follows it. Returns the rest of
+    /// the table's entries: absent, so that the TRUNCATE itself writes them.
     fn add_truncated_rows(
         &mut self,
         node: NodeId,
         truncates: &[DeliveryTruncate],
         slots: &mut Vec<u32>,
-    ) {
+    ) -> Vec<u32> {
+        let mut swept = Vec::new();
         #[cfg(test)]
         if self.broken(crate::hub::Broken::TruncatedRows) {
-            return;
+            return swept;
         }
         for truncate in truncates.iter().filter(|t| !t.hold) {
             for slot in self.window.slots_of(truncate.table) {
                 let entry = self.window.get_mut(slot);
-                if entry.state.is_present()
-                    && !entry.flying.contains(node)
-                    && !entry.is_held_at(node)
-                {
-                    entry.flying.insert(node);
-                    entry.outdated.remove(node);
-                    slots.push(slot);
+                if entry.flying.contains(node) || entry.is_held_at(node) {
+                    continue;
+                }
+                entry.flying.insert(node);
+                entry.outdated.remove(node);
+                match entry.state.is_present() {
+                    true => slots.push(slot),
+                    false => swept.push(slot),
                 }
             }
         }
+        swept
     }
 
     fn row(&self, slot: u32, node: NodeId) -> Option<DeliveryRow<I>> {
@@ -230,6 +235,13 @@ impl<I: Clone> Hub<I> {
                 self.window.get_mut(slot).add_early(span, judged);
                 self.land_entry(slot, node, landed.before);
             }
+        }
+        for slot in flight.swept {
+            let whole = Key::whole_table(self.window.get(slot).key.table);
+            if landed.held.contains(&whole) {
+                self.window.get_mut(slot).flying.remove(node);
+            }
+            self.land_entry(slot, node, landed.position);
         }
         for slot in flight.slots {
             self.land_entry(slot, node, landed.position);
@@ -292,6 +304,13 @@ impl<I: Clone> Hub<I> {
             debug_assert!(false, "no delivery to node {} is in flight", node.0);
             return;
         };
+        for slot in flight.swept {
+            // The TRUNCATE is owed again, and will sweep it again.
+            let entry = self.window.get_mut(slot);
+            entry.flying.remove(node);
+            entry.outdated.remove(node);
+            self.queue(slot);
+        }
         for slot in flight.slots {
             let entry = self.window.get_mut(slot);
             entry.flying.remove(node);

@@ -102,7 +102,8 @@ impl Simulation {
         let mut losers = BTreeSet::new();
         for decision in &self.databases[0].decisions {
             let (winner, loser, key) = (decision.winner.dot, decision.loser.dot, &decision.key);
-            if !losers.insert((key, loser)) {
+            // A key change that lost on another key stands here as its fallback, which may lose once more.
+            if !losers.insert((key, loser, decision.kind == Kind::KeyChange)) {
                 return Err(format!("{key:?}: {loser:?} lost twice"));
             }
             let related = is_ancestor(parents, key, loser, winner)
