@@ -183,7 +183,13 @@ impl Database {
     }
 
     /// The delivery commits, but for deletes that found nothing: they were sent at `before`.
-    pub fn land(&mut self, delivery: &Delivery<Image>, missed: Vec<Key>, before_deletes: Position) -> Landed {
+    pub fn land(
+        &mut self,
+        delivery: &Delivery<Image>,
+        swept: &BTreeMap<Key, Dot>,
+        missed: Vec<Key>,
+        before_deletes: Position,
+    ) -> Landed {
         let position = Position(self.position.0 + 1);
         let before = self
             .landings
@@ -192,7 +198,7 @@ impl Database {
         for key in &delivery.released {
             self.held.remove(key);
         }
-        let mut held = self.land_truncates(delivery, position);
+        let mut held = self.land_truncates(delivery, swept, position);
         let refused = |key: &Key| self.refused.contains(key);
         let mut hold: BTreeSet<Key> = delivery
             .rows
@@ -275,7 +281,12 @@ impl Database {
         }
     }
 
-    fn land_truncates(&mut self, delivery: &Delivery<Image>, position: Position) -> Vec<Key> {
+    fn land_truncates(
+        &mut self,
+        delivery: &Delivery<Image>,
+        swept: &BTreeMap<Key, Dot>,
+        position: Position,
+    ) -> Vec<Key> {
         let mut held = Vec::new();
         for truncate in &delivery.truncates {
             let whole = Key::whole_table(truncate.table);
@@ -309,7 +320,7 @@ impl Database {
                     key.clone(),
                     Cell {
                         image: None,
-                        dot: Some(truncate.dot),
+                        dot: Some(swept.get(key).copied().unwrap_or(truncate.dot)),
                     },
                 );
             }

@@ -1,6 +1,6 @@
 //! One schedule: random writes, deliveries, crashes, outages, until all is at rest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use super::database::{Cell, Database, Image, TABLES, Write};
 use crate::hub::Broken;
 use crate::{
-    Contender, Cover, Delivery, Hub, Kept, Key, Landing, Newest, NodeId, Policies, Position,
+    Contender, Cover, Delivery, Dot, Hub, Kept, Key, Landing, Newest, NodeId, Policies, Position,
     Prefer, Recovery, TableId, Verdict,
 };
 
@@ -54,6 +54,8 @@ pub struct Simulation {
     pub databases: Vec<Database>,
     pub hub: Hub<Image>,
     pub flying: Vec<Option<Delivery<Image>>>,
+    /// Beside `flying`: which absent keys its TRUNCATEs sweep, and what is canonical there.
+    swept: Vec<BTreeMap<Key, Dot>>,
     pub acknowledged: Vec<Position>,
     pub down: Vec<bool>,
     pub paused: BTreeSet<(TableId, NodeId)>,
@@ -97,6 +99,7 @@ impl Simulation {
             trace,
             databases,
             flying: vec![None; nodes],
+            swept: vec![BTreeMap::new(); nodes],
             acknowledged: vec![Position(0); nodes],
             down: vec![false; nodes],
             paused: BTreeSet::new(),
@@ -131,12 +134,25 @@ impl Simulation {
         for database in &self.databases {
             for ((key, dot), parent) in &database.parents {
                 let parent = parent.map(|p| (p.node.0, p.position.0));
-                self.note(|| format!("{key:?}: {:?} over {parent:?}", (dot.node.0, dot.position.0)));
+                self.note(|| {
+                    format!(
+                        "{key:?}: {:?} over {parent:?}",
+                        (dot.node.0, dot.position.0)
+                    )
+                });
             }
         }
         for d in &self.databases[0].decisions {
             let dot = |d: crate::Dot| (d.node.0, d.position.0);
-            self.note(|| format!("{:?}: {} {:?} beat {:?}", d.key, d.kind.word(), dot(d.winner.dot), dot(d.loser.dot)));
+            self.note(|| {
+                format!(
+                    "{:?}: {} {:?} beat {:?}",
+                    d.key,
+                    d.kind.word(),
+                    dot(d.winner.dot),
+                    dot(d.loser.dot)
+                )
+            });
         }
     }
 
@@ -248,8 +264,17 @@ impl Simulation {
             )
         });
         self.check_whole(&delivery)?;
+        self.swept[usize::from(node.0)] = self.swept_by_flight(node);
         self.flying[usize::from(node.0)] = Some(delivery);
         Ok(true)
+    }
+
+    /// What the hub counts a TRUNCATE in the delivery as writing: the absent canonical.
+    fn swept_by_flight(&self, node: NodeId) -> BTreeMap<Key, Dot> {
+        let flight = self.hub.node(node).flight.as_ref();
+        let slots = flight.map_or(&[][..], |f| &f.swept);
+        let entries = slots.iter().map(|s| self.hub.window.get(*s));
+        entries.map(|e| (e.key.clone(), e.dot())).collect()
     }
 
     /// The delivery commits, or sometimes fails.
@@ -277,7 +302,7 @@ impl Simulation {
         let index = usize::from(delivery.node.0);
         let before = Position(self.databases[index].position.0 + 1);
         let missed = self.missed_deletes(delivery);
-        let landed = self.databases[index].land(delivery, missed, before);
+        let landed = self.databases[index].land(delivery, &self.swept[index], missed, before);
         if self.fold
             && let Some(below) = delivery.fold_below
         {
@@ -477,6 +502,7 @@ impl Simulation {
                 held.iter().for_each(|key| self.hub.retry_held(node, key));
             }
             self.retire();
+            busy |= self.databases.iter().any(|d| self.hub.has_news(d.node));
             if !busy {
                 return Ok(());
             }
