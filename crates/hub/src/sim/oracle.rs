@@ -88,7 +88,10 @@ impl Simulation {
             if self.survivors(key).contains(dot) || overwritten.contains(&(key, *dot)) {
                 continue;
             }
-            let lost = |d: &&Decision<Image>| d.key == *key && d.loser.dot == *dot;
+            let whole = Key::whole_table(key.table);
+            let lost = |d: &&Decision<Image>| {
+                (d.key == *key || d.key == whole) && d.loser.dot == *dot
+            };
             if !self.databases[0].decisions.iter().any(|d| lost(&d)) {
                 return Err(format!(
                     "{key:?}: {dot:?} was overridden unknowingly and nothing is recorded"
