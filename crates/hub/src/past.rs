@@ -116,11 +116,10 @@ impl Causality<'_> {
         if change.node == other.node {
             return other.position < change.position;
         }
-        let in_span = |s: &&Span| {
-            s.node == change.node && s.from <= change.position && s.until.is_none_or(|u| change.position < u)
-        };
-        let held = self.spans.iter().find(in_span);
-        let cover = self.cover_before(change.node, change.position).filter(|_| !self.broken);
+        let held = self.spans.iter().find(|s| s.contains(change));
+        let cover = self
+            .cover_before(change.node, change.position)
+            .filter(|_| !self.broken);
         cover.is_some_and(|c| c.contains(other)) && held.is_none_or(|s| s.cover.contains(other))
     }
 

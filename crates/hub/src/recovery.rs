@@ -87,7 +87,13 @@ impl<I: Clone> Recovery<I> {
         // Of several records of a key, the one that still waits is the newest, and then the last stamp.
         records.sort_by_key(|r| std::cmp::Reverse((r.released.is_none(), r.stamp)));
         for record in records {
-            let span = Span { node: record.node, from: Position(0), until: record.released, cover: record.cover };
+            let span = Span {
+                node: record.node,
+                from: Position(0),
+                until: record.released,
+                cover: record.cover,
+                early: false,
+            };
             self.spans.entry(record.key.clone()).or_default().push(span);
             let will_be_read = record.dot.position > self.starts[record.dot.node.index()];
             let history = self.history(&record.key);

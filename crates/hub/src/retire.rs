@@ -98,7 +98,7 @@ impl<I: Clone> Hub<I> {
             return; // queued again when it has landed
         }
         let entry = self.window.remove(slot);
-        for span in entry.spans() {
+        for span in entry.spans().iter().filter(|s| !s.early) {
             self.node_mut(span.node).released.push(entry.key.clone());
         }
         self.release_truncate(&entry);
