@@ -277,6 +277,7 @@ impl<I: Clone> Hub<I> {
                 position,
                 node,
                 current,
+                sure: true,
             });
             let was_held = entry.close_span(node, position);
             let key = &entry.key;

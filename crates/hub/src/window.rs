@@ -48,6 +48,9 @@ pub(crate) struct Write {
     pub node: NodeId,
     /// It wrote what is the canonical now.
     pub current: bool,
+    /// False if it is only possible that it wrote the key, after a recovery: a row is put back to be sure, but no
+    /// override is recorded.
+    pub sure: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -191,7 +194,8 @@ impl<I> Entry<I> {
         after: Position,
         upto: Position,
     ) -> Option<Write> {
-        let between = |w: &&Write| w.node == node && w.position > after && w.position <= upto;
+        let between =
+            |w: &&Write| w.sure && w.node == node && w.position > after && w.position <= upto;
         self.writes
             .iter()
             .filter(between)

@@ -431,6 +431,7 @@ impl Simulation {
         let landing = |l: &super::database::LandingRow| Landing {
             position: l.position,
             cover: l.cover.clone(),
+            wrote: l.wrote.clone(),
         };
         let landings = self
             .databases
