@@ -49,7 +49,7 @@ impl Wrote {
 }
 
 impl<I> Delivery<I> {
-    /// What this delivery wrote, given how it ended; `landed.position` is not looked at.
+    /// What this delivery wrote, given how it ended; only `landed.held` is looked at. A delete that found nothing counts.
     pub fn wrote(&self, landed: &Landed) -> Wrote {
         let truncates: Vec<Key> = self
             .truncates
@@ -57,11 +57,10 @@ impl<I> Delivery<I> {
             .map(|t| Key::whole_table(t.table))
             .collect();
         let keys = self.rows.iter().map(|r| &r.key).chain(&truncates);
-        if landed.held.is_empty() && landed.missed.is_empty() {
+        if landed.held.is_empty() {
             return Wrote::keys(keys);
         }
-        let not: std::collections::HashSet<&Key> =
-            landed.held.iter().chain(&landed.missed).collect();
+        let not: std::collections::HashSet<&Key> = landed.held.iter().collect();
         Wrote::keys(keys.filter(|k| !not.contains(k)))
     }
 }
