@@ -373,7 +373,9 @@ impl<I: Clone> Recovery<I> {
             .filter(|c| !is_loser(c.dot))
             .collect();
         if newest.is_empty() {
-            newest = unseen;
+            // A slot went back to before its acknowledged position: what beat these was acknowledged on its own node
+            // and is everywhere. Nothing is left to decide.
+            newest = unseen.into_iter().max_by_key(|c| c.stamp()).into_iter().collect();
         }
         let mut candidates = newest.into_iter();
         let Some(first) = candidates.next() else {
