@@ -1,3 +1,7 @@
 //! The `pgtandem` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pgtandem::cli::main()
+}

@@ -1,7 +1,7 @@
 //! Sequences that make the keys of tables.
 
 use super::tables::letter;
-use crate::sql::{Ident, QualifiedName, SequenceOptions};
+use crate::sql::{self, Ident, QualifiedName, SequenceOptions};
 use tokio_postgres::{Error, GenericClient};
 
 #[derive(Debug, Clone)]

@@ -8,8 +8,8 @@ use std::fmt::{self, Display, Formatter, Write as _};
 mod sequence;
 mod table;
 
-pub use sequence::SequenceOptions;
-pub use table::{alter_replica_identity, copy_in, copy_out, create_publication, lock_table};
+pub use sequence::{SequenceOptions, highest_value, sequence_state, set_value};
+pub use table::{add_to_publication, alter_replica_identity, copy_in, copy_out, create_publication, drop_from_publication, lock_table};
 
 /// One name: of a schema, a table, a column. Held as it is, shown quoted.
 ///

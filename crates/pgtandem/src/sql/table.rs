@@ -21,6 +21,14 @@ pub fn create_publication<'a>(
     format!("CREATE PUBLICATION {name}{tables} WITH (publish_via_partition_root = true)")
 }
 
+pub fn add_to_publication<'a>(name: &Ident, tables: impl IntoIterator<Item = &'a QualifiedName>) -> String {
+    format!("ALTER PUBLICATION {name} ADD TABLE {}", list(tables))
+}
+
+pub fn drop_from_publication(name: &Ident, table: &QualifiedName) -> String {
+    format!("ALTER PUBLICATION {name} DROP TABLE {table}")
+}
+
 pub fn lock_table(table: &QualifiedName, mode: &str) -> String {
     format!("LOCK TABLE {table} IN {mode} MODE")
 }
