@@ -58,3 +58,38 @@ fn pss_hash(parameters: AnyRef<'_>) -> Option<ObjectIdentifier> {
             .map_or(ID_SHA_1, |field| field.value.oid);
     Some(if hash == ID_SHA_1 { ID_SHA_256 } else { hash })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_the_one_of_the_signature() {
+        let rsa_sha512 = include_bytes!("../tests/certificates/rsa_sha512.der");
+        let pss_sha384 = include_bytes!("../tests/certificates/rsa_pss_sha384.der");
+        assert_eq!(
+            end_point_digest(rsa_sha512),
+            Some(Sha512::digest(rsa_sha512).to_vec())
+        );
+        assert_eq!(
+            end_point_digest(pss_sha384),
+            Some(Sha384::digest(pss_sha384).to_vec())
+        );
+    }
+
+    #[test]
+    fn sha1_counts_as_sha256() {
+        let plain: &[u8] = include_bytes!("../tests/certificates/rsa_sha1.der");
+        let pss = include_bytes!("../tests/certificates/rsa_pss_sha1.der");
+        for certificate in [plain, pss] {
+            let expected = Sha256::digest(certificate).to_vec();
+            assert_eq!(end_point_digest(certificate), Some(expected));
+        }
+    }
+
+    #[test]
+    fn what_is_no_certificate_has_no_hash() {
+        assert_eq!(end_point_digest(b""), None);
+        assert_eq!(end_point_digest(b"0\x80\xff"), None);
+    }
+}

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls::CertificateError;
-use tokio_postgres::error::SqlState;
 
 /// A connection that could not be made.
 #[derive(Debug)]
@@ -165,7 +164,21 @@ impl ConnectFault {
     }
 
     pub fn remedy(&self) -> String {
-        let remedy = match self {
+        let Self::EveryHost(faults) = self else {
+            return self.own_remedy().to_owned();
+        };
+        let mut remedies: Vec<String> = Vec::new();
+        for (_, fault) in faults {
+            let remedy = fault.remedy();
+            if !remedies.contains(&remedy) {
+                remedies.push(remedy);
+            }
+        }
+        remedies.join("; ")
+    }
+
+    fn own_remedy(&self) -> &'static str {
+        match self {
             Self::HostNotFound { .. } => {
                 "check the host name in the connection string, and the name service of this machine"
             }
@@ -230,18 +243,8 @@ impl ConnectFault {
                 "see the server's log; correct the options of the connection string if it names them"
             }
             Self::Protocol { .. } => "check host and port: another service may be listening there",
-            Self::EveryHost(faults) => {
-                let mut remedies: Vec<String> = Vec::new();
-                for (_, fault) in faults {
-                    let remedy = fault.remedy();
-                    if !remedies.contains(&remedy) {
-                        remedies.push(remedy);
-                    }
-                }
-                return remedies.join("; ");
-            }
-        };
-        remedy.to_owned()
+            Self::EveryHost(_) => "see what each of the hosts needs",
+        }
     }
 
     /// Whether the server itself turned us away, so that libpq would not try the next host of a list.
@@ -264,7 +267,7 @@ impl ConnectFault {
         pass_file: Option<String>,
     ) -> Self {
         if let Some(server) = error.as_db_error() {
-            return Self::of_server(server.code(), server.message(), pass_file);
+            return Self::of_server(server.code().code(), server.message(), pass_file);
         }
         let detail = error
             .source()
@@ -285,7 +288,7 @@ impl ConnectFault {
                 | io::ErrorKind::UnexpectedEof => Self::Broken {
                     detail: io.to_string(),
                 },
-                io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => Self::Protocol {
+                _ if io.raw_os_error().is_none() => Self::Protocol {
                     detail: io.to_string(),
                 },
                 _ => Self::Unreachable {
@@ -310,9 +313,9 @@ impl ConnectFault {
         }
     }
 
-    fn of_server(code: &SqlState, message: &str, pass_file: Option<String>) -> Self {
+    pub(super) fn of_server(code: &str, message: &str, pass_file: Option<String>) -> Self {
         let message = message.to_owned();
-        match code.code() {
+        match code {
             "28P01" => Self::PasswordWrong { message, pass_file },
             "28000" => Self::NotAdmitted { message },
             "42501" => Self::NoConnectPrivilege { message },
@@ -376,7 +379,7 @@ fn retry_of(sqlstate: &str) -> Retry {
 }
 
 /// The first error of this type in the chain of causes, looking into `io::Error`s too.
-fn find<'a, E: std::error::Error + 'static>(
+pub(super) fn find<'a, E: std::error::Error + 'static>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a E> {
     let mut next = Some(error);

@@ -9,10 +9,11 @@ mod environment;
 mod error;
 mod params;
 mod passfile;
-mod secret;
+mod replication;
 mod service;
 mod session;
 pub(crate) mod spelling;
+mod sqlstate;
 mod tls;
 mod verify;
 
@@ -21,6 +22,10 @@ pub use environment::Environment;
 pub use error::{ConnectError, ConnectFault, Retry};
 pub(crate) use params::is_keyword;
 pub use params::{ParameterFault, ParameterFaults};
-pub use secret::Secret;
 pub use session::Session;
+pub use sqlstate::FaultClass;
 pub use tls::{TlsMode, TlsSettings};
+pub use wire::Secret;
+
+#[cfg(test)]
+mod tests;

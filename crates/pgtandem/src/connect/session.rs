@@ -104,7 +104,7 @@ impl Endpoint {
         config.port(host.port);
         let pass_file = match self.password(host) {
             Found::Password(password) => {
-                config.password(password.reveal());
+                config.password(password.expose());
                 None
             }
             Found::NoEntry => Some("the password file has no matching line".to_owned()),
@@ -171,26 +171,8 @@ impl Endpoint {
         };
         let mut first: Option<ConnectFault> = None;
         for attempt in attempts {
-            let mut config = config.clone();
-            let tls = match attempt {
-                Attempt::Plain => {
-                    config.ssl_mode(SslMode::Disable);
-                    None
-                }
-                Attempt::IfOffered => {
-                    config.ssl_mode(SslMode::Prefer);
-                    Some(self.tls.client_config()?)
-                }
-                Attempt::Tls => {
-                    config.ssl_mode(SslMode::Require);
-                    Some(self.tls.client_config()?)
-                }
-            };
-            let address = host.to_string();
-            match (
-                self.attempt(&config, tls, host, &address, pass_file).await,
-                first,
-            ) {
+            let outcome = self.attempt_with(*attempt, config, host, pass_file).await;
+            match (outcome, first) {
                 (Ok(session), _) => return Ok(session),
                 (Err(fault), None) if other_way_may_help(&fault) => first = Some(fault),
                 (Err(fault), None) => return Err(fault),
@@ -203,6 +185,32 @@ impl Endpoint {
             }
         }
         Err(first.unwrap_or(ConnectFault::TlsNotOffered))
+    }
+
+    async fn attempt_with(
+        &self,
+        attempt: Attempt,
+        config: &Config,
+        host: &Host,
+        pass_file: &Option<String>,
+    ) -> Result<Session, ConnectFault> {
+        let mut config = config.clone();
+        let tls = match attempt {
+            Attempt::Plain => {
+                config.ssl_mode(SslMode::Disable);
+                None
+            }
+            Attempt::IfOffered => {
+                config.ssl_mode(SslMode::Prefer);
+                Some(self.tls.client_config()?)
+            }
+            Attempt::Tls => {
+                config.ssl_mode(SslMode::Require);
+                Some(self.tls.client_config()?)
+            }
+        };
+        let address = host.to_string();
+        self.attempt(&config, tls, host, &address, pass_file).await
     }
 
     async fn attempt(
@@ -319,6 +327,8 @@ fn other_way_may_help(fault: &ConnectFault) -> bool {
             | ConnectFault::TlsNotOffered
             | ConnectFault::TlsFailed { .. }
             | ConnectFault::CertificateUnusable { .. }
+            // A server without TLS never asks for what cannot be read.
+            | ConnectFault::ClientCertificate { .. }
             | ConnectFault::Broken { .. }
     )
 }

@@ -1,3 +1,5 @@
 //! Scenarios on real servers, which the tests start themselves.
 
 mod cluster;
+mod connect;
+mod connect_tls;

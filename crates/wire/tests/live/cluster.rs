@@ -115,7 +115,7 @@ fn run(command: &mut Command) {
     );
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").port()
 }
@@ -209,6 +209,16 @@ impl Cluster {
         }
     }
 
+    /// The server's first process.
+    pub fn postmaster(&self) -> u32 {
+        let file = self.directory.path().join("data/postmaster.pid");
+        let text = fs::read_to_string(file).expect("postmaster.pid");
+        text.lines()
+            .next()
+            .and_then(|pid| pid.parse().ok())
+            .expect("pid")
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
@@ -260,6 +270,19 @@ impl Cluster {
         ReplicationClient::connect(&self.options())
             .await
             .expect("replication connection")
+    }
+}
+
+/// Waits until the query's only value is true.
+pub async fn until(client: &tokio_postgres::Client, query: &str) {
+    let since = Instant::now();
+    loop {
+        let row = client.query_one(query, &[]).await.expect("condition");
+        if row.get::<_, Option<bool>>(0) == Some(true) {
+            return;
+        }
+        assert!(since.elapsed() < PATIENCE, "never true: {query}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

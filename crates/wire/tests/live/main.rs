@@ -2,3 +2,7 @@
 
 mod changes;
 mod cluster;
+mod feedback;
+mod login;
+mod pieces;
+mod tls;
