@@ -18,7 +18,8 @@ pub struct Difference {
 
 impl Fingerprint {
     pub fn differences(&self, after: &Self) -> Vec<Difference> {
-        let objects: std::collections::BTreeSet<&String> = self.0.keys().chain(after.0.keys()).collect();
+        let objects: std::collections::BTreeSet<&String> =
+            self.0.keys().chain(after.0.keys()).collect();
         objects
             .into_iter()
             .filter(|object| self.0.get(*object) != after.0.get(*object))
@@ -38,8 +39,8 @@ const QUERY: &str = "
   UNION ALL
     SELECT CASE c.relkind WHEN 'i' THEN 'index ' WHEN 'I' THEN 'index ' WHEN 'S' THEN 'sequence ' WHEN 'v' THEN 'view '
                           ELSE 'table ' END || c.oid::regclass::text,
-           concat_ws(' ', c.relkind, pg_get_userbyid(c.relowner), c.relacl::text, c.relpersistence,
-                     'replica identity ' || c.relreplident, c.reloptions::text,
+           concat_ws(' ', c.relkind::text, pg_get_userbyid(c.relowner), c.relacl::text, c.relpersistence::text,
+                     concat('replica identity ', c.relreplident::text), c.reloptions::text,
                      CASE WHEN c.relrowsecurity THEN 'row security' END,
                      (SELECT md5(string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid::regtype, a.atttypmod, a.attnotnull,
                                                       a.attidentity, a.attgenerated, pg_get_expr(d.adbin, d.adrelid)), ','
@@ -54,7 +55,7 @@ const QUERY: &str = "
     WHERE c.relkind IN ('r', 'p', 'i', 'I', 'S', 'v', 'm', 'f', 'c') AND c.relpersistence <> 't'
       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
   UNION ALL
-    SELECT concat('trigger ', quote_ident(t.tgname), ' on ', t.tgrelid::regclass), concat_ws(' ', t.tgenabled, md5(pg_get_triggerdef(t.oid)))
+    SELECT concat('trigger ', quote_ident(t.tgname), ' on ', t.tgrelid::regclass), concat_ws(' ', t.tgenabled::text, md5(pg_get_triggerdef(t.oid)))
     FROM pg_trigger t WHERE NOT t.tgisinternal
   UNION ALL
     SELECT concat('constraint ', quote_ident(conname), ' on ', CASE WHEN conrelid <> 0 THEN conrelid::regclass::text ELSE contypid::regtype::text END),
@@ -64,7 +65,7 @@ const QUERY: &str = "
     SELECT concat('function ', p.oid::regprocedure), concat_ws(' ', pg_get_userbyid(p.proowner), p.proacl::text, md5(p.prosrc))
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
   UNION ALL
-    SELECT concat('type ', t.oid::regtype), concat_ws(' ', t.typtype, pg_get_userbyid(t.typowner))
+    SELECT concat('type ', t.oid::regtype), concat_ws(' ', t.typtype::text, pg_get_userbyid(t.typowner))
     FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
     WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname !~ '^pg_(temp|toast_temp)_'
   UNION ALL
@@ -74,13 +75,13 @@ const QUERY: &str = "
                       FROM pg_publication_rel r WHERE r.prpubid = p.oid))
     FROM pg_publication p
   UNION ALL
-    SELECT 'event trigger ' || quote_ident(evtname), concat_ws(' ', evtevent, evtfoid::regproc, evtenabled) FROM pg_event_trigger
+    SELECT 'event trigger ' || quote_ident(evtname), concat_ws(' ', evtevent, evtfoid::regproc, evtenabled::text) FROM pg_event_trigger
   UNION ALL
     SELECT 'extension ' || quote_ident(extname), extversion FROM pg_extension
   UNION ALL
     SELECT 'foreign server ' || quote_ident(srvname), concat_ws(' ', srvoptions::text, srvacl::text) FROM pg_foreign_server
   UNION ALL
-    SELECT concat('policy ', quote_ident(polname), ' on ', polrelid::regclass), md5(concat(polcmd, polpermissive, pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)))
+    SELECT concat('policy ', quote_ident(polname), ' on ', polrelid::regclass), md5(concat(polcmd::text, polpermissive, pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)))
     FROM pg_policy
   UNION ALL
     SELECT concat('settings of ', coalesce(quote_ident(r.rolname), 'everyone'), ' in ',
@@ -96,5 +97,14 @@ const QUERY: &str = "
 /// With an empty `search_path`, so that names come out qualified.
 pub async fn read_fingerprint(client: &impl GenericClient) -> Result<Fingerprint, Error> {
     let rows = client.query(QUERY, &[]).await?;
-    Ok(Fingerprint(rows.iter().map(|row| (row.get(0), row.get::<_, Option<String>>(1).unwrap_or_default())).collect()))
+    Ok(Fingerprint(
+        rows.iter()
+            .map(|row| {
+                (
+                    row.get(0),
+                    row.get::<_, Option<String>>(1).unwrap_or_default(),
+                )
+            })
+            .collect(),
+    ))
 }

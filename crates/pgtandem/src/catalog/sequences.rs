@@ -72,9 +72,7 @@ pub async fn read_sequences(
     let mut sequences = Vec::new();
     for row in client.query(QUERY, &[&relids]).await? {
         let name = QualifiedName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
-        let state = client
-            .query_one(&format!("SELECT last_value, is_called FROM {name}"), &[])
-            .await?;
+        let state = client.query_one(&sql::sequence_state(&name), &[]).await?;
         sequences.push(Sequence {
             oid: row.get("oid"),
             relid: row.get("relid"),

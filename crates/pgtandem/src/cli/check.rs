@@ -1,6 +1,6 @@
 //! `pgtandem check`
 
-use super::{Failure, Global, Outcome, Style};
+use super::{Failure, Global, Outcome, Style, say};
 use crate::lifecycle::{self, Finding, Report, Severity};
 use clap::Args;
 
@@ -22,33 +22,39 @@ impl Check {
         if self.json {
             let nodes: Vec<&str> = config.nodes.iter().map(|node| node.name.as_str()).collect();
             let json = serde_json::json!({ "passed": report.is_passed(), "nodes": nodes, "findings": report.findings });
-            println!("{json:#}");
+            say(format!("{json:#}"));
         } else {
             print(&report, Style::of_stdout());
             if report.is_passed() {
                 let (nodes, tables) = (config.nodes.len(), config.tables.len());
-                println!("{nodes} nodes and {tables} tables: nothing stands in the way of `pgtandem up`");
+                say(format!(
+                    "{nodes} nodes and {tables} tables: nothing stands in the way of `pgtandem up`"
+                ));
             }
         }
-        Ok(if report.is_passed() { Outcome::Fine } else { Outcome::Differs })
+        Ok(if report.is_passed() {
+            Outcome::Fine
+        } else {
+            Outcome::Differs
+        })
     }
 }
 
 /// The report for a person: under each node and table, what is wrong and what mends it.
 pub(super) fn print(report: &Report, style: Style) {
     for finding in &report.findings {
-        println!("{}", line(finding, style));
+        say(line(finding, style));
         if let Some(remedy) = &finding.remedy {
-            println!("         {} {remedy}", style.dim("→"));
+            say(format!("         {} {remedy}", style.dim("→")));
         }
     }
     if !report.findings.is_empty() {
-        println!();
+        say("");
     }
     let faults = report.count(Severity::Fault);
     if faults > 0 {
         let s = if faults == 1 { "" } else { "s" };
-        println!("{}", style.bad(format!("{faults} fault{s}: `pgtandem up` will refuse")));
+        say(style.bad(format!("{faults} fault{s}: `pgtandem up` will refuse")));
     }
 }
 
@@ -58,9 +64,18 @@ fn line(finding: &Finding, style: Style) -> String {
         Severity::Warning => style.warn("warning "),
         Severity::Note => style.dim("note    "),
     };
-    let place: Vec<&str> = finding.node.iter().chain(&finding.table).map(String::as_str).collect();
+    let place: Vec<&str> = finding
+        .node
+        .iter()
+        .chain(&finding.table)
+        .map(String::as_str)
+        .collect();
     match place.is_empty() {
         true => format!("{severity} {}", finding.what),
-        false => format!("{severity} {}: {}", style.bold(place.join(" ")), finding.what),
+        false => format!(
+            "{severity} {}: {}",
+            style.bold(place.join(" ")),
+            finding.what
+        ),
     }
 }

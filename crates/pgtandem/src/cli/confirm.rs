@@ -10,7 +10,10 @@ pub fn confirm(question: &str, yes: bool) -> Result<bool, Failure> {
     }
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        return Err(Failure::in_usage("there is no terminal to ask for your consent, so nothing was done", "add --yes"));
+        return Err(Failure::in_usage(
+            "there is no terminal to ask for your consent, so nothing was done",
+            "add --yes",
+        ));
     }
     let mut stderr = std::io::stderr().lock();
     write!(stderr, "{question} [y/N] ")?;

@@ -1,6 +1,6 @@
 //! `pgtandem plan`
 
-use super::{Failure, Global, Outcome, Style};
+use super::{Failure, Global, Outcome, Style, say};
 use crate::lifecycle::{self, Plan};
 use clap::Args;
 
@@ -25,7 +25,7 @@ impl PlanCommand {
         };
         match (self.sql, self.json) {
             (true, _) => print_sql(&plan),
-            (_, true) => println!("{:#}", json(&plan)),
+            (_, true) => say(format!("{:#}", json(&plan))),
             _ => print(&plan, Style::of_stdout()),
         }
         Ok(Outcome::Fine)
@@ -35,22 +35,26 @@ impl PlanCommand {
 /// The steps for a person.
 pub(super) fn print(plan: &Plan, style: Style) {
     if plan.is_empty() {
-        println!("nothing to do: the nodes are as the configuration asks");
+        say("nothing to do: the nodes are as the configuration asks");
         return;
     }
     for step in &plan.steps {
         let node = plan.node_of(step).unwrap_or("all nodes");
-        println!("{} {}", style.bold(format!("{node}:")), plan.describe(step));
+        say(format!(
+            "{} {}",
+            style.bold(format!("{node}:")),
+            plan.describe(step)
+        ));
     }
 }
 
 fn print_sql(plan: &Plan) {
     if plan.is_empty() {
-        println!("-- nothing to do");
+        say("-- nothing to do");
     }
     for step in &plan.steps {
         for (node, sql) in plan.sql(step) {
-            println!("-- {node}: {}\n{sql}\n", plan.describe(step));
+            say(format!("-- {node}: {}\n{sql}\n", plan.describe(step)));
         }
     }
 }

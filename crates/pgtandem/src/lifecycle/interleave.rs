@@ -43,6 +43,8 @@ pub struct Pattern {
 pub struct SequenceBefore {
     /// Finds it again if it has been renamed.
     pub oid: u32,
+    /// The table's.
+    pub relid: u32,
     /// Whose highest value counts when it is restored.
     pub schema: String,
     pub table: String,
@@ -68,9 +70,13 @@ impl Pattern {
 
     /// The smallest value of the node's that is `at_least`; none if it is beyond what an int8 holds.
     pub fn next(self, number: i16, at_least: i64) -> Option<i64> {
-        let first = self.step.checked_mul(i64::from(number))?.checked_add(self.offset)?;
+        let first = self
+            .step
+            .checked_mul(i64::from(number))?
+            .checked_add(self.offset)?;
         let missing = at_least.checked_sub(first)?;
-        let rounds = missing.div_euclid(self.increment()) + i64::from(missing.rem_euclid(self.increment()) > 0);
+        let rounds = missing.div_euclid(self.increment())
+            + i64::from(missing.rem_euclid(self.increment()) > 0);
         first.checked_add(rounds.checked_mul(self.increment())?)
     }
 
@@ -78,11 +84,18 @@ impl Pattern {
     pub fn examples(self, number: i16) -> Option<String> {
         let first = self.next(number, 1)?;
         let increment = self.increment();
-        Some(format!("{first}, {}, {}, …", first.checked_add(increment)?, first.checked_add(increment * 2)?))
+        Some(format!(
+            "{first}, {}, {}, …",
+            first.checked_add(increment)?,
+            first.checked_add(increment * 2)?
+        ))
     }
 
     fn contains(self, number: i16, value: i64) -> bool {
-        let first = self.step.saturating_mul(i64::from(number)).saturating_add(self.offset);
+        let first = self
+            .step
+            .saturating_mul(i64::from(number))
+            .saturating_add(self.offset);
         value.saturating_sub(first).rem_euclid(self.increment()) == 0
     }
 }
@@ -91,7 +104,11 @@ impl NodeSequence {
     /// Its options in the link. `START WITH` keeps the residue too, so that TRUNCATE … RESTART IDENTITY does.
     pub fn options(&self, pattern: Pattern) -> Option<SequenceOptions> {
         let start = pattern.next(self.number, self.original.options.start)?;
-        Some(SequenceOptions { increment: pattern.increment(), start, ..self.original.options.clone() })
+        Some(SequenceOptions {
+            increment: pattern.increment(),
+            start,
+            ..self.original.options.clone()
+        })
     }
 }
 
@@ -104,7 +121,9 @@ pub fn interleavings(
 ) -> Vec<Interleaving> {
     let mut all: Vec<Interleaving> = Vec::new();
     for (node, (survey, identity)) in surveys.iter().zip(identities).enumerate() {
-        let Some(shape) = survey.table(table) else { continue };
+        let Some(shape) = survey.table(table) else {
+            continue;
+        };
         for sequence in survey.key_sequences(shape) {
             let saved = saved(survey, sequence);
             let original = saved
@@ -117,12 +136,19 @@ pub fn interleavings(
                 original,
                 is_done: false,
             };
-            match all.iter_mut().find(|interleaving| interleaving.column == sequence.column) {
+            match all
+                .iter_mut()
+                .find(|interleaving| interleaving.column == sequence.column)
+            {
                 Some(interleaving) => interleaving.sequences.push(entry),
                 None => all.push(Interleaving {
                     table: table.clone(),
                     column: sequence.column.clone(),
-                    pattern: Pattern { step: 1, slots: i64::from(slots), offset: 0 },
+                    pattern: Pattern {
+                        step: 1,
+                        slots: i64::from(slots),
+                        offset: 0,
+                    },
                     sequences: vec![entry],
                 }),
             }
@@ -136,13 +162,22 @@ pub fn interleavings(
 
 impl Interleaving {
     fn settle(&mut self, surveys: &[NodeSurvey]) {
-        let originals = || self.sequences.iter().map(|sequence| &sequence.original.options);
-        let step = originals().map(|options| options.increment).max().unwrap_or(1).max(1);
+        let originals = || {
+            self.sequences
+                .iter()
+                .map(|sequence| &sequence.original.options)
+        };
+        let step = originals()
+            .map(|options| options.increment)
+            .max()
+            .unwrap_or(1)
+            .max(1);
         let start = originals().map(|options| options.start).next().unwrap_or(1);
         self.pattern.step = step;
         self.pattern.offset = start.rem_euclid(step);
         for entry in &mut self.sequences {
-            let saved = saved(&surveys[entry.node], &entry.sequence).and_then(|saved| saved.after.clone());
+            let saved =
+                saved(&surveys[entry.node], &entry.sequence).and_then(|saved| saved.after.clone());
             let after = saved.and_then(|after| serde_json::from_value::<SequenceAfter>(after).ok());
             entry.is_done = after.is_some_and(|after| {
                 after.pattern == self.pattern
@@ -160,7 +195,10 @@ impl Interleaving {
     /// The first value of each sequence above `highest`, which is the highest value there is on any node.
     pub fn restarts(&self, highest: i64) -> Result<Vec<i64>, LifecycleError> {
         let restart = |entry: &NodeSequence| {
-            let next = self.pattern.next(entry.number, highest.saturating_add(1).max(entry.original.options.min));
+            let next = self.pattern.next(
+                entry.number,
+                highest.saturating_add(1).max(entry.original.options.min),
+            );
             next.filter(|next| *next <= entry.sequence.options.max).ok_or_else(|| {
                 LifecycleError::refused(
                     format!(
@@ -181,6 +219,7 @@ impl Interleaving {
 pub fn before(table: &QualifiedName, sequence: &Sequence) -> SequenceBefore {
     SequenceBefore {
         oid: sequence.oid,
+        relid: sequence.relid,
         schema: table.schema.as_str().to_owned(),
         table: table.name.as_str().to_owned(),
         column: sequence.column.as_str().to_owned(),
@@ -201,12 +240,18 @@ mod tests {
 
     #[test]
     fn each_node_has_numbers_of_its_own() {
-        let pattern = Pattern { step: 1, slots: 4, offset: 0 };
-        let of = |number| (0..5).scan(1, move |from, _| {
-            let next = pattern.next(number, *from)?;
-            *from = next + 1;
-            Some(next)
-        });
+        let pattern = Pattern {
+            step: 1,
+            slots: 4,
+            offset: 0,
+        };
+        let of = |number| {
+            (0..5).scan(1, move |from, _| {
+                let next = pattern.next(number, *from)?;
+                *from = next + 1;
+                Some(next)
+            })
+        };
         assert_eq!(of(0).collect::<Vec<_>>(), [4, 8, 12, 16, 20]);
         assert_eq!(of(1).collect::<Vec<_>>(), [1, 5, 9, 13, 17]);
         assert_eq!(of(3).collect::<Vec<_>>(), [3, 7, 11, 15, 19]);
@@ -218,7 +263,11 @@ mod tests {
     #[test]
     fn blocks_stay_whole() {
         // Takes ids in blocks of 50: 1, 51, 101, ...
-        let pattern = Pattern { step: 50, slots: 4, offset: 1 };
+        let pattern = Pattern {
+            step: 50,
+            slots: 4,
+            offset: 1,
+        };
         assert_eq!(pattern.increment(), 200);
         assert_eq!(pattern.next(0, 2), Some(201));
         assert_eq!(pattern.next(1, 2), Some(51));

@@ -110,19 +110,32 @@ pub async fn read_node(client: &impl GenericClient) -> Result<Option<NodeRow>, E
 
 /// Those that are in the link, in the order of their numbers.
 pub async fn read_peers(client: &impl GenericClient) -> Result<Vec<Peer>, Error> {
-    const QUERY: &str = "SELECT number, name, incarnation FROM pgtandem.peer WHERE left_at IS NULL ORDER BY number";
+    const QUERY: &str =
+        "SELECT number, name, incarnation FROM pgtandem.peer WHERE left_at IS NULL ORDER BY number";
     let rows = client.query(QUERY, &[]).await?;
-    Ok(rows.iter().map(|row| Peer { number: row.get(0), name: row.get(1), incarnation: row.get(2) }).collect())
+    Ok(rows
+        .iter()
+        .map(|row| Peer {
+            number: row.get(0),
+            name: row.get(1),
+            incarnation: row.get(2),
+        })
+        .collect())
 }
 
 /// The highest number that was ever given.
 pub async fn read_last_number(client: &impl GenericClient) -> Result<Option<i16>, Error> {
-    Ok(client.query_one("SELECT pg_catalog.max(number) FROM pgtandem.peer", &[]).await?.get(0))
+    Ok(client
+        .query_one("SELECT pg_catalog.max(number) FROM pgtandem.peer", &[])
+        .await?
+        .get(0))
 }
 
 pub async fn insert_peer(client: &impl GenericClient, peer: &Peer) -> Result<(), Error> {
     const QUERY: &str = "INSERT INTO pgtandem.peer (number, name, incarnation) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
-    client.execute(QUERY, &[&peer.number, &peer.name, &peer.incarnation]).await?;
+    client
+        .execute(QUERY, &[&peer.number, &peer.name, &peer.incarnation])
+        .await?;
     Ok(())
 }
 
@@ -135,7 +148,9 @@ pub async fn set_left(client: &impl GenericClient, incarnation: Uuid) -> Result<
 }
 
 pub async fn set_slot_count(client: &impl GenericClient, slot_count: i16) -> Result<(), Error> {
-    client.execute("UPDATE pgtandem.node SET slot_count = $1", &[&slot_count]).await?;
+    client
+        .execute("UPDATE pgtandem.node SET slot_count = $1", &[&slot_count])
+        .await?;
     Ok(())
 }
 

@@ -85,7 +85,8 @@ fn linked_table(row: &Row) -> LinkedTable {
 
 /// The highest id that any table has or had: decisions tell tables by it, so none is given twice.
 pub async fn read_last_table_id(client: &impl GenericClient) -> Result<i32, Error> {
-    const QUERY: &str = "SELECT coalesce(pg_catalog.max(id), 0) FROM (SELECT id FROM pgtandem.linked_table
+    const QUERY: &str =
+        "SELECT coalesce(pg_catalog.max(id), 0) FROM (SELECT id FROM pgtandem.linked_table
                          UNION ALL SELECT table_id FROM pgtandem.decision) AS used";
     Ok(client.query_one(QUERY, &[]).await?.get(0))
 }

@@ -12,8 +12,16 @@ use futures::future::join_all;
 
 pub use columns::{Fit, fit};
 
+pub(super) use across::judge_table as judge_pair;
+pub(super) use tables::judge_shape_alone as judge_single;
+
 /// Connects to every node and looks. What is wrong, a node that cannot be reached included, is in the report.
 pub async fn check(config: &Config) -> Report {
+    check_and_survey(config).await.0
+}
+
+/// With what was read of the nodes that could be reached: all of them, if there is no fault.
+pub(super) async fn check_and_survey(config: &Config) -> (Report, Vec<NodeSurvey>) {
     let mut report = Report::default();
     let mut open = Vec::new();
     for (node, opened) in config.nodes.iter().zip(open_nodes(config).await.nodes) {
@@ -32,20 +40,28 @@ pub async fn check(config: &Config) -> Report {
     }
     report.findings.extend(judge(config, &read).findings);
     report.sort();
-    report
+    (report, read)
 }
 
 pub(super) async fn survey_all(
     nodes: &[OpenNode],
     tables: &[QualifiedName],
 ) -> Vec<Result<NodeSurvey, LifecycleError>> {
-    join_all(nodes.iter().map(|node| survey(node.client(), &node.name, tables))).await
+    join_all(
+        nodes
+            .iter()
+            .map(|node| survey(node.client(), &node.name, tables)),
+    )
+    .await
 }
 
 fn unreachable_node(report: &mut Report, node: &str, error: &LifecycleError) {
     // The node is named beside the finding already.
     let what = error.to_string();
-    let what = what.strip_prefix(&format!("node {node}: ")).unwrap_or(&what).to_owned();
+    let what = what
+        .strip_prefix(&format!("node {node}: "))
+        .unwrap_or(&what)
+        .to_owned();
     let finding = report.fault("connection", what).on(node);
     if let Some(remedy) = error.remedy() {
         finding.mend(remedy);
