@@ -58,7 +58,7 @@ impl Target {
             self.client.execute(&self.fixed.decide, &[&decisions]).await?;
         }
         let mut position = Position(0);
-        self.land(id, delivery, &mut position).await?;
+        self.land(id, delivery, &held, &mut position).await?;
         for row in delivery.rows.iter().chain(&truncates(delivery)) {
             if row.was_held && !refused.contains(&row.key) {
                 self.release(&row.key, id).await?;
