@@ -173,12 +173,15 @@ impl<I: Clone> Hub<I> {
         for truncate in truncates.iter().filter(|t| !t.hold) {
             for slot in self.window.slots_of(truncate.table) {
                 let entry = self.window.get_mut(slot);
-                if entry.flying.contains(node) || entry.is_held_at(node) {
+                let (held, present) = (entry.is_held_at(node), entry.state.is_present());
+                if entry.flying.contains(node) || held && present {
                     continue;
                 }
                 entry.flying.insert(node);
                 entry.outdated.remove(node);
-                match entry.state.is_present() {
+                entry.ever_owed.insert(node); // it must cover the entry now, even if it is its own
+                // A held delete is carried out now, and its record must go.
+                match present || held {
                     true => slots.push(slot),
                     false => swept.push(slot),
                 }

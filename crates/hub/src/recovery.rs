@@ -375,7 +375,11 @@ impl<I: Clone> Recovery<I> {
         if newest.is_empty() {
             // A slot went back to before its acknowledged position: what beat these was acknowledged on its own node
             // and is everywhere. Nothing is left to decide.
-            newest = unseen.into_iter().max_by_key(|c| c.stamp()).into_iter().collect();
+            newest = unseen
+                .into_iter()
+                .max_by_key(|c| c.stamp())
+                .into_iter()
+                .collect();
         }
         let mut candidates = newest.into_iter();
         let Some(first) = candidates.next() else {

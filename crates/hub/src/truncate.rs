@@ -63,9 +63,12 @@ impl<I: Clone> Hub<I> {
             .find(&Key::whole_table(table))
             .expect("just found");
         self.window.get_mut(from).extra().dependents += 1;
+        let all = self.all();
         let entry = self.window.get_mut(slot);
         entry.become_canonical(dot, stamp, Op::Truncate, State::Absent);
         entry.flags.derived = true;
+        // The TRUNCATE may yet sweep it away on its own node: that one must cover it too.
+        entry.ever_owed = all;
     }
 
     /// The entry is leaving the window.

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Change, Cover, Decision, Delivery, Dot, HeldRecord, Key, Landed, Micros, NodeId, Op, Position,
-    State, TableId, Wrote,
+    Change, Cover, Decision, Delivery, DeliveryRow, Dot, HeldRecord, Key, Landed, Micros, NodeId,
+    Op, Position, State, TableId, Wrote,
 };
 
 pub const TABLES: u32 = 2;
@@ -200,11 +200,16 @@ impl Database {
             self.held.remove(key);
         }
         let mut held = self.land_truncates(delivery, swept, position);
-        let refused = |key: &Key| self.refused.contains(key);
+        let swept_now =
+            |table| delivery.truncates.iter().any(|t| t.table == table) && held.is_empty();
+        // A delete behind a TRUNCATE finds no row, so nothing can refuse it.
+        let refused = |row: &DeliveryRow<Image>| {
+            self.refused.contains(&row.key) && (row.state.is_present() || !swept_now(row.key.table))
+        };
         let mut hold: BTreeSet<Key> = delivery
             .rows
             .iter()
-            .filter(|r| r.hold || refused(&r.key))
+            .filter(|r| r.hold || refused(r))
             .map(|r| r.key.clone())
             .collect();
         loop {
