@@ -187,7 +187,11 @@ impl<I: Clone> Hub<I> {
         if !entry.flags.decided {
             Standing::First
         } else if entry.dot() == transaction.dot {
-            Standing::Same
+            // An entry that began from a TRUNCATE of this very transaction has not been won yet.
+            match entry.flags.derived && entry.op == Op::Truncate {
+                true => Standing::Seen,
+                false => Standing::Same,
+            }
         } else if self.had_seen(transaction, entry) {
             Standing::Seen
         } else {

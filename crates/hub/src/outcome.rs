@@ -8,7 +8,7 @@ use crate::hub::Hub;
 use crate::judge::Transaction;
 use crate::key::{Dot, NodeSet, Position};
 use crate::policy::Verdict;
-use crate::window::Write;
+use crate::window::{Made, Write};
 
 impl<I: Clone> Hub<I> {
     /// The change had seen the canonical, if there was one, and replaces it. Its stamp is raised above what it
@@ -132,7 +132,7 @@ impl<I: Clone> Hub<I> {
         let entry = self.window.get(slot);
         // What a key change left behind when it lost is recorded as its loser already.
         if entry.node != winner.dot.node
-            || entry.has_lost(entry.dot())
+            || entry.has_forfeited(entry.dot())
             || self.overriding_write(slot, winner.dot.position).is_none()
         {
             return;
@@ -189,7 +189,8 @@ impl<I: Clone> Hub<I> {
         if entry.kept(winner.dot, loser.dot).is_some() {
             return;
         }
-        let dots = (winner.dot, loser.dot);
+        let (winning, losing) = (winner.dot, loser.dot);
+        let forfeit = kind == Kind::KeyChange;
         let number = self.log.push(Decision {
             key: entry.key.clone(),
             kind,
@@ -198,11 +199,13 @@ impl<I: Clone> Hub<I> {
             policy,
             why,
         });
-        self.window
-            .get_mut(slot)
-            .extra()
-            .decisions
-            .push((dots.0, dots.1, number));
+        let made = Made {
+            winner: winning,
+            loser: losing,
+            forfeit,
+            number,
+        };
+        self.window.get_mut(slot).extra().decisions.push(made);
     }
 
     /// A later change of the transaction whose earlier one is canonical.
@@ -229,12 +232,10 @@ impl<I: Clone> Hub<I> {
     }
 
     fn numbers_of(&self, slot: u32, about: impl Fn(Dot, Dot) -> bool) -> Vec<u64> {
-        let extra = self.window.get(slot).extra.as_ref();
-        let decisions = extra.map_or(&[][..], |x| &x.decisions);
+        let decisions = self.window.get(slot).decisions().iter();
         decisions
-            .iter()
-            .filter(|(winner, loser, _)| about(*winner, *loser))
-            .map(|d| d.2)
+            .filter(|d| about(d.winner, d.loser))
+            .map(|d| d.number)
             .collect()
     }
 }

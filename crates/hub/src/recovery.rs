@@ -19,7 +19,7 @@ use crate::judge::Transaction;
 use crate::key::{Dot, Key, Micros, NodeId, Position, TableId};
 use crate::past::{Causality, History, Past};
 use crate::policy::{Policies, Verdict};
-use crate::window::{Entry, Half, SlotRef, Write};
+use crate::window::{Entry, Half, Made, SlotRef, Write};
 
 /// Per node, how far its changes can have had an effect: recovery reads the changes in (start, reach].
 pub fn reach(starts: &[Position], landings: &[Vec<Landing>]) -> Vec<Position> {
@@ -48,7 +48,7 @@ pub struct Recovery<I> {
     numbers: HashMap<Key, usize>,
     histories: Vec<(Key, History<I>)>,
     truncates: HashMap<TableId, Vec<Past<I>>>,
-    decisions: HashMap<Key, Vec<(Dot, Dot)>>,
+    decisions: HashMap<Key, Vec<Made>>,
     spans: HashMap<Key, Vec<Span>>,
 }
 
@@ -84,9 +84,23 @@ impl<I: Clone> Recovery<I> {
             spans: HashMap::new(),
         };
         for kept in decisions {
-            let of_key = recovery.decisions.entry(kept.key).or_default();
-            if !of_key.contains(&(kept.winner, kept.loser)) {
-                of_key.push((kept.winner, kept.loser));
+            let Kept {
+                key,
+                winner,
+                loser,
+                forfeit,
+            } = kept;
+            let of_key = recovery.decisions.entry(key).or_default();
+            if !of_key
+                .iter()
+                .any(|d| d.winner == winner && d.loser == loser)
+            {
+                of_key.push(Made {
+                    winner,
+                    loser,
+                    forfeit,
+                    number: u64::MAX,
+                });
             }
         }
         recovery.take_records(held.into_iter().collect());
@@ -303,7 +317,7 @@ impl<I: Clone> Recovery<I> {
         let entry = self.hub.window.get_mut(slot);
         if !spans.is_empty() || !kept.is_empty() {
             entry.extra().spans = spans.clone();
-            entry.extra().decisions = kept.into_iter().map(|(w, l)| (w, l, u64::MAX)).collect();
+            entry.extra().decisions = kept;
         }
         let landings = std::mem::take(&mut self.landings);
         let causality = Causality {
@@ -366,7 +380,7 @@ impl<I: Clone> Recovery<I> {
         let lasts: Vec<&Past<I>> = nodes.filter_map(|n| history.last_of(n)).collect();
         let unseen = |c: &&&Past<I>| !lasts.iter().any(|d| causality.had_seen(d.dot, c.dot));
         let unseen: Vec<&Past<I>> = lasts.iter().filter(unseen).copied().collect();
-        let is_loser = |dot: Dot| self.hub.window.get(slot).has_lost(dot);
+        let is_loser = |dot: Dot| self.hub.window.get(slot).was_beaten(dot);
         let mut newest: Vec<&Past<I>> = unseen
             .iter()
             .copied()
@@ -423,7 +437,7 @@ impl<I: Clone> Recovery<I> {
     /// A kept decision says that another part of the canonical key change lost.
     fn fall_back_if_forfeited(&mut self, slot: u32) {
         let entry = self.hub.window.get_mut(slot);
-        if entry.half().is_none() || !entry.has_lost(entry.dot()) {
+        if entry.half().is_none() || !entry.has_forfeited(entry.dot()) {
             return;
         }
         let half = entry.extra().half.take().expect("just seen");

@@ -65,11 +65,22 @@ pub(crate) struct Flags {
     pub derived: bool,
 }
 
+/// A decision about the key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Made {
+    pub winner: Dot,
+    pub loser: Dot,
+    /// The loser was a part of a key change that lost on another key. It may stand here as what it fell back to.
+    pub forfeit: bool,
+    /// Its number in the log; past its end if it was made before a restart.
+    pub number: u64,
+}
+
 /// What few entries have.
 #[derive(Debug)]
 pub(crate) struct Extra<I> {
     /// Winner, loser, number in the log.
-    pub decisions: Vec<(Dot, Dot, u64)>,
+    pub decisions: Vec<Made>,
     pub spans: Vec<Span>,
     /// Set while the canonical is part of a key change.
     pub half: Option<Half<I>>,
@@ -173,18 +184,32 @@ impl<I> Entry<I> {
     /// The kept decision about these two, if there is one: whether `challenger` won.
     pub(crate) fn kept(&self, challenger: Dot, other: Dot) -> Option<bool> {
         let decisions = &self.extra.as_ref()?.decisions;
-        decisions.iter().find_map(|(winner, loser, _)| {
+        decisions.iter().find_map(|Made { winner, loser, .. }| {
             let about = (*winner, *loser) == (challenger, other)
                 || (*winner, *loser) == (other, challenger);
             about.then_some(*winner == challenger)
         })
     }
 
+    pub(crate) fn decisions(&self) -> &[Made] {
+        self.extra.as_ref().map_or(&[], |x| &x.decisions)
+    }
+
     /// A decision about this key names the change as its loser.
     pub(crate) fn has_lost(&self, dot: Dot) -> bool {
-        self.extra
-            .as_ref()
-            .is_some_and(|x| x.decisions.iter().any(|(_, loser, _)| *loser == dot))
+        self.decisions().iter().any(|d| d.loser == dot)
+    }
+
+    /// Another change of this key beat it.
+    pub(crate) fn was_beaten(&self, dot: Dot) -> bool {
+        self.decisions()
+            .iter()
+            .any(|d| d.loser == dot && !d.forfeit)
+    }
+
+    /// It was part of a key change that lost on another key.
+    pub(crate) fn has_forfeited(&self, dot: Dot) -> bool {
+        self.decisions().iter().any(|d| d.loser == dot && d.forfeit)
     }
 
     /// The last landing on `node` that wrote this key after `after` and not after `upto`.

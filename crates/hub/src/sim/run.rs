@@ -422,6 +422,7 @@ impl Simulation {
                     key: d.key.clone(),
                     winner: d.winner.dot,
                     loser: d.loser.dot,
+                    forfeit: d.kind == crate::Kind::KeyChange,
                 })
                 .collect(),
         };
