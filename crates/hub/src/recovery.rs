@@ -554,7 +554,7 @@ impl<I: Clone> Recovery<I> {
         let entry = self.hub.window.get(slot);
         for past in history.changes {
             if let Some(half) = past.half
-                && entry.has_lost(past.dot)
+                && entry.lost_a_conflict(past.dot)
             {
                 forfeits.push((key.clone(), half.partners.to_vec(), past.dot));
             }

@@ -207,6 +207,12 @@ impl<I> Entry<I> {
             .any(|d| d.loser == dot && !d.forfeit)
     }
 
+    /// A change that had not seen it beat it: unlike one of its own node that was written over a delivery.
+    pub(crate) fn lost_a_conflict(&self, dot: Dot) -> bool {
+        let mut lost = self.decisions().iter().filter(|d| d.loser == dot);
+        lost.any(|d| d.winner.node != dot.node)
+    }
+
     /// It was part of a key change that lost on another key.
     pub(crate) fn has_forfeited(&self, dot: Dot) -> bool {
         self.decisions().iter().any(|d| d.loser == dot && d.forfeit)
