@@ -520,20 +520,28 @@ impl<I: Clone> Recovery<I> {
                     .last()
                     .is_some_and(|l| l.cover.contains(dot))
         };
-        let mut lasts = nodes().filter_map(|n| history.last_of(n));
-        let whole = self.hub.window.get(slot).key.is_whole_table();
-        let owed: Vec<NodeId> = if whole {
+        let entry = self.hub.window.get(slot);
+        // A key change that lost on another key was undone here by the change that beat it there.
+        let causes = entry
+            .decisions()
+            .iter()
+            .filter(|d| d.forfeit)
+            .map(|d| d.winner);
+        let lasts = nodes().filter_map(|n| history.last_of(n)).map(|c| c.dot);
+        let mut dots = lasts.chain(causes);
+        let owed: Vec<NodeId> = if entry.key.is_whole_table() {
             // A node that has carried out a TRUNCATE is not to lose what was written there since.
+            let others = |n: NodeId| {
+                history
+                    .changes
+                    .iter()
+                    .map(|c| c.dot)
+                    .filter(move |d| d.node != n)
+            };
             nodes()
-                .filter(|n| {
-                    history
-                        .changes
-                        .iter()
-                        .any(|c| c.dot.node != *n && !covers(*n, c.dot))
-                })
+                .filter(|n| others(*n).any(|dot| !covers(*n, dot)))
                 .collect()
-        } else if self.hub.covered_is_broken() || lasts.any(|c| nodes().any(|n| !covers(n, c.dot)))
-        {
+        } else if self.hub.covered_is_broken() || dots.any(|dot| nodes().any(|n| !covers(n, dot))) {
             nodes().collect()
         } else {
             Vec::new()
