@@ -72,7 +72,9 @@ impl<I: Clone> Hub<I> {
     pub fn resume(&mut self, table: TableId, node: NodeId) {
         self.paused.remove(&(table, node));
         let slots: Vec<u32> = self.window.slots().collect();
-        let held = slots.into_iter().filter(|s| self.window.get(*s).key.table == table);
+        let held = slots
+            .into_iter()
+            .filter(|s| self.window.get(*s).key.table == table);
         for slot in held.collect::<Vec<_>>() {
             self.retry(slot, node);
         }

@@ -36,7 +36,11 @@ pub(crate) struct History<I> {
 
 impl<I> Default for History<I> {
     fn default() -> Self {
-        History { changes: Vec::new(), firsts: SmallVec::new(), from_record: None }
+        History {
+            changes: Vec::new(),
+            firsts: SmallVec::new(),
+            from_record: None,
+        }
     }
 }
 
@@ -68,20 +72,31 @@ impl<I: Clone> History<I> {
     }
 
     pub(crate) fn last_of(&self, node: NodeId) -> Option<&Past<I>> {
-        self.changes.iter().filter(|c| c.dot.node == node).max_by_key(|c| c.dot.position)
+        self.changes
+            .iter()
+            .filter(|c| c.dot.node == node)
+            .max_by_key(|c| c.dot.position)
     }
 }
 
 impl<I> Past<I> {
     pub(crate) fn stamp(&self) -> Stamp {
-        Stamp { time: self.time, node: self.dot.node }
+        Stamp {
+            time: self.time,
+            node: self.dot.node,
+        }
     }
 
     pub(crate) fn side(&self) -> Side<I>
     where
         I: Clone,
     {
-        Side { dot: self.dot, stamp: self.stamp(), op: self.op, state: self.state.clone() }
+        Side {
+            dot: self.dot,
+            stamp: self.stamp(),
+            op: self.op,
+            state: self.state.clone(),
+        }
     }
 
     /// A later change of the same transaction.
@@ -135,7 +150,11 @@ impl Causality<'_> {
             let mut moved = false;
             for index in 0..changes.len() {
                 let this = changes[index].dot;
-                let seen = changes.iter().filter(|c| self.had_seen(this, c.dot)).map(|c| c.time.0).max();
+                let seen = changes
+                    .iter()
+                    .filter(|c| self.had_seen(this, c.dot))
+                    .map(|c| c.time.0)
+                    .max();
                 let floor = seen.map_or(i64::MIN, |t| t.saturating_add(1));
                 if changes[index].time.0 < floor {
                     changes[index].time = Micros(floor);
