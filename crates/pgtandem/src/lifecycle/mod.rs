@@ -1,1 +1,5 @@
 //! check, plan, up and down.
+
+mod pause;
+
+pub use pause::{Pausing, Stand, Turn, turn};
