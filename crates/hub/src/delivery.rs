@@ -247,7 +247,12 @@ impl<I: Clone> Hub<I> {
             if entry.writes.iter().any(passed) && position.just_below() <= judged {
                 entry.writes.retain(|w| !passed(w));
             }
-            entry.writes.push(Write { position, node, current });
+            entry.writes.push(Write {
+                position,
+                node,
+                current,
+                sure: true,
+            });
             let was_held = entry.close_span(node, position);
             let key = &entry.key;
             if was_held && key.is_whole_table() {

@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Change, Cover, Decision, Delivery, Dot, HeldRecord, Key, Landed, Micros, NodeId, Op, Position, State, TableId,
+    Change, Cover, Decision, Delivery, Dot, HeldRecord, Key, Landed, Micros, NodeId, Op, Position,
+    State, TableId, Wrote,
 };
 
 pub const TABLES: u32 = 2;
@@ -40,6 +41,7 @@ pub struct LandingRow {
     pub position: Position,
     pub cover: Cover,
     pub acknowledged: Position,
+    pub wrote: Wrote,
 }
 
 pub struct Database {
@@ -200,18 +202,19 @@ impl Database {
                 self.decisions.push(decision.clone());
             }
         }
-        let cover = delivery.cover.clone();
-        self.landings.push(LandingRow {
-            position,
-            cover,
-            acknowledged: delivery.acknowledged,
-        });
-        Landed {
+        let landed = Landed {
             position,
             held,
             missed,
             before: before_deletes,
-        }
+        };
+        self.landings.push(LandingRow {
+            position,
+            cover: delivery.cover.clone(),
+            acknowledged: delivery.acknowledged,
+            wrote: Wrote::from_bytes(delivery.wrote(&landed).to_bytes().as_deref()),
+        });
+        landed
     }
 
     fn land_truncates(

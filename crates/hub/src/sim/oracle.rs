@@ -70,9 +70,8 @@ impl Simulation {
                 continue;
             }
             let whole = Key::whole_table(key.table);
-            let lost = |d: &&Decision<Image>| {
-                (d.key == *key || d.key == whole) && d.loser.dot == *dot
-            };
+            let lost =
+                |d: &&Decision<Image>| (d.key == *key || d.key == whole) && d.loser.dot == *dot;
             if !self.databases[0].decisions.iter().any(|d| lost(&d)) {
                 return Err(format!("{key:?}: {dot:?} was overridden unknowingly and nothing is recorded"));
             }

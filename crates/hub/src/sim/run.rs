@@ -384,9 +384,21 @@ impl Simulation {
         for database in &mut self.databases {
             database.decisions = all.clone();
         }
-        let landing = |l: &super::database::LandingRow| Landing { position: l.position, cover: l.cover.clone() };
-        let landings = self.databases.iter().map(|d| d.landings.iter().map(landing).collect()).collect();
-        let held: Vec<_> = self.databases.iter().flat_map(|d| d.held.values().cloned()).collect();
+        let landing = |l: &super::database::LandingRow| Landing {
+            position: l.position,
+            cover: l.cover.clone(),
+            wrote: l.wrote.clone(),
+        };
+        let landings = self
+            .databases
+            .iter()
+            .map(|d| d.landings.iter().map(landing).collect())
+            .collect();
+        let held: Vec<_> = self
+            .databases
+            .iter()
+            .flat_map(|d| d.held.values().cloned())
+            .collect();
         self.note(|| format!("crash; start {:?}, held {held:?}", self.acknowledged));
         let policies = policy(self.shape.policy, &mut self.rng);
         let mut recovery = Recovery::new(self.acknowledged.clone(), landings, kept, held, policies);

@@ -197,7 +197,10 @@ async fn try_bring_up(
     let outcome = match flying {
         None => None,
         Some(id) => Some(match Target::find_landing(&session.client, id).await? {
-            Some(Position(position)) => Ok(Landing { position, held: held_since(&session.client).await? }),
+            Some(position) => {
+                let held = held_since(&session.client).await?;
+                Ok(Landing { position, before: position, missed: Vec::new(), held })
+            }
             None => Err(()),
         }),
     };

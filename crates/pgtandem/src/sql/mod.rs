@@ -9,7 +9,7 @@ mod rows;
 mod sequence;
 mod table;
 
-pub use rows::{WrittenColumn, delete, delete_all, stash, truncate, unstash, update, upsert};
+pub use rows::{WrittenColumn, delete, delete_all, delete_found, stash, truncate, unstash, update, upsert};
 pub use sequence::SequenceOptions;
 pub use table::{alter_replica_identity, copy_in, copy_out, create_publication, lock_table};
 
