@@ -101,9 +101,7 @@ impl Feedback {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // Nothing under these locks can panic half-way.
-    mutex
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 async fn run(shared: Arc<Shared>, mut write: WriteHalf, status_interval: Duration) {
@@ -113,11 +111,7 @@ async fn run(shared: Arc<Shared>, mut write: WriteHalf, status_interval: Duratio
     }
 }
 
-async fn send_statuses(
-    shared: &Shared,
-    write: &mut WriteHalf,
-    status_interval: Duration,
-) -> io::Result<()> {
+async fn send_statuses(shared: &Shared, write: &mut WriteHalf, status_interval: Duration) -> io::Result<()> {
     let mut ticks = interval(status_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut message = BytesMut::with_capacity(64);
@@ -158,11 +152,7 @@ fn status(shared: &Shared, message: &mut BytesMut) {
 }
 
 fn micros_since_2000() -> i64 {
-    let unix = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let micros = unix
-        .saturating_sub(Duration::from_secs(POSTGRES_EPOCH))
-        .as_micros();
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let micros = unix.saturating_sub(Duration::from_secs(POSTGRES_EPOCH)).as_micros();
     i64::try_from(micros).unwrap_or(i64::MAX)
 }

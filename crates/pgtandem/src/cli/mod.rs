@@ -41,13 +41,7 @@ struct CommandLine {
 #[derive(Args)]
 pub struct Global {
     /// The configuration [default: pgtandem.toml in the working directory]
-    #[arg(
-        short,
-        long = "config",
-        value_name = "FILE",
-        env = "PGTANDEM_CONFIG",
-        global = true
-    )]
+    #[arg(short, long = "config", value_name = "FILE", env = "PGTANDEM_CONFIG", global = true)]
     config: Option<PathBuf>,
 }
 
@@ -73,10 +67,7 @@ impl Global {
 
 pub fn main() -> ExitCode {
     let CommandLine { global, command } = CommandLine::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::at_run_time(format!("cannot start: {error}")).report(),
     };

@@ -15,11 +15,7 @@ fn start(name: &str) -> Cluster {
 fn a_server_is_ready_for_logical_decoding_when_start_returns() {
     let began = Instant::now();
     let server = start("new");
-    println!(
-        "PostgreSQL {}: {:?}",
-        server.bin().version(),
-        began.elapsed()
-    );
+    println!("PostgreSQL {}: {:?}", server.bin().version(), began.elapsed());
     server.create_database("shop \"1\"").unwrap();
     let answer = server
         .psql(
@@ -46,10 +42,7 @@ fn over_tcp_a_password_is_needed() {
     assert_eq!(session.run("SELECT current_user").unwrap(), "postgres");
     let wrong = connect(server.url_as("postgres", "wrong", "postgres"));
     let message = wrong.err().expect("refused").to_string();
-    assert!(
-        message.contains("password authentication failed"),
-        "{message}"
-    );
+    assert!(message.contains("password authentication failed"), "{message}");
     let socket = connect(server.socket_url("postgres")).unwrap();
     assert_eq!(socket.run("SELECT 1").unwrap(), "1");
 }
@@ -91,21 +84,9 @@ fn data_survives_every_way_to_stop() {
     server.stop(Stop::Fast).unwrap();
     assert!(!server.is_running());
     assert!(server.psql("postgres", "SELECT 1").is_err());
-    assert!(
-        server
-            .stop(Stop::Fast)
-            .unwrap_err()
-            .to_string()
-            .contains("does not run")
-    );
+    assert!(server.stop(Stop::Fast).unwrap_err().to_string().contains("does not run"));
     server.start_again().unwrap();
-    assert!(
-        server
-            .start_again()
-            .unwrap_err()
-            .to_string()
-            .contains("runs already")
-    );
+    assert!(server.start_again().unwrap_err().to_string().contains("runs already"));
 
     run("INSERT INTO kept VALUES ('immediate')");
     server.stop(Stop::Immediate).unwrap();
@@ -120,9 +101,7 @@ fn data_survives_every_way_to_stop() {
 
     server.restart().unwrap();
     assert_eq!(run("SELECT way FROM kept"), "fast\nimmediate\nkill9");
-    assert!(
-        server.log().contains("automatic recovery") || server.log().contains("was interrupted")
-    );
+    assert!(server.log().contains("automatic recovery") || server.log().contains("was interrupted"));
 }
 
 #[test]
@@ -151,10 +130,8 @@ fn servers_started_together_differ_in_all_that_identifies_them() {
     let servers = Cluster::start_all(options).unwrap();
     println!("three servers: {:?}", began.elapsed());
     let identifier = "SELECT system_identifier FROM pg_control_system()";
-    let mut seen: Vec<(String, u16)> = servers
-        .iter()
-        .map(|s| (s.psql("postgres", identifier).unwrap(), s.port()))
-        .collect();
+    let mut seen: Vec<(String, u16)> =
+        servers.iter().map(|s| (s.psql("postgres", identifier).unwrap(), s.port())).collect();
     assert_eq!(servers[1].name(), "b");
     seen.sort();
     seen.dedup_by(|a, b| a.0 == b.0 || a.1 == b.1);
@@ -178,11 +155,7 @@ fn dropping_leaves_nothing_also_in_a_panic() {
 #[ignore = "only a part of the test below"]
 fn starts_a_server_and_waits_to_be_killed() {
     let server = start("orphan");
-    println!(
-        "\nSERVER {} {}",
-        server.dir().display(),
-        postmaster(&server)
-    );
+    println!("\nSERVER {} {}", server.dir().display(), postmaster(&server));
     server.psql("postgres", "SELECT pg_sleep(600)").unwrap();
 }
 
@@ -195,10 +168,7 @@ fn a_killed_process_leaves_no_server() {
         .spawn()
         .unwrap();
     let lines = std::io::BufRead::lines(std::io::BufReader::new(victim.stdout.take().unwrap()));
-    let line = lines
-        .map(Result::unwrap)
-        .find(|line| line.starts_with("SERVER "))
-        .expect("the server started");
+    let line = lines.map(Result::unwrap).find(|line| line.starts_with("SERVER ")).expect("the server started");
     let parts: Vec<&str> = line.split(' ').collect();
     let (dir, pid) = (parts[1].to_owned(), parts[2].parse().unwrap());
     assert!(runs(pid) && fs::exists(&dir).unwrap());

@@ -56,19 +56,12 @@ fn config(root: &CertificateDer<'static>, client: Option<&Identity>) -> TlsConfi
             )
             .expect("client certificate"),
     };
-    TlsConfig {
-        config: Arc::new(config),
-        server_name: ServerName::try_from("localhost").expect("name"),
-    }
+    TlsConfig { config: Arc::new(config), server_name: ServerName::try_from("localhost").expect("name") }
 }
 
 async fn cluster(server: &Identity, client: &Identity) -> Cluster {
-    let settings = [
-        ("ssl", "on"),
-        ("ssl_cert_file", "server.crt"),
-        ("ssl_key_file", "server.key"),
-        ("ssl_ca_file", "client.crt"),
-    ];
+    let settings =
+        [("ssl", "on"), ("ssl_cert_file", "server.crt"), ("ssl_key_file", "server.key"), ("ssl_ca_file", "client.crt")];
     let cluster = Cluster::prepare(&settings, HBA, |data| {
         for (file, text) in [
             ("server.crt", server.certificate.pem()),
@@ -79,12 +72,7 @@ async fn cluster(server: &Identity, client: &Identity) -> Cluster {
         }
     })
     .await;
-    cluster
-        .sql()
-        .await
-        .batch_execute(ROLES)
-        .await
-        .expect("roles");
+    cluster.sql().await.batch_execute(ROLES).await.expect("roles");
     cluster
 }
 
@@ -102,17 +90,10 @@ async fn tls_and_channel_binding() {
     let cluster = cluster(&server, &holder).await;
     let trusted = config(server.certificate.der(), None);
 
-    for binding in [
-        ChannelBinding::Require,
-        ChannelBinding::Prefer,
-        ChannelBinding::Disable,
-    ] {
-        let mut options =
-            cluster.tcp_options("scram", Some("secret"), Tls::Require(trusted.clone()));
+    for binding in [ChannelBinding::Require, ChannelBinding::Prefer, ChannelBinding::Disable] {
+        let mut options = cluster.tcp_options("scram", Some("secret"), Tls::Require(trusted.clone()));
         options.channel_binding = binding;
-        let mut client = ReplicationClient::connect(&options)
-            .await
-            .expect("connection");
+        let mut client = ReplicationClient::connect(&options).await.expect("connection");
         assert!(client.is_tls());
         client.identify_system().await.expect("identity");
         options.password = Some("wrong".into());
@@ -121,14 +102,9 @@ async fn tls_and_channel_binding() {
 
     // Binding needs SCRAM.
     let mut options = cluster.tcp_options("trusted", None, Tls::Require(trusted.clone()));
-    ReplicationClient::connect(&options)
-        .await
-        .expect("connection");
+    ReplicationClient::connect(&options).await.expect("connection");
     options.channel_binding = ChannelBinding::Require;
-    assert!(matches!(
-        refused(&options).await,
-        Error::ChannelBinding { .. }
-    ));
+    assert!(matches!(refused(&options).await, Error::ChannelBinding { .. }));
 
     // A certificate of somebody else, or for another name.
     let stranger = config(holder.certificate.der(), None);
@@ -142,22 +118,16 @@ async fn tls_and_channel_binding() {
     // A client certificate, and none where one is needed.
     let with_certificate = config(server.certificate.der(), Some(&holder));
     let options = cluster.tcp_options("holder", None, Tls::Require(with_certificate));
-    ReplicationClient::connect(&options)
-        .await
-        .expect("connection");
+    ReplicationClient::connect(&options).await.expect("connection");
     let options = cluster.tcp_options("holder", None, Tls::Require(trusted.clone()));
     assert!(matches!(refused(&options).await, Error::HbaRejected(_)));
 
     // Both ways of making do.
     let options = cluster.tcp_options("plain_only", None, Tls::Prefer(trusted.clone()));
-    let mut client = ReplicationClient::connect(&options)
-        .await
-        .expect("plain after TLS");
+    let mut client = ReplicationClient::connect(&options).await.expect("plain after TLS");
     assert!(!client.is_tls());
     let options = cluster.tcp_options("trusted", None, Tls::Allow(trusted.clone()));
-    let mut client = ReplicationClient::connect(&options)
-        .await
-        .expect("TLS after plain");
+    let mut client = ReplicationClient::connect(&options).await.expect("TLS after plain");
     assert!(client.is_tls());
     let options = cluster.tcp_options("plain_only", None, Tls::Require(trusted));
     assert!(matches!(refused(&options).await, Error::HbaRejected(_)));
@@ -178,14 +148,9 @@ async fn a_signature_without_a_hash_cannot_be_bound_to() {
     let cluster = cluster(&server, &server).await;
     let tls = Tls::Require(config(authority.der(), None));
     let mut options = cluster.tcp_options("scram", Some("secret"), tls);
-    ReplicationClient::connect(&options)
-        .await
-        .expect("connection");
+    ReplicationClient::connect(&options).await.expect("connection");
     options.channel_binding = ChannelBinding::Require;
-    assert!(matches!(
-        refused(&options).await,
-        Error::ChannelBinding { .. }
-    ));
+    assert!(matches!(refused(&options).await, Error::ChannelBinding { .. }));
 }
 
 #[tokio::test]
