@@ -2,6 +2,7 @@
 
 use super::Style;
 use crate::config::ConfigFaults;
+use crate::lifecycle::LifecycleError;
 use std::process::ExitCode;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,16 @@ impl Failure {
 impl From<ConfigFaults> for Failure {
     fn from(faults: ConfigFaults) -> Self {
         Self { code: 2, message: faults.render(Style::of_stderr().is_coloured()), remedy: None }
+    }
+}
+
+impl From<LifecycleError> for Failure {
+    fn from(error: LifecycleError) -> Self {
+        let code = match error {
+            LifecycleError::Refused { .. } => 1,
+            LifecycleError::Connect { .. } | LifecycleError::Sql { .. } | LifecycleError::Replication { .. } => 3,
+        };
+        Self { code, message: error.to_string(), remedy: error.remedy() }
     }
 }
 

@@ -4,16 +4,24 @@
 //! wrong; 3 something failed at run time. What a command has to say goes to standard output, everything else
 //! (progress, questions, errors) to standard error.
 
+mod check;
+mod confirm;
 mod conflicts;
+mod down;
 mod failure;
+mod init;
 mod layout;
+mod output;
 mod pause;
+mod plan;
 mod run;
 mod status;
 mod style;
+mod up;
 mod when;
 
 pub use failure::{Failure, Outcome};
+pub use output::say;
 pub use style::Style;
 
 use crate::config::Config;
@@ -45,11 +53,16 @@ pub struct Global {
 
 #[derive(Subcommand)]
 enum Command {
+    Init(init::Init),
+    Check(check::Check),
+    Plan(plan::PlanCommand),
+    Up(up::Up),
     Run(run::Run),
     Status(status::Status),
     Conflicts(conflicts::Conflicts),
     Pause(pause::Pause),
     Resume(pause::Resume),
+    Down(down::Down),
 }
 
 impl Global {
@@ -80,11 +93,16 @@ fn in_runtime(command: Command, global: &Global) -> Result<Outcome, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         match command {
+            Command::Init(init) => init.run(global).await,
+            Command::Check(check) => check.run(global).await,
+            Command::Plan(plan) => plan.run(global).await,
+            Command::Up(up) => up.run(global).await,
             Command::Run(run) => run.run(global),
             Command::Status(status) => status.run(global).await,
             Command::Conflicts(conflicts) => conflicts.run(global).await,
             Command::Pause(pause) => pause.run(global).await,
             Command::Resume(resume) => resume.run(global).await,
+            Command::Down(down) => down.run(global).await,
         }
     });
     // A connection that hangs must not keep the process alive.

@@ -110,7 +110,7 @@ fn listen_for_signals(stop: watch::Sender<bool>) -> Result<(), Failure> {
                 asked = true;
                 tracing::info!("{name}: ending once the deliveries in flight have landed");
                 // A hub that has ended already need not be asked.
-                drop(stop.send(true));
+                let _ = stop.send(true);
             }
         });
     })?;

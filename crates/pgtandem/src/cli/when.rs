@@ -36,7 +36,8 @@ pub fn ago(time: Timestamp, now: Timestamp) -> String {
 
 /// Reads `10 min`, `2h`, `yesterday`'s like `1 day`, or a date and time (local unless it says otherwise).
 pub fn since(text: &str) -> Result<SystemTime, String> {
-    let wrong = || "write how long ago (10min, 2h, 1 day) or a time (2026-10-17 05:30, with or without zone)".to_owned();
+    let wrong =
+        || "write how long ago (10min, 2h, 1 day) or a time (2026-10-17 05:30, with or without zone)".to_owned();
     if let Ok(timestamp) = text.parse::<Timestamp>() {
         return Ok(timestamp.into());
     }

@@ -144,7 +144,7 @@ async fn read_landings(
     for row in rows {
         let (position, cover): (PgLsn, Vec<PgLsn>) = (row.get(0), row.get(1));
         start = start.max(Position(row.get::<_, PgLsn>(2).into()));
-        landings.push(Landing { position: Position(position.into()), cover: cover_of(cover, nodes) });
+        landings.push(Landing { position: Position(position.into()), cover: cover_of(cover, nodes), wrote: hub::Wrote::default() });
     }
     Ok((start, landings))
 }

@@ -172,7 +172,8 @@ impl Status {
             .filter_map(|(node, seen)| Some((node.name.as_str(), seen.as_ref().ok()?.link.as_ref()?)))
             .collect();
         // Counters of a hub that has ended are history.
-        let state = latest_row(links.iter().map(|(_, link)| *link)).filter(|_| hub.state.is_alive()).map(|row| &row.state);
+        let state =
+            latest_row(links.iter().map(|(_, link)| *link)).filter(|_| hub.state.is_alive()).map(|row| &row.state);
         let nodes: Vec<NodeStatus> =
             config.nodes.iter().zip(observed).map(|(node, seen)| node_status(node, seen, state)).collect();
         let mut status = Self {

@@ -59,7 +59,8 @@ fn hub(status: &Status, now: &Zoned, style: Style) -> String {
     let mut text = format!("hub  {}{more}\n", tone.paint(style, word));
     if hub.waiting > 0 {
         let s = if hub.waiting == 1 { "" } else { "s" };
-        let _ = writeln!(text, "     {} more hub{s} wait{} to take over", hub.waiting, if s.is_empty() { "s" } else { "" });
+        let _ =
+            writeln!(text, "     {} more hub{s} wait{} to take over", hub.waiting, if s.is_empty() { "s" } else { "" });
     }
     if let Some(command) = &hub.other_command {
         let _ = writeln!(text, "     {} is at work", if command.is_empty() { "another session" } else { command });
@@ -208,12 +209,8 @@ fn conflicts(status: &Status) -> String {
 fn held_keys(held: &HeldKeys, now: &Zoned, style: Style) -> String {
     let since = held.oldest.map(|at| format!(" since {}", clock(at, now))).unwrap_or_default();
     let keys = if held.count == 1 { "1 key".to_owned() } else { format!("{} keys", count(held.count)) };
-    let mut text = format!(
-        "{} {} on {}: {keys},{since}\n",
-        style.warn("held:"),
-        style.bold(&held.table),
-        style.bold(&held.node)
-    );
+    let mut text =
+        format!("{} {} on {}: {keys},{since}\n", style.warn("held:"), style.bold(&held.table), style.bold(&held.node));
     let mut grid = Grid::indented(2);
     for example in &held.examples {
         let key = key(&example.key);

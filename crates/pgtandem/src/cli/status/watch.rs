@@ -15,7 +15,10 @@ const EVERY: Duration = Duration::from_secs(1);
 
 pub async fn watch(config: &Config, observer: &mut Observer<'_>, json: bool) -> Result<Outcome, Failure> {
     if !json && !std::io::stdout().is_terminal() {
-        return Err(Failure::in_usage("--watch draws on a terminal, and there is none", "add --json, or leave --watch"));
+        return Err(Failure::in_usage(
+            "--watch draws on a terminal, and there is none",
+            "add --json, or leave --watch",
+        ));
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut tick = tokio::time::interval(EVERY);
