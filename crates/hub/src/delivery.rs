@@ -135,7 +135,8 @@ impl<I: Clone> Hub<I> {
         slots
     }
 
-    fn is_paused(&self, table: TableId, node: NodeId) -> bool {
+    /// Whether rows of the table are stored on the node instead of written.
+    pub fn is_paused(&self, table: TableId, node: NodeId) -> bool {
         !self.paused.is_empty() && self.paused.contains(&(table, node))
     }
 

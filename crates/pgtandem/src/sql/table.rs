@@ -21,10 +21,7 @@ pub fn create_publication<'a>(
     format!("CREATE PUBLICATION {name}{tables} WITH (publish_via_partition_root = true)")
 }
 
-pub fn add_to_publication<'a>(
-    name: &Ident,
-    tables: impl IntoIterator<Item = &'a QualifiedName>,
-) -> String {
+pub fn add_to_publication<'a>(name: &Ident, tables: impl IntoIterator<Item = &'a QualifiedName>) -> String {
     format!("ALTER PUBLICATION {name} ADD TABLE {}", list(tables))
 }
 
