@@ -4,10 +4,12 @@
 // Each helper is for some scenarios, and no scenario uses all.
 #![allow(dead_code, unused_imports)]
 
+mod by_hand;
 mod compare;
 mod fleet;
 mod hub;
 mod proxy;
+mod shared;
 mod wait;
 
 pub use fleet::{Fleet, Node, Outcome, Pair, Setup, Trio};
