@@ -96,6 +96,16 @@ impl Errands {
         }
     }
 
+    /// Looks at the tables before anything is judged, so that the first shapes read off the streams are known.
+    ///
+    /// # Errors
+    /// When a node is lost.
+    pub async fn look_first(&mut self, conductor: &mut Conductor) -> Result<(), ReachError> {
+        let looked = compare_tables(&self.controls, &self.linked).await.map_err(|(_, error)| error)?;
+        self.take(Found::Tables(looked), conductor);
+        Ok(())
+    }
+
     /// Starts the errands that are due and takes in what earlier ones found.
     pub fn run(&mut self, conductor: &mut Conductor) -> Option<Ended> {
         let now = Instant::now();

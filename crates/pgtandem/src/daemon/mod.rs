@@ -97,6 +97,7 @@ async fn work(config: &Config, holder: &str, stop: watch::Receiver<bool>) -> Res
     );
     let mut conductor = Conductor::new(started.hub, started.seats, report, reports);
     let mut errands = Errands::new(controls, started.linked, started.epoch, holder.to_owned());
+    errands.look_first(&mut conductor).await?;
     let ended = conduct(&mut conductor, &mut errands, stop).await;
     conductor.settle().await;
     errands.say_goodbye().await;

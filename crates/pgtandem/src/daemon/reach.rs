@@ -36,6 +36,13 @@ pub struct NodeContext {
 }
 
 impl NodeContext {
+    /// A key's values for a person.
+    #[must_use]
+    pub fn key_text(&self, key: &hub::Key) -> String {
+        let parts = crate::capture::key::raw_parts(&key.bytes).map(|part| String::from_utf8_lossy(&part[4..]).into_owned());
+        parts.collect::<Vec<_>>().join(", ")
+    }
+
     /// A linked table's name for a person.
     #[must_use]
     pub fn table_name(&self, id: TableId) -> String {

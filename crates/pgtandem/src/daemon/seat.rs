@@ -15,6 +15,8 @@ use crate::deliver::{DeliverError, Landing, LandingId, Target};
 
 /// What may wait between a capture and the hub, in transactions; more waits in the socket and in the server.
 const QUEUE: usize = 4_096;
+/// Held keys of one delivery that are named in the log; `status` knows them all.
+const HELD_REPORTED: usize = 5;
 /// The first pause after a delivery that failed for a passing reason; doubled up to [`LONGEST_BACKOFF`].
 const SHORTEST_BACKOFF: Duration = Duration::from_millis(10);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
@@ -152,9 +154,11 @@ impl Seat {
         self.counters.last_error = None;
         self.retry_at = None;
         self.backoff = SHORTEST_BACKOFF;
-        for held in &landing.held {
+        // A paused table has been reported as such.
+        for held in landing.held.iter().filter(|held| held.sqlstate.is_some()).take(HELD_REPORTED) {
             let table = self.context.table_name(held.key.table);
-            tracing::warn!(node = %self.name, %table, "a key is held: {}", held.reason);
+            let key = self.context.key_text(&held.key);
+            tracing::warn!(node = %self.name, %table, %key, "held: {}", held.reason);
         }
     }
 
