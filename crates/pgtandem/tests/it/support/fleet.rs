@@ -217,10 +217,16 @@ impl<const N: usize> Fleet<N> {
         Hub::spawn(command, log)
     }
 
-    /// `up`, then the hub.
+    /// `up`.
+    #[track_caller]
+    pub fn link(&self) {
+        by_hand::link(&self.nodes, &self.tables);
+    }
+
+    /// `up`, then the hub, which is at work when this returns.
     #[track_caller]
     pub fn linked(&self) -> Hub {
-        by_hand::link(&self.nodes, &self.tables);
+        self.link();
         let hub = self.hub();
         hub.wait_for_log("working");
         hub
