@@ -52,6 +52,8 @@ pub(crate) struct Node {
 /// A delivery whose outcome is not known yet.
 pub(crate) struct Flight {
     pub slots: Vec<u32>,
+    /// Absent entries that a TRUNCATE in the delivery sweeps.
+    pub swept: Vec<u32>,
     pub cover: Cover,
     pub sequence: u64,
     pub decisions_end: u64,

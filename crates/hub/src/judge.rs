@@ -11,6 +11,7 @@ use std::borrow::Cow;
 
 use crate::change::{Change, Op, State};
 use crate::cover::Cover;
+use crate::hold::Span;
 use crate::hub::{First, Hub};
 use crate::key::{Dot, Key, Micros, NodeId, Position, Stamp};
 use crate::policy::{Contender, Verdict};
@@ -168,21 +169,29 @@ impl<I: Clone> Hub<I> {
     }
 
     fn had_seen(&self, transaction: &Transaction, entry: &Entry<I>) -> bool {
-        let Dot { node, position } = transaction.dot;
-        if entry.node == node {
+        if entry.node == transaction.dot.node {
             return true;
         }
-        #[cfg(test)]
-        let entry_spans = if self.broken(crate::hub::Broken::HeldException) { &[] } else { entry.spans() };
-        #[cfg(not(test))]
-        let entry_spans = entry.spans();
-        let held = |s: &&crate::hold::Span| {
-            s.node == node && s.from <= position && s.until.is_none_or(|until| position < until)
-        };
-        match entry_spans.iter().find(held) {
-            Some(span) => span.cover.contains(entry.dot()) && transaction.cover.contains(entry.dot()),
-            None => transaction.cover.contains(entry.dot()),
+        let by_landing = transaction.cover.contains(entry.dot());
+        match self.span_around(entry, transaction.dot) {
+            Some(span) if span.early => span.cover.contains(entry.dot()),
+            Some(span) => by_landing && span.cover.contains(entry.dot()),
+            None => by_landing,
         }
+    }
+
+    /// What makes the key an exception to the landings' covers for this change.
+    fn span_around<'a>(&'a self, entry: &'a Entry<I>, change: Dot) -> Option<&'a Span> {
+        #[cfg(test)]
+        if self.broken(crate::hub::Broken::HeldException) {
+            return None;
+        }
+        let of_truncate = (entry.flags.derived && entry.op == Op::Truncate)
+            .then(|| self.truncate_of(entry.key.table))
+            .flatten();
+        let inherited = of_truncate.map_or(&[][..], |t| t.spans());
+        let mut spans = entry.spans().iter().chain(inherited);
+        spans.find(|span| span.contains(change))
     }
 
     /// Who wins. A decision that was made before is looked up: on this key, or on the key's partner in a key change,

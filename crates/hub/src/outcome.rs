@@ -78,7 +78,11 @@ impl<I: Clone> Hub<I> {
     /// The canonical is of the winner's node, but not what the winner was written over.
     fn record_written_over(&mut self, slot: u32, winner: Side<I>) {
         let entry = self.window.get(slot);
-        if entry.node != winner.dot.node || self.overriding_write(slot, winner.dot.position).is_none() {
+        // What a key change left behind when it lost is recorded as its loser already.
+        if entry.node != winner.dot.node
+            || entry.has_lost(entry.dot())
+            || self.overriding_write(slot, winner.dot.position).is_none()
+        {
             return;
         }
         let loser = entry.side();
@@ -95,8 +99,13 @@ impl<I: Clone> Hub<I> {
         let entry = self.window.get(slot);
         let own = entry.write_between(entry.node, entry.position, position);
         let truncate = self.truncate_of(entry.key.table);
-        let truncated = truncate.and_then(|t| t.write_between(entry.node, entry.position, position));
-        let truncated = truncated.map(|w| Write { current: false, ..w });
+        let truncated =
+            truncate.and_then(|t| t.write_between(entry.node, entry.position, position));
+        let same = truncate.is_some_and(|t| t.dot() == entry.dot());
+        let truncated = truncated.map(|w| Write {
+            current: w.current && same,
+            ..w
+        });
         // A landing that truncates writes the present rows again: of one position, the row counts.
         let last = match (own, truncated) {
             (Some(own), Some(truncated)) if truncated.position > own.position => Some(truncated),

@@ -87,7 +87,13 @@ impl<I: Clone> Recovery<I> {
         // Of several records of a key, the one that still waits is the newest, and then the last stamp.
         records.sort_by_key(|r| std::cmp::Reverse((r.released.is_none(), r.stamp)));
         for record in records {
-            let span = Span { node: record.node, from: Position(0), until: record.released, cover: record.cover };
+            let span = Span {
+                node: record.node,
+                from: Position(0),
+                until: record.released,
+                cover: record.cover,
+                early: false,
+            };
             self.spans.entry(record.key.clone()).or_default().push(span);
             let will_be_read = record.dot.position > self.starts[record.dot.node.index()];
             let history = self.history(&record.key);
@@ -152,15 +158,15 @@ impl<I: Clone> Recovery<I> {
         let landings = &self.landings[past.dot.node.index()];
         for (key, history) in &mut self.histories {
             if key.table == table && !key.is_whole_table() {
-                history.push(past.clone(), landings);
+                history.push(key, past.clone(), landings);
             }
         }
     }
 
     fn push(&mut self, key: &Key, past: Past<I>) {
-        let node = past.dot.node.index();
         let number = self.number(key);
-        self.histories[number].1.push(past, &self.landings[node]);
+        let landings = &self.landings[past.dot.node.index()];
+        self.histories[number].1.push(key, past, landings);
     }
 
     fn history(&mut self, key: &Key) -> &mut History<I> {
@@ -236,11 +242,16 @@ impl<I: Clone> Recovery<I> {
             entry.extra().decisions = kept.into_iter().map(|(w, l)| (w, l, u64::MAX)).collect();
         }
         let landings = std::mem::take(&mut self.landings);
-        let causality = Causality { landings: &landings, spans: &spans, broken: self.hub.seen_is_broken() };
+        let causality = Causality {
+            key: &key,
+            landings: &landings,
+            spans: &spans,
+            broken: self.hub.seen_is_broken(),
+        };
         causality.raise(&mut history.changes);
         self.choose(slot, &causality, &history);
         self.record_overwritten(slot, &causality, &history);
-        self.write_marks(slot, &causality, &history);
+        self.write_marks(slot, &causality);
         self.owe_uncovered(slot, &history, &landings);
         self.landings = landings;
         let entry = self.hub.window.get_mut(slot);
@@ -275,7 +286,7 @@ impl<I: Clone> Recovery<I> {
             if acknowledged {
                 history.changes.push(past.clone());
             } else {
-                history.push(past.clone(), &self.landings[past.dot.node.index()]);
+                history.push(key, past.clone(), &self.landings[past.dot.node.index()]);
             }
         }
     }
@@ -289,7 +300,9 @@ impl<I: Clone> Recovery<I> {
         let is_loser = |dot: Dot| self.hub.window.get(slot).has_lost(dot);
         let mut newest: Vec<&Past<I>> = unseen.iter().copied().filter(|c| !is_loser(c.dot)).collect();
         if newest.is_empty() {
-            newest = unseen;
+            // A slot went back to before its acknowledged position: what beat these was acknowledged on its own node
+            // and is everywhere. Nothing is left to decide.
+            newest = unseen.into_iter().max_by_key(|c| c.stamp()).into_iter().collect();
         }
         let mut candidates = newest.into_iter();
         let Some(first) = candidates.next() else {
@@ -346,10 +359,8 @@ impl<I: Clone> Recovery<I> {
             let Some(next) = later.min_by_key(|c| c.dot.position) else {
                 continue;
             };
-            let entry = self.hub.window.get(slot);
-            let is_loser = |dot: Dot| entry.has_lost(dot);
-            if !is_loser(change.dot)
-                && causality.overwritten_unjudged(changes, change.dot, next.dot.position, &is_loser)
+            if !self.hub.window.get(slot).has_lost(change.dot)
+                && causality.overwritten_unjudged(change.dot, next.dot.position)
             {
                 let why = Cow::Borrowed("written over a delivered row, not over the change before it on the same node");
                 let (winner, loser) = (next.side(), change.side());
@@ -358,20 +369,25 @@ impl<I: Clone> Recovery<I> {
         }
     }
 
-    /// Any past landing may have written the key. Those that all changes judged from now on lie behind of only count
-    /// as one.
-    fn write_marks(&mut self, slot: u32, causality: &Causality<'_>, history: &History<I>) {
+    /// The landings that wrote the key, or may have. Of those that all changes judged from now on lie behind of, the
+    /// last one is enough.
+    fn write_marks(&mut self, slot: u32, causality: &Causality<'_>) {
         let entry = self.hub.window.get(slot);
-        let is_loser = |dot: Dot| entry.has_lost(dot);
         let mut writes = Vec::new();
         for (index, landings) in causality.landings.iter().enumerate() {
             let node = NodeId(index as u8);
-            let passed = landings.partition_point(|l| l.position <= self.reach[index]);
-            for landing in &landings[passed.saturating_sub(1)..] {
-                let position = landing.position;
-                let overwrote = entry.node == node
-                    && causality.overwritten_unjudged(&history.changes, entry.dot(), position, &is_loser);
-                writes.push(Write { position, node, current: !overwrote });
+            let wrote = landings
+                .iter()
+                .filter(|l| l.wrote.contains(&entry.key) != Some(false));
+            let wrote: Vec<&Landing> = wrote.collect();
+            let passed = wrote.partition_point(|l| l.position <= self.reach[index]);
+            for landing in &wrote[passed.saturating_sub(1)..] {
+                writes.push(Write {
+                    position: landing.position,
+                    node,
+                    current: landing.cover.contains(entry.dot()),
+                    sure: landing.wrote.contains(&entry.key).is_some(),
+                });
             }
         }
         self.hub.window.get_mut(slot).writes.extend(writes);

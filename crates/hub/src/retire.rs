@@ -16,8 +16,15 @@ use crate::window::SlotRef;
 impl<I: Clone> Hub<I> {
     /// Drops what has settled. To be called after landings and judging, as often as is convenient.
     pub fn retire(&mut self) {
-        for exempt in 0..self.retiring.len() {
-            self.retire_queue(exempt);
+        loop {
+            let before = self.window.len();
+            for exempt in 0..self.retiring.len() {
+                self.retire_queue(exempt);
+            }
+            // The last entry that began from a TRUNCATE lets it go, too.
+            if self.truncates == 0 || self.window.len() == before {
+                break;
+            }
         }
         for node in 0..self.nodes.len() {
             self.clean_firsts(NodeId(node as u8));
@@ -98,7 +105,7 @@ impl<I: Clone> Hub<I> {
             return; // queued again when it has landed
         }
         let entry = self.window.remove(slot);
-        for span in entry.spans() {
+        for span in entry.spans().iter().filter(|s| !s.early) {
             self.node_mut(span.node).released.push(entry.key.clone());
         }
         self.release_truncate(&entry);

@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Change, Cover, Decision, Delivery, Dot, HeldRecord, Key, Landed, Micros, NodeId, Op, Position, State, TableId,
+    Change, Cover, Decision, Delivery, Dot, HeldRecord, Key, Landed, Micros, NodeId, Op, Position,
+    State, TableId, Wrote,
 };
 
 pub const TABLES: u32 = 2;
@@ -40,6 +41,7 @@ pub struct LandingRow {
     pub position: Position,
     pub cover: Cover,
     pub acknowledged: Position,
+    pub wrote: Wrote,
 }
 
 pub struct Database {
@@ -53,8 +55,6 @@ pub struct Database {
     pub held: BTreeMap<Key, HeldRecord<Image>>,
     /// Keys that cannot be written here at the moment.
     pub refused: BTreeSet<Key>,
-    /// Rows inserted between a delete that found nothing and its landing's position: they count as overwritten.
-    pub in_gap: BTreeSet<(Key, Dot)>,
     /// What each write was written over.
     pub parents: BTreeMap<(Key, Dot), Option<Dot>>,
     pub all_keys: Vec<Key>,
@@ -126,18 +126,32 @@ impl Database {
 
     /// Deletes of the delivery that hit no row: they lock nothing.
     pub fn missed_deletes(&self, delivery: &Delivery<Image>) -> Vec<Key> {
-        let absent = delivery.rows.iter().filter(|r| !r.hold && !r.key.is_whole_table() && !r.state.is_present());
-        absent.map(|r| r.key.clone()).filter(|k| self.cell(k).image.is_none()).collect()
+        let absent = delivery
+            .rows
+            .iter()
+            .filter(|r| !r.hold && !r.key.is_whole_table() && !r.state.is_present());
+        absent
+            .filter(|r| r.pair.is_none() && !self.refused.contains(&r.key))
+            .map(|r| r.key.clone())
+            .filter(|k| !delivery.truncates.iter().any(|t| t.table == k.table))
+            .filter(|k| self.cell(k).image.is_none())
+            .collect()
     }
 
-    /// The delivery commits. `untouched` are missed deletes whose key the application has inserted in between.
-    pub fn land(&mut self, delivery: &Delivery<Image>, untouched: &BTreeSet<Key>) -> Landed {
+    /// The delivery commits, but for deletes that found nothing: they were sent at `before`.
+    pub fn land(
+        &mut self,
+        delivery: &Delivery<Image>,
+        swept: &BTreeMap<Key, Dot>,
+        missed: Vec<Key>,
+        before_deletes: Position,
+    ) -> Landed {
         let position = Position(self.position.0 + 1);
         let before = self.landings.last().map_or(Cover::nothing(delivery.cover.0.len()), |l| l.cover.clone());
         for key in &delivery.released {
             self.held.remove(key);
         }
-        let mut held = self.land_truncates(delivery, position);
+        let mut held = self.land_truncates(delivery, swept, position);
         let refused = |key: &Key| self.refused.contains(key);
         let mut hold: BTreeSet<Key> =
             delivery.rows.iter().filter(|r| r.hold || refused(&r.key)).map(|r| r.key.clone()).collect();
@@ -172,7 +186,7 @@ impl Database {
                 record.released.get_or_insert(position);
                 (record.dot, record.stamp, record.state) = (row.dot, row.stamp, row.state.clone());
             }
-            if !untouched.contains(&row.key) {
+            if !missed.contains(&row.key) {
                 let image = match row.state {
                     State::Present(image) => Some(image),
                     State::Absent => None,
@@ -188,12 +202,27 @@ impl Database {
                 self.decisions.push(decision.clone());
             }
         }
-        let cover = delivery.cover.clone();
-        self.landings.push(LandingRow { position, cover, acknowledged: delivery.acknowledged });
-        Landed { position, held }
+        let landed = Landed {
+            position,
+            held,
+            missed,
+            before: before_deletes,
+        };
+        self.landings.push(LandingRow {
+            position,
+            cover: delivery.cover.clone(),
+            acknowledged: delivery.acknowledged,
+            wrote: Wrote::from_bytes(delivery.wrote(&landed).to_bytes().as_deref()),
+        });
+        landed
     }
 
-    fn land_truncates(&mut self, delivery: &Delivery<Image>, position: Position) -> Vec<Key> {
+    fn land_truncates(
+        &mut self,
+        delivery: &Delivery<Image>,
+        swept: &BTreeMap<Key, Dot>,
+        position: Position,
+    ) -> Vec<Key> {
         let mut held = Vec::new();
         for truncate in &delivery.truncates {
             let whole = Key::whole_table(truncate.table);
@@ -220,7 +249,13 @@ impl Database {
                 record.released.get_or_insert(position);
             }
             for key in self.all_keys.iter().filter(|k| k.table == truncate.table) {
-                self.cells.insert(key.clone(), Cell { image: None, dot: Some(truncate.dot) });
+                self.cells.insert(
+                    key.clone(),
+                    Cell {
+                        image: None,
+                        dot: Some(swept.get(key).copied().unwrap_or(truncate.dot)),
+                    },
+                );
             }
         }
         held

@@ -1,15 +1,15 @@
 //! One schedule: random writes, deliveries, crashes, outages, until all is at rest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::database::{Database, Image, TABLES, Write};
+use super::database::{Cell, Database, Image, TABLES, Write};
 use crate::hub::Broken;
 use crate::{
-    Contender, Cover, Delivery, Hub, Kept, Key, Landing, Newest, NodeId, Policies, Position, Prefer, Recovery, TableId,
-    Verdict,
+    Contender, Cover, Delivery, Dot, Hub, Kept, Key, Landing, Newest, NodeId, Policies, Position,
+    Prefer, Recovery, TableId, Verdict,
 };
 
 /// What a schedule may contain.
@@ -50,6 +50,8 @@ pub struct Simulation {
     pub databases: Vec<Database>,
     pub hub: Hub<Image>,
     pub flying: Vec<Option<Delivery<Image>>>,
+    /// Beside `flying`: which absent keys its TRUNCATEs sweep, and what is canonical there.
+    swept: Vec<BTreeMap<Key, Dot>>,
     pub acknowledged: Vec<Position>,
     pub down: Vec<bool>,
     pub paused: BTreeSet<(TableId, NodeId)>,
@@ -57,6 +59,7 @@ pub struct Simulation {
     pub crashes: usize,
     busy: f64,
     fold: bool,
+    gaps: bool,
 }
 
 impl Simulation {
@@ -76,7 +79,6 @@ impl Simulation {
                 decisions: Vec::new(),
                 held: Default::default(),
                 refused: Default::default(),
-                in_gap: Default::default(),
                 parents: Default::default(),
                 all_keys: all_keys.clone(),
             })
@@ -92,6 +94,7 @@ impl Simulation {
             trace,
             databases,
             flying: vec![None; nodes],
+            swept: vec![BTreeMap::new(); nodes],
             acknowledged: vec![Position(0); nodes],
             down: vec![false; nodes],
             paused: BTreeSet::new(),
@@ -99,6 +102,7 @@ impl Simulation {
             crashes: 0,
             busy,
             fold,
+            gaps: !shape.crash,
         };
         simulation.hub.broken = broken;
         simulation
@@ -116,7 +120,35 @@ impl Simulation {
             self.step()?;
         }
         self.rest()?;
+        self.tell_history();
         self.check_at_rest()
+    }
+
+    /// For a person who replays a seed: what was written over what, and what was decided.
+    fn tell_history(&self) {
+        for database in &self.databases {
+            for ((key, dot), parent) in &database.parents {
+                let parent = parent.map(|p| (p.node.0, p.position.0));
+                self.note(|| {
+                    format!(
+                        "{key:?}: {:?} over {parent:?}",
+                        (dot.node.0, dot.position.0)
+                    )
+                });
+            }
+        }
+        for d in &self.databases[0].decisions {
+            let dot = |d: crate::Dot| (d.node.0, d.position.0);
+            self.note(|| {
+                format!(
+                    "{:?}: {} {:?} beat {:?}",
+                    d.key,
+                    d.kind.word(),
+                    dot(d.winner.dot),
+                    dot(d.loser.dot)
+                )
+            });
+        }
     }
 
     fn step(&mut self) -> Result<(), String> {
@@ -220,8 +252,17 @@ impl Simulation {
             format!("cut for {}: cover {:?} truncates {:?} rows {rows:?}", node.0, delivery.cover.0, delivery.truncates)
         });
         self.check_whole(&delivery)?;
+        self.swept[usize::from(node.0)] = self.swept_by_flight(node);
         self.flying[usize::from(node.0)] = Some(delivery);
         Ok(true)
+    }
+
+    /// What the hub counts a TRUNCATE in the delivery as writing: the absent canonical.
+    fn swept_by_flight(&self, node: NodeId) -> BTreeMap<Key, Dot> {
+        let flight = self.hub.node(node).flight.as_ref();
+        let slots = flight.map_or(&[][..], |f| &f.swept);
+        let entries = slots.iter().map(|s| self.hub.window.get(*s));
+        entries.map(|e| (e.key.clone(), e.dot())).collect()
     }
 
     /// The delivery commits, or sometimes fails.
@@ -242,21 +283,9 @@ impl Simulation {
 
     fn commit_delivery(&mut self, delivery: &Delivery<Image>) -> crate::Landed {
         let index = usize::from(delivery.node.0);
-        let mut untouched = BTreeSet::new();
-        for key in self.databases[index].missed_deletes(delivery) {
-            let truncated = delivery.truncates.iter().any(|t| t.table == key.table);
-            if !truncated && self.rng.random_bool(0.2) {
-                // No row, no lock: the application inserts between the statement and the landing's position.
-                self.commit(index, &[Write::Put(key.clone())]);
-                self.note_gap(index, &key);
-                if self.rng.random_bool(0.3) {
-                    self.commit(index, &[Write::Put(key.clone())]);
-                    self.note_gap(index, &key);
-                }
-                untouched.insert(key);
-            }
-        }
-        let landed = self.databases[index].land(delivery, &untouched);
+        let before = Position(self.databases[index].position.0 + 1);
+        let missed = self.missed_deletes(delivery);
+        let landed = self.databases[index].land(delivery, &self.swept[index], missed, before);
         if self.fold
             && let Some(below) = delivery.fold_below
         {
@@ -265,11 +294,22 @@ impl Simulation {
         landed
     }
 
-    fn note_gap(&mut self, index: usize, key: &Key) {
-        let database = &mut self.databases[index];
-        if let Some(dot) = database.cell(key).dot {
-            database.in_gap.insert((key.clone(), dot));
+    /// Deletes that find no row lock nothing: the application may insert between the statement and the landing's
+    /// position. That there is no row is what the delivery says too, so it inserts over what was delivered.
+    fn missed_deletes(&mut self, delivery: &Delivery<Image>) -> Vec<Key> {
+        let index = usize::from(delivery.node.0);
+        let missed = self.databases[index].missed_deletes(delivery);
+        for key in &missed {
+            let dot = delivery.rows.iter().find(|r| r.key == *key).map(|r| r.dot);
+            let cell = Cell { image: None, dot };
+            self.databases[index].cells.insert(key.clone(), cell);
         }
+        for key in &missed {
+            while self.gaps && self.rng.random_bool(0.2) {
+                self.commit(index, &[Write::Put(key.clone())]);
+            }
+        }
+        missed
     }
 
     fn retire(&mut self) {
@@ -344,9 +384,21 @@ impl Simulation {
         for database in &mut self.databases {
             database.decisions = all.clone();
         }
-        let landing = |l: &super::database::LandingRow| Landing { position: l.position, cover: l.cover.clone() };
-        let landings = self.databases.iter().map(|d| d.landings.iter().map(landing).collect()).collect();
-        let held: Vec<_> = self.databases.iter().flat_map(|d| d.held.values().cloned()).collect();
+        let landing = |l: &super::database::LandingRow| Landing {
+            position: l.position,
+            cover: l.cover.clone(),
+            wrote: l.wrote.clone(),
+        };
+        let landings = self
+            .databases
+            .iter()
+            .map(|d| d.landings.iter().map(landing).collect())
+            .collect();
+        let held: Vec<_> = self
+            .databases
+            .iter()
+            .flat_map(|d| d.held.values().cloned())
+            .collect();
         self.note(|| format!("crash; start {:?}, held {held:?}", self.acknowledged));
         let policies = policy(self.shape.policy, &mut self.rng);
         let mut recovery = Recovery::new(self.acknowledged.clone(), landings, kept, held, policies);
@@ -392,6 +444,7 @@ impl Simulation {
                 held.iter().for_each(|key| self.hub.retry_held(node, key));
             }
             self.retire();
+            busy |= self.databases.iter().any(|d| self.hub.has_news(d.node));
             if !busy {
                 return Ok(());
             }

@@ -43,7 +43,6 @@ impl Session {
             .port(port)
             .user(user)
             .dbname(database)
-            .connect_timeout(Duration::from_secs(30))
             .application_name("pgtandem cluster");
         Session::with_config(name, config)
     }
@@ -136,9 +135,14 @@ async fn serve(
     mut inbox: mpsc::UnboundedReceiver<Request>,
     ready: blocking::Sender<Result<(), String>>,
 ) {
-    let (client, connection) = match config.connect(NoTls).await {
-        Ok(both) => both,
-        Err(e) => return drop(ready.send(Err(describe(&e)))),
+    // The configuration's own timeout ends with the handshake of TCP; a frozen server, whose
+    // kernel does that for it, would keep us for ever.
+    let limit = config.get_connect_timeout().copied();
+    let limit = limit.unwrap_or(Duration::from_secs(30));
+    let (client, connection) = match tokio::time::timeout(limit, config.connect(NoTls)).await {
+        Ok(Ok(both)) => both,
+        Ok(Err(e)) => return drop(ready.send(Err(describe(&e)))),
+        Err(_) => return drop(ready.send(Err(format!("timed out after {limit:?}")))),
     };
     // An error of the connection reaches the caller as the error of its statement.
     let connection = tokio::spawn(connection);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use hub::{Delivery, Micros, NodeId, Position, TableId};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::conductor::Report;
 use super::error::RunError;
@@ -40,6 +41,24 @@ pub struct Counters {
     pub last_error: Option<String>,
 }
 
+/// Ends with whoever holds it.
+#[derive(Default)]
+struct Task(Option<JoinHandle<()>>);
+
+impl Task {
+    fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(Some(tokio::spawn(future)))
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
 pub struct Seat {
     pub node: NodeId,
     pub name: String,
@@ -62,6 +81,8 @@ pub struct Seat {
     /// Which connection of this node captures report about.
     pub generation: u64,
     pub away_since: Option<Instant>,
+    /// What is in flight, or was last, deletes rows: which of them it found is known from its answer only.
+    pub flying_deletes: bool,
     /// Since when the node is owed something it has not got.
     owed_since: Option<Instant>,
     last_lag: Duration,
@@ -69,6 +90,8 @@ pub struct Seat {
     catch_up_to: Position,
     retry_at: Option<Instant>,
     backoff: Duration,
+    /// The capture, or, while the node is away, the attempts to come back to it.
+    task: Task,
 }
 
 impl Seat {
@@ -92,9 +115,11 @@ impl Seat {
             owed_since: None,
             last_lag: Duration::ZERO,
             away_since: None,
+            flying_deletes: false,
             catch_up_to: Position(0),
             retry_at: None,
             backoff: SHORTEST_BACKOFF,
+            task: Task::default(),
         }
     }
 
@@ -134,7 +159,8 @@ impl Seat {
     }
 
     /// Takes the idle target for a delivery.
-    pub fn take_off(&mut self, id: LandingId) -> Option<Box<Target>> {
+    pub fn take_off(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Option<Box<Target>> {
+        self.flying_deletes = delivery.rows.iter().any(|row| !row.state.is_present());
         match std::mem::replace(&mut self.delivering, Delivering::Flying(id)) {
             Delivering::Idle(target) => Some(target),
             other => {
@@ -208,7 +234,7 @@ impl Seat {
         self.generation += 1;
         self.away_since = Some(Instant::now());
         let (context, report) = (Arc::clone(&self.context), report.clone());
-        tokio::spawn(async move {
+        self.task = Task::spawn(async move {
             let node = context.id;
             match bring_up_again(context, flying).await {
                 Ok((up, outcome)) => drop(report.send(Report::Up { node, up: Box::new(up), outcome })),
@@ -234,7 +260,7 @@ impl Seat {
         let capture =
             WalCapture::new(up.stream, context.captured.clone(), context.shapes.clone(), &context.secret, judged);
         let (report, node, generation) = (report.clone(), self.node, self.generation);
-        tokio::spawn(async move {
+        self.task = Task::spawn(async move {
             let error = capture.run(sender).await.err();
             drop(report.send(Report::CaptureEnded { node, generation, error }));
         });

@@ -43,7 +43,13 @@ pub fn slot_name(node: &str, incarnation: Uuid) -> String {
     let name: String = node
         .chars()
         .map(|c| c.to_ascii_lowercase())
-        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '_' })
+        .map(|c| {
+            if c.is_ascii_lowercase() || c.is_ascii_digit() {
+                c
+            } else {
+                '_'
+            }
+        })
         .take(40)
         .collect();
     let incarnation = incarnation.simple().to_string();
@@ -57,8 +63,30 @@ pub(super) async fn insert_node(client: &impl GenericClient, node: &NewNode) -> 
         SELECT $1, $2, $3, $4, $5, $6, $7, $8, c.system_identifier::text, d.oid
         FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d
         WHERE d.datname = pg_catalog.current_database()";
-    let NewNode { number, name, incarnation, slot, publication, secret, slot_count } = node;
-    client.execute(QUERY, &[number, name, incarnation, slot, publication, secret, slot_count, &SCHEMA_VERSION]).await?;
+    let NewNode {
+        number,
+        name,
+        incarnation,
+        slot,
+        publication,
+        secret,
+        slot_count,
+    } = node;
+    client
+        .execute(
+            QUERY,
+            &[
+                number,
+                name,
+                incarnation,
+                slot,
+                publication,
+                secret,
+                slot_count,
+                &SCHEMA_VERSION,
+            ],
+        )
+        .await?;
     Ok(())
 }
 
@@ -80,20 +108,49 @@ pub async fn read_node(client: &impl GenericClient) -> Result<Option<NodeRow>, E
     }))
 }
 
-/// In the order of their numbers.
+/// Those that are in the link, in the order of their numbers.
 pub async fn read_peers(client: &impl GenericClient) -> Result<Vec<Peer>, Error> {
-    const QUERY: &str = "SELECT number, name, incarnation FROM pgtandem.peer ORDER BY number";
+    const QUERY: &str =
+        "SELECT number, name, incarnation FROM pgtandem.peer WHERE left_at IS NULL ORDER BY number";
     let rows = client.query(QUERY, &[]).await?;
-    Ok(rows.iter().map(|row| Peer { number: row.get(0), name: row.get(1), incarnation: row.get(2) }).collect())
+    Ok(rows
+        .iter()
+        .map(|row| Peer {
+            number: row.get(0),
+            name: row.get(1),
+            incarnation: row.get(2),
+        })
+        .collect())
 }
 
-/// To be run in a transaction.
-pub async fn replace_peers(client: &impl GenericClient, peers: &[Peer]) -> Result<(), Error> {
-    client.execute("DELETE FROM pgtandem.peer", &[]).await?;
-    for Peer { number, name, incarnation } in peers {
-        let query = "INSERT INTO pgtandem.peer (number, name, incarnation) VALUES ($1, $2, $3)";
-        client.execute(query, &[number, name, incarnation]).await?;
-    }
+/// The highest number that was ever given.
+pub async fn read_last_number(client: &impl GenericClient) -> Result<Option<i16>, Error> {
+    Ok(client
+        .query_one("SELECT pg_catalog.max(number) FROM pgtandem.peer", &[])
+        .await?
+        .get(0))
+}
+
+pub async fn insert_peer(client: &impl GenericClient, peer: &Peer) -> Result<(), Error> {
+    const QUERY: &str = "INSERT INTO pgtandem.peer (number, name, incarnation) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+    client
+        .execute(QUERY, &[&peer.number, &peer.name, &peer.incarnation])
+        .await?;
+    Ok(())
+}
+
+/// The node leaves the link, as far as this one is concerned.
+pub async fn set_left(client: &impl GenericClient, incarnation: Uuid) -> Result<(), Error> {
+    const QUERY: &str = "UPDATE pgtandem.peer SET left_at = pg_catalog.clock_timestamp()
+                         WHERE incarnation = $1 AND left_at IS NULL";
+    client.execute(QUERY, &[&incarnation]).await?;
+    Ok(())
+}
+
+pub async fn set_slot_count(client: &impl GenericClient, slot_count: i16) -> Result<(), Error> {
+    client
+        .execute("UPDATE pgtandem.node SET slot_count = $1", &[&slot_count])
+        .await?;
     Ok(())
 }
 
@@ -104,7 +161,10 @@ mod tests {
     #[test]
     fn slots_have_names_a_server_takes() {
         let incarnation = Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
-        assert_eq!(slot_name("New-Shop", incarnation), "pgtandem_new_shop_01234567");
+        assert_eq!(
+            slot_name("New-Shop", incarnation),
+            "pgtandem_new_shop_01234567"
+        );
         assert!(slot_name(&"ü".repeat(200), incarnation).len() <= 63);
     }
 }
