@@ -11,6 +11,7 @@ mod failure;
 mod init;
 mod output;
 mod plan;
+mod run;
 mod style;
 mod up;
 
@@ -57,6 +58,7 @@ enum Command {
     Check(check::Check),
     Plan(plan::PlanCommand),
     Up(up::Up),
+    Run(run::Run),
     Down(down::Down),
 }
 
@@ -73,26 +75,30 @@ impl Global {
 
 pub fn main() -> ExitCode {
     let CommandLine { global, command } = CommandLine::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => return Failure::at_run_time(format!("cannot start: {error}")).report(),
+    let outcome = match command {
+        // One thread of its own: the hub is one loop.
+        Command::Run(run) => run.run(&global),
+        command => in_runtime(command, &global),
     };
-    let outcome = runtime.block_on(async {
-        match command {
-            Command::Init(init) => init.run(&global).await,
-            Command::Check(check) => check.run(&global).await,
-            Command::Plan(plan) => plan.run(&global).await,
-            Command::Up(up) => up.run(&global).await,
-            Command::Down(down) => down.run(&global).await,
-        }
-    });
-    // A connection that hangs must not keep the process alive.
-    runtime.shutdown_background();
     match outcome {
         Ok(outcome) => outcome.into(),
         Err(failure) => failure.report(),
     }
+}
+
+fn in_runtime(command: Command, global: &Global) -> Result<Outcome, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Init(init) => init.run(global).await,
+            Command::Check(check) => check.run(global).await,
+            Command::Plan(plan) => plan.run(global).await,
+            Command::Up(up) => up.run(global).await,
+            Command::Run(run) => run.run(global),
+            Command::Down(down) => down.run(global).await,
+        }
+    });
+    // A connection that hangs must not keep the process alive.
+    runtime.shutdown_background();
+    outcome
 }

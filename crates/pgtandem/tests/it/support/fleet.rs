@@ -11,7 +11,6 @@ use std::time::Duration;
 use pgtandem::cluster::{Cluster, ClusterOptions, Session, SqlError};
 use tempfile::TempDir;
 
-use super::by_hand;
 use super::compare::difference;
 use super::hub::Hub;
 use super::proxy::Proxy;
@@ -212,7 +211,7 @@ impl<const N: usize> Fleet<N> {
         self.hubs.set(number);
         let log = self.dir.path().join(format!("hub-{number}.log"));
         let mut command = unorphaned(env!("CARGO_BIN_EXE_pgtandem"));
-        command.args(by_hand::run(&self.config)).args(args);
+        command.arg("run").args(args);
         self.surroundings(&mut command);
         Hub::spawn(command, log)
     }
@@ -220,7 +219,7 @@ impl<const N: usize> Fleet<N> {
     /// `up`.
     #[track_caller]
     pub fn link(&self) {
-        by_hand::link(&self.nodes, &self.tables);
+        self.pgtandem(["up", "--yes"]).ok();
     }
 
     /// `up`, then the hub, which is at work when this returns.

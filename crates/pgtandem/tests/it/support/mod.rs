@@ -4,7 +4,6 @@
 // Each helper is for some scenarios, and no scenario uses all.
 #![allow(dead_code, unused_imports)]
 
-mod by_hand;
 mod compare;
 mod fleet;
 mod hub;
