@@ -210,7 +210,7 @@ impl Errands {
             Found::Done => self.writing = false,
             Found::Tables(looked) => {
                 self.looking = false;
-                for verdict in looked.verdicts.iter().filter(|verdict| verdict.pause.is_some()) {
+                for verdict in looked.verdicts.iter().filter(|verdict| verdict.has_drifted()) {
                     self.known.retain(|(table, _), _| *table != verdict.table);
                 }
                 // What was known of a node that is away stays.
