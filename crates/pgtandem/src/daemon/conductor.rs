@@ -107,12 +107,12 @@ impl Conductor {
                 next = self.try_heard();
             }
         }
-        self.dispatch();
-        self.acknowledge();
         let now = Instant::now();
         for seat in &mut self.seats {
             seat.note_owed(self.hub.owed(seat.node) > 0, now);
         }
+        self.dispatch();
+        self.acknowledge();
         Ok(None)
     }
 
