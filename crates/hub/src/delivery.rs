@@ -80,7 +80,10 @@ impl<I: Clone> Hub<I> {
         let mut slots = self.take_owed(node);
         let truncates = self.truncates_among(&slots, node);
         let swept = self.add_truncated_rows(node, &truncates, &mut slots);
-        let rows = slots.iter().filter_map(|slot| self.row(*slot, node)).collect();
+        let rows = slots
+            .iter()
+            .filter_map(|slot| self.row(*slot, node))
+            .collect();
         let cover = Cover(self.nodes.iter().map(|n| n.judged).collect());
         let acknowledged = self.acknowledged(node);
         let fold_below = self.fold_below(node);
@@ -90,8 +93,14 @@ impl<I: Clone> Hub<I> {
         let released = std::mem::take(&mut state.released);
         let from = state.next_decision;
         state.news = false;
-        let flight =
-            Flight { slots, swept, cover: cover.clone(), sequence, decisions_end: end, released: released.clone() };
+        let flight = Flight {
+            slots,
+            swept,
+            cover: cover.clone(),
+            sequence,
+            decisions_end: end,
+            released: released.clone(),
+        };
         state.flight = Some(flight);
         let decisions = self.log.range(from..end);
         Some(Delivery { node, truncates, rows, cover, acknowledged, fold_below, decisions, released })
@@ -135,7 +144,12 @@ impl<I: Clone> Hub<I> {
 
     /// A TRUNCATE on the target sweeps away what is canonical there: every present row follows it. Returns the rest of
     /// the table's entries: absent, so that the TRUNCATE itself writes them.
-    fn add_truncated_rows(&mut self, node: NodeId, truncates: &[DeliveryTruncate], slots: &mut Vec<u32>) -> Vec<u32> {
+    fn add_truncated_rows(
+        &mut self,
+        node: NodeId,
+        truncates: &[DeliveryTruncate],
+        slots: &mut Vec<u32>,
+    ) -> Vec<u32> {
         let mut swept = Vec::new();
         #[cfg(test)]
         if self.broken(crate::hub::Broken::TruncatedRows) {
@@ -233,7 +247,12 @@ impl<I: Clone> Hub<I> {
             if entry.writes.iter().any(passed) && position.just_below() <= judged {
                 entry.writes.retain(|w| !passed(w));
             }
-            entry.writes.push(Write { position, node, current, sure: true });
+            entry.writes.push(Write {
+                position,
+                node,
+                current,
+                sure: true,
+            });
             let was_held = entry.close_span(node, position);
             let key = &entry.key;
             if was_held && key.is_whole_table() {

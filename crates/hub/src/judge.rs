@@ -186,8 +186,9 @@ impl<I: Clone> Hub<I> {
         if self.broken(crate::hub::Broken::HeldException) {
             return None;
         }
-        let of_truncate =
-            (entry.flags.derived && entry.op == Op::Truncate).then(|| self.truncate_of(entry.key.table)).flatten();
+        let of_truncate = (entry.flags.derived && entry.op == Op::Truncate)
+            .then(|| self.truncate_of(entry.key.table))
+            .flatten();
         let inherited = of_truncate.map_or(&[][..], |t| t.spans());
         let mut spans = entry.spans().iter().chain(inherited);
         spans.find(|span| span.contains(change))

@@ -99,9 +99,13 @@ impl<I: Clone> Hub<I> {
         let entry = self.window.get(slot);
         let own = entry.write_between(entry.node, entry.position, position);
         let truncate = self.truncate_of(entry.key.table);
-        let truncated = truncate.and_then(|t| t.write_between(entry.node, entry.position, position));
+        let truncated =
+            truncate.and_then(|t| t.write_between(entry.node, entry.position, position));
         let same = truncate.is_some_and(|t| t.dot() == entry.dot());
-        let truncated = truncated.map(|w| Write { current: w.current && same, ..w });
+        let truncated = truncated.map(|w| Write {
+            current: w.current && same,
+            ..w
+        });
         // A landing that truncates writes the present rows again: of one position, the row counts.
         let last = match (own, truncated) {
             (Some(own), Some(truncated)) if truncated.position > own.position => Some(truncated),

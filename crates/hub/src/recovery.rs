@@ -242,7 +242,12 @@ impl<I: Clone> Recovery<I> {
             entry.extra().decisions = kept.into_iter().map(|(w, l)| (w, l, u64::MAX)).collect();
         }
         let landings = std::mem::take(&mut self.landings);
-        let causality = Causality { key: &key, landings: &landings, spans: &spans, broken: self.hub.seen_is_broken() };
+        let causality = Causality {
+            key: &key,
+            landings: &landings,
+            spans: &spans,
+            broken: self.hub.seen_is_broken(),
+        };
         causality.raise(&mut history.changes);
         self.choose(slot, &causality, &history);
         self.record_overwritten(slot, &causality, &history);
@@ -371,7 +376,9 @@ impl<I: Clone> Recovery<I> {
         let mut writes = Vec::new();
         for (index, landings) in causality.landings.iter().enumerate() {
             let node = NodeId(index as u8);
-            let wrote = landings.iter().filter(|l| l.wrote.contains(&entry.key) != Some(false));
+            let wrote = landings
+                .iter()
+                .filter(|l| l.wrote.contains(&entry.key) != Some(false));
             let wrote: Vec<&Landing> = wrote.collect();
             let passed = wrote.partition_point(|l| l.position <= self.reach[index]);
             for landing in &wrote[passed.saturating_sub(1)..] {

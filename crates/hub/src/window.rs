@@ -169,9 +169,19 @@ impl<I> Entry<I> {
     }
 
     /// The last landing on `node` that wrote this key after `after` and not after `upto`.
-    pub(crate) fn write_between(&self, node: NodeId, after: Position, upto: Position) -> Option<Write> {
-        let between = |w: &&Write| w.sure && w.node == node && w.position > after && w.position <= upto;
-        self.writes.iter().filter(between).max_by_key(|w| w.position).copied()
+    pub(crate) fn write_between(
+        &self,
+        node: NodeId,
+        after: Position,
+        upto: Position,
+    ) -> Option<Write> {
+        let between =
+            |w: &&Write| w.sure && w.node == node && w.position > after && w.position <= upto;
+        self.writes
+            .iter()
+            .filter(between)
+            .max_by_key(|w| w.position)
+            .copied()
     }
 
     pub(crate) fn written_after(&self, node: NodeId, position: Position) -> bool {

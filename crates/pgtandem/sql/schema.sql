@@ -69,8 +69,10 @@ CREATE TABLE pgtandem.landing (
     cover        pg_lsn[] NOT NULL,                     -- index = node number + 1
     acknowledged pg_lsn NOT NULL,                       -- this node's acknowledged position when the delivery was sent
     row_count    integer NOT NULL,
+    wrote        bytea,                                 -- eight bytes for each key it wrote: tells after a crash what it may have overwritten
     landed_at    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
+ALTER TABLE pgtandem.landing ALTER COLUMN wrote SET STORAGE EXTERNAL;  -- hashes do not compress
 
 -- Conflicts that were decided, each with the row that lost, so that it can be put back. Looked up before
 -- a conflict is decided: a decision is made once.

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Change, Cover, Decision, Delivery, Dot, HeldRecord, Key, Landed, Micros, NodeId, Op, Position, State, TableId,
-    Wrote,
+    Change, Cover, Decision, Delivery, Dot, HeldRecord, Key, Landed, Micros, NodeId, Op, Position,
+    State, TableId, Wrote,
 };
 
 pub const TABLES: u32 = 2;
@@ -126,7 +126,10 @@ impl Database {
 
     /// Deletes of the delivery that hit no row: they lock nothing.
     pub fn missed_deletes(&self, delivery: &Delivery<Image>) -> Vec<Key> {
-        let absent = delivery.rows.iter().filter(|r| !r.hold && !r.key.is_whole_table() && !r.state.is_present());
+        let absent = delivery
+            .rows
+            .iter()
+            .filter(|r| !r.hold && !r.key.is_whole_table() && !r.state.is_present());
         absent
             .filter(|r| r.pair.is_none() && !self.refused.contains(&r.key))
             .map(|r| r.key.clone())
@@ -199,7 +202,12 @@ impl Database {
                 self.decisions.push(decision.clone());
             }
         }
-        let landed = Landed { position, held, missed, before: before_deletes };
+        let landed = Landed {
+            position,
+            held,
+            missed,
+            before: before_deletes,
+        };
         self.landings.push(LandingRow {
             position,
             cover: delivery.cover.clone(),
@@ -243,7 +251,10 @@ impl Database {
             for key in self.all_keys.iter().filter(|k| k.table == truncate.table) {
                 self.cells.insert(
                     key.clone(),
-                    Cell { image: None, dot: Some(swept.get(key).copied().unwrap_or(truncate.dot)) },
+                    Cell {
+                        image: None,
+                        dot: Some(swept.get(key).copied().unwrap_or(truncate.dot)),
+                    },
                 );
             }
         }

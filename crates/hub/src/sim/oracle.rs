@@ -70,7 +70,8 @@ impl Simulation {
                 continue;
             }
             let whole = Key::whole_table(key.table);
-            let lost = |d: &&Decision<Image>| (d.key == *key || d.key == whole) && d.loser.dot == *dot;
+            let lost =
+                |d: &&Decision<Image>| (d.key == *key || d.key == whole) && d.loser.dot == *dot;
             if !self.databases[0].decisions.iter().any(|d| lost(&d)) {
                 return Err(format!("{key:?}: {dot:?} was overridden unknowingly and nothing is recorded"));
             }
@@ -86,9 +87,12 @@ impl Simulation {
             if !losers.insert((key, loser, decision.kind == Kind::KeyChange)) {
                 return Err(format!("{key:?}: {loser:?} lost twice"));
             }
-            let related = is_ancestor(parents, key, loser, winner) || is_ancestor(parents, key, winner, loser);
+            let related = is_ancestor(parents, key, loser, winner)
+                || is_ancestor(parents, key, winner, loser);
             if related && decision.kind != Kind::KeyChange {
-                return Err(format!("{key:?}: recorded though one was written over the other: {decision:?}"));
+                return Err(format!(
+                    "{key:?}: recorded though one was written over the other: {decision:?}"
+                ));
             }
         }
         for database in &self.databases {

@@ -8,8 +8,8 @@ use rand::{Rng, SeedableRng};
 use super::database::{Cell, Database, Image, TABLES, Write};
 use crate::hub::Broken;
 use crate::{
-    Contender, Cover, Delivery, Dot, Hub, Kept, Key, Landing, Newest, NodeId, Policies, Position, Prefer, Recovery,
-    TableId, Verdict,
+    Contender, Cover, Delivery, Dot, Hub, Kept, Key, Landing, Newest, NodeId, Policies, Position,
+    Prefer, Recovery, TableId, Verdict,
 };
 
 /// What a schedule may contain.
@@ -129,12 +129,25 @@ impl Simulation {
         for database in &self.databases {
             for ((key, dot), parent) in &database.parents {
                 let parent = parent.map(|p| (p.node.0, p.position.0));
-                self.note(|| format!("{key:?}: {:?} over {parent:?}", (dot.node.0, dot.position.0)));
+                self.note(|| {
+                    format!(
+                        "{key:?}: {:?} over {parent:?}",
+                        (dot.node.0, dot.position.0)
+                    )
+                });
             }
         }
         for d in &self.databases[0].decisions {
             let dot = |d: crate::Dot| (d.node.0, d.position.0);
-            self.note(|| format!("{:?}: {} {:?} beat {:?}", d.key, d.kind.word(), dot(d.winner.dot), dot(d.loser.dot)));
+            self.note(|| {
+                format!(
+                    "{:?}: {} {:?} beat {:?}",
+                    d.key,
+                    d.kind.word(),
+                    dot(d.winner.dot),
+                    dot(d.loser.dot)
+                )
+            });
         }
     }
 
@@ -376,8 +389,16 @@ impl Simulation {
             cover: l.cover.clone(),
             wrote: l.wrote.clone(),
         };
-        let landings = self.databases.iter().map(|d| d.landings.iter().map(landing).collect()).collect();
-        let held: Vec<_> = self.databases.iter().flat_map(|d| d.held.values().cloned()).collect();
+        let landings = self
+            .databases
+            .iter()
+            .map(|d| d.landings.iter().map(landing).collect())
+            .collect();
+        let held: Vec<_> = self
+            .databases
+            .iter()
+            .flat_map(|d| d.held.values().cloned())
+            .collect();
         self.note(|| format!("crash; start {:?}, held {held:?}", self.acknowledged));
         let policies = policy(self.shape.policy, &mut self.rng);
         let mut recovery = Recovery::new(self.acknowledged.clone(), landings, kept, held, policies);

@@ -28,10 +28,7 @@ enum Found {
     Done,
     /// A node that was away has a session for errands again.
     Reopened(usize, Box<Control>),
-    Failed {
-        node: String,
-        error: String,
-    },
+    Failed { node: String, error: String },
 }
 
 pub struct Errands {
@@ -167,8 +164,7 @@ impl Errands {
             return;
         }
         self.reopen_at = now + SECOND;
-        let Some(at) = (0..self.controls.len()).find(|at| self.controls[*at].is_none() && conductor.is_here(*at))
-        else {
+        let Some(at) = (0..self.controls.len()).find(|at| self.controls[*at].is_none() && conductor.is_here(*at)) else {
             return;
         };
         let node = self.nodes[at].clone();

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
-use hub::{Delivery, Key, NodeId, Position};
+use hub::{Delivery, Key, Landed, NodeId, Position};
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Statement};
 
@@ -142,7 +142,7 @@ impl Target {
             if let Some(decisions) = &decisions {
                 pipeline.send(async { this.client.execute(&this.fixed.decide, &[decisions]).await.map(drop) }).await;
             }
-            pipeline.send(this.land(id, delivery, &mut position)).await;
+            pipeline.send(this.land(id, delivery, &[], &mut position)).await;
             if let Some(below) = &fold {
                 pipeline.send(async { this.client.execute(&this.fixed.fold, &[below]).await.map(drop) }).await;
             }
@@ -150,12 +150,7 @@ impl Target {
             pipeline.finish().await
         }
         .map_err(DeliverError::from)
-        .map(|()| Landing {
-            position,
-            before,
-            missed: missed.into_inner().unwrap_or_default(),
-            held: Vec::new(),
-        })
+        .map(|()| Landing { position, before, missed: missed.into_inner().unwrap_or_default(), held: Vec::new() })
     }
 
     /// Opens the delivery; says where the node stands before anything is written.
@@ -188,13 +183,17 @@ impl Target {
         &self,
         id: LandingId,
         delivery: &Delivery<Image>,
+        held: &[record::Held],
         position: &mut Position,
     ) -> Result<(), tokio_postgres::Error> {
         let cover: Vec<PgLsn> = delivery.cover.0.iter().map(|position| PgLsn::from(position.0)).collect();
         let acknowledged = PgLsn::from(delivery.acknowledged.0);
         let rows = i32::try_from(delivery.rows.len()).unwrap_or(i32::MAX);
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-            [&id.0, &self.epoch, &cover, &acknowledged, &rows];
+        let held = held.iter().map(|held| held.key.clone()).collect();
+        let landed = Landed { position: Position(0), held, missed: Vec::new(), before: Position(0) };
+        let wrote = delivery.wrote(&landed).to_bytes();
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+            [&id.0, &self.epoch, &cover, &acknowledged, &rows, &wrote];
         let row = self.client.query_one(&self.fixed.land, &parameters).await?;
         *position = Position(row.try_get::<_, PgLsn>(0)?.into());
         Ok(())
