@@ -36,11 +36,7 @@ pub(crate) struct History<I> {
 
 impl<I> Default for History<I> {
     fn default() -> Self {
-        History {
-            changes: Vec::new(),
-            firsts: SmallVec::new(),
-            from_record: None,
-        }
+        History { changes: Vec::new(), firsts: SmallVec::new(), from_record: None }
     }
 }
 
@@ -60,10 +56,7 @@ impl<I: Clone> History<I> {
         }
         change.time = change.time.max(Micros(last.time.0.saturating_add(1)));
         let landed = landings.partition_point(|l| l.position <= position);
-        let mut between = landings[..landed]
-            .iter()
-            .rev()
-            .take_while(|l| l.position > last.dot.position);
+        let mut between = landings[..landed].iter().rev().take_while(|l| l.position > last.dot.position);
         if between.all(|l| l.wrote.contains(key) == Some(false)) {
             *last = change;
         } else {
@@ -72,31 +65,20 @@ impl<I: Clone> History<I> {
     }
 
     pub(crate) fn last_of(&self, node: NodeId) -> Option<&Past<I>> {
-        self.changes
-            .iter()
-            .filter(|c| c.dot.node == node)
-            .max_by_key(|c| c.dot.position)
+        self.changes.iter().filter(|c| c.dot.node == node).max_by_key(|c| c.dot.position)
     }
 }
 
 impl<I> Past<I> {
     pub(crate) fn stamp(&self) -> Stamp {
-        Stamp {
-            time: self.time,
-            node: self.dot.node,
-        }
+        Stamp { time: self.time, node: self.dot.node }
     }
 
     pub(crate) fn side(&self) -> Side<I>
     where
         I: Clone,
     {
-        Side {
-            dot: self.dot,
-            stamp: self.stamp(),
-            op: self.op,
-            state: self.state.clone(),
-        }
+        Side { dot: self.dot, stamp: self.stamp(), op: self.op, state: self.state.clone() }
     }
 
     /// A later change of the same transaction.
@@ -137,9 +119,7 @@ impl Causality<'_> {
             return other.position < change.position;
         }
         let held = self.spans.iter().find(|s| s.contains(change));
-        let cover = self
-            .cover_before(change.node, change.position)
-            .filter(|_| !self.broken);
+        let cover = self.cover_before(change.node, change.position).filter(|_| !self.broken);
         cover.is_some_and(|c| c.contains(other)) && held.is_none_or(|s| s.cover.contains(other))
     }
 
@@ -150,11 +130,7 @@ impl Causality<'_> {
             let mut moved = false;
             for index in 0..changes.len() {
                 let this = changes[index].dot;
-                let seen = changes
-                    .iter()
-                    .filter(|c| self.had_seen(this, c.dot))
-                    .map(|c| c.time.0)
-                    .max();
+                let seen = changes.iter().filter(|c| self.had_seen(this, c.dot)).map(|c| c.time.0).max();
                 let floor = seen.map_or(i64::MIN, |t| t.saturating_add(1));
                 if changes[index].time.0 < floor {
                     changes[index].time = Micros(floor);
@@ -175,8 +151,6 @@ impl Causality<'_> {
         let to = landings.partition_point(|l| l.position <= upto);
         let between = landings[from..to.max(from)].iter();
         let mut wrote = between.filter(|l| l.wrote.contains(self.key) == Some(true));
-        wrote
-            .next_back()
-            .is_some_and(|last| !last.cover.contains(change))
+        wrote.next_back().is_some_and(|last| !last.cover.contains(change))
     }
 }

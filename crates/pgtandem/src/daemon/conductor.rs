@@ -96,6 +96,7 @@ impl Conductor {
     /// When the hub must stop: deposed, or a fault that only a person can mend.
     pub async fn turn(&mut self, deadline: Instant) -> Result<Option<Ended>, RunError> {
         let heard = tokio::time::timeout_at(deadline.into(), poll_fn(|cx| self.poll_heard(cx))).await;
+        let woken = Instant::now();
         let mut next = heard.ok();
         let mut taken = 0;
         while let Some(heard) = next.take() {
@@ -107,12 +108,12 @@ impl Conductor {
                 next = self.try_heard();
             }
         }
+        self.dispatch(woken);
+        self.acknowledge();
         let now = Instant::now();
         for seat in &mut self.seats {
             seat.note_owed(self.hub.owed(seat.node) > 0, now);
         }
-        self.dispatch();
-        self.acknowledge();
         Ok(None)
     }
 
@@ -275,7 +276,7 @@ impl Conductor {
     }
 
     /// Cuts a delivery for every node that can take one and is owed one.
-    fn dispatch(&mut self) {
+    fn dispatch(&mut self, woken: Instant) {
         let now = Instant::now();
         for at in 0..self.seats.len() {
             let node = self.seats[at].node;
@@ -291,7 +292,7 @@ impl Conductor {
             let Some(delivery) = self.hub.cut(node) else { continue };
             let seat = &mut self.seats[at];
             let id = seat.next_landing();
-            let Some(mut target) = seat.take_off(id, &delivery) else { continue };
+            let Some(mut target) = seat.take_off(id, &delivery, woken) else { continue };
             let reload = std::mem::take(&mut seat.reload_tables);
             let (report, context) = (self.report.clone(), Arc::clone(&seat.context));
             tokio::spawn(async move {

@@ -43,12 +43,7 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
     let mut pause = SHORTEST_PAUSE;
     loop {
         let began = Instant::now();
-        let stopping = stop.clone();
-        let ended = tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return Ok(()),
-            ended = work(config, &holder, stopping) => ended,
-        };
-        match ended {
+        match work(config, &holder, &mut stop).await {
             Ok(Ended::Asked) => return Ok(()),
             Ok(Ended::Yield) => tracing::info!("another pgtandem command asked for the lock; waiting for it to finish"),
             Ok(Ended::Recover(why)) => tracing::warn!("starting over from the databases: {why}"),
@@ -76,7 +71,23 @@ fn holder() -> String {
 }
 
 /// One life of a hub: from taking the locks to giving them back.
-async fn work(config: &Config, holder: &str, stop: watch::Receiver<bool>) -> Result<Ended, RunError> {
+async fn work(config: &Config, holder: &str, stop: &mut watch::Receiver<bool>) -> Result<Ended, RunError> {
+    let (mut conductor, mut errands) = tokio::select! {
+        // Nothing has been delivered yet, so there is nothing to bring to an end.
+        _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Asked),
+        begun = begin(config, holder) => begun?,
+    };
+    let ended = conduct(&mut conductor, &mut errands, stop).await;
+    conductor.settle().await;
+    // One that starts over is still there for whoever asks.
+    if !matches!(&ended, Ok(Ended::Recover(_))) {
+        errands.say_goodbye().await;
+    }
+    ended
+}
+
+/// Becomes the hub, which may mean to wait for another one's end.
+async fn begin(config: &Config, holder: &str) -> Result<(Conductor, Errands), RunError> {
     let mut controls = Vec::new();
     for node in &config.nodes {
         controls.push(Control::open(node).await?);
@@ -100,16 +111,13 @@ async fn work(config: &Config, holder: &str, stop: watch::Receiver<bool>) -> Res
     let mut conductor = Conductor::new(started.hub, started.seats, report, reports);
     let mut errands = Errands::new(controls, nodes, started.linked, started.epoch, holder.to_owned());
     errands.look_first(&mut conductor).await?;
-    let ended = conduct(&mut conductor, &mut errands, stop).await;
-    conductor.settle().await;
-    errands.say_goodbye().await;
-    ended
+    Ok((conductor, errands))
 }
 
 async fn conduct(
     conductor: &mut Conductor,
     errands: &mut Errands,
-    stop: watch::Receiver<bool>,
+    stop: &watch::Receiver<bool>,
 ) -> Result<Ended, RunError> {
     loop {
         if *stop.borrow() {

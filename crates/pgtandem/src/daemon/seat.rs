@@ -158,8 +158,11 @@ impl Seat {
         LandingId(self.last_landing.map_or(0, |id| id.0) + 1)
     }
 
-    /// Takes the idle target for a delivery.
-    pub fn take_off(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Option<Box<Target>> {
+    /// Takes the idle target for a delivery of what was heard at `heard` or before.
+    pub fn take_off(&mut self, id: LandingId, delivery: &Delivery<Image>, heard: Instant) -> Option<Box<Target>> {
+        if !delivery.rows.is_empty() {
+            self.owed_since.get_or_insert(heard);
+        }
         self.flying_deletes = delivery.rows.iter().any(|row| !row.state.is_present());
         match std::mem::replace(&mut self.delivering, Delivering::Flying(id)) {
             Delivering::Idle(target) => Some(target),

@@ -88,9 +88,9 @@ pub async fn read_last_table_id(client: &impl GenericClient) -> Result<i32, Erro
 /// Always begins as `Linking`; [`set_live`] ends that.
 pub async fn insert_linked_table(client: &impl GenericClient, table: &LinkedTable) -> Result<(), Error> {
     const QUERY: &str = "
-        INSERT INTO pgtandem.linked_table (id, schema_name, table_name, relid, resolve, ids, start_position, state,
-                                            columns)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, 'linking', $8)";
+        INSERT INTO pgtandem.linked_table (id, schema_name, table_name, relid, resolve, ids, columns, start_position,
+                                           state)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'linking')";
     let (schema, name) = (table.name.schema.as_str(), table.name.name.as_str());
     client
         .execute(
@@ -102,11 +102,16 @@ pub async fn insert_linked_table(client: &impl GenericClient, table: &LinkedTabl
                 &table.relid,
                 &table.resolve,
                 &table.ids.to_string(),
-                &table.start_position,
                 &table.columns,
+                &table.start_position,
             ],
         )
         .await?;
+    Ok(())
+}
+
+pub async fn set_columns(client: &impl GenericClient, id: i32, columns: &[String]) -> Result<(), Error> {
+    client.execute("UPDATE pgtandem.linked_table SET columns = $2 WHERE id = $1", &[&id, &columns]).await?;
     Ok(())
 }
 
@@ -125,11 +130,6 @@ pub async fn set_live(client: &impl GenericClient, id: i32) -> Result<(), Error>
 pub async fn set_policy(client: &impl GenericClient, id: i32, resolve: &str, ids: Ids) -> Result<(), Error> {
     const QUERY: &str = "UPDATE pgtandem.linked_table SET resolve = $2, ids = $3 WHERE id = $1";
     client.execute(QUERY, &[&id, &resolve, &ids.to_string()]).await?;
-    Ok(())
-}
-
-pub async fn set_columns(client: &impl GenericClient, id: i32, columns: &[String]) -> Result<(), Error> {
-    client.execute("UPDATE pgtandem.linked_table SET columns = $2 WHERE id = $1", &[&id, &columns]).await?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Steps that write only to our own schema.
 
 use super::Work;
+use crate::catalog::TableShape;
 use crate::catalog::read_fingerprint;
 use crate::config::Table;
 use crate::lifecycle::LifecycleError;
@@ -52,15 +53,16 @@ impl Work<'_> {
 
     pub(super) async fn register(&mut self, node: usize, id: i32, table: &Table) -> Result<(), LifecycleError> {
         let shape = self.surveys[node].table(&table.name);
+        let written = shape.into_iter().flat_map(TableShape::written_columns);
+        let columns = written.map(|column| column.name.as_str().to_owned()).collect();
         let relid = shape.map(|shape| shape.relid).unwrap_or_default();
-        let columns = shape.into_iter().flat_map(|shape| shape.written_columns());
         let linked = LinkedTable {
             id,
             name: table.name.clone(),
             relid,
             resolve: table.resolve.to_string(),
             ids: table.ids,
-            columns: columns.map(|column| column.name.as_str().to_owned()).collect(),
+            columns,
             start_position: PgLsn::from(0),
             state: TableState::Linking,
             paused_by: None,
