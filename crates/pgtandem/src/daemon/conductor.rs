@@ -71,6 +71,8 @@ pub struct Conductor {
     pub(super) seats: Vec<Seat>,
     reports: mpsc::UnboundedReceiver<Report>,
     report: mpsc::UnboundedSender<Report>,
+    /// The seat whose capture was heard last.
+    heard_last: usize,
 }
 
 enum Heard {
@@ -87,7 +89,7 @@ impl Conductor {
         report: mpsc::UnboundedSender<Report>,
         reports: mpsc::UnboundedReceiver<Report>,
     ) -> Self {
-        Self { hub, seats, reports, report }
+        Self { hub, seats, reports, report, heard_last: 0 }
     }
 
     /// Waits until there is something to do, does all that is there, and sends out what came of it.
@@ -122,17 +124,23 @@ impl Conductor {
             return Poll::Ready(Heard::Report(report));
         }
         let crowded = self.is_crowded();
-        for at in 0..self.seats.len() {
+        for step in 0..self.seats.len() {
+            // A node with a backlog must not keep the others from being heard.
+            let at = (self.heard_last + 1 + step) % self.seats.len();
             let node = self.seats[at].node;
             if crowded || !self.hub.may_judge(node) {
                 continue;
             }
             if let Some(captured) = self.seats[at].next.take() {
+                self.heard_last = at;
                 return Poll::Ready(Heard::Captured(at, captured));
             }
             let Some(captured) = &mut self.seats[at].captured else { continue };
             match captured.poll_recv(cx) {
-                Poll::Ready(Some(captured)) => return Poll::Ready(Heard::Captured(at, captured)),
+                Poll::Ready(Some(captured)) => {
+                    self.heard_last = at;
+                    return Poll::Ready(Heard::Captured(at, captured));
+                }
                 Poll::Ready(None) => return Poll::Ready(Heard::CaptureGone(at)),
                 Poll::Pending => {}
             }
