@@ -209,7 +209,10 @@ impl<I> Entry<I> {
 
     /// A change that had not seen it beat it: unlike one of its own node that was written over a delivery.
     pub(crate) fn lost_a_conflict(&self, dot: Dot) -> bool {
-        let mut lost = self.decisions().iter().filter(|d| d.loser == dot);
+        let mut lost = self
+            .decisions()
+            .iter()
+            .filter(|d| d.loser == dot && !d.forfeit);
         lost.any(|d| d.winner.node != dot.node)
     }
 
