@@ -303,6 +303,11 @@ impl Simulation {
         let before = Position(self.databases[index].position.0 + 1);
         let missed = self.missed_deletes(delivery);
         let landed = self.databases[index].land(delivery, &self.swept[index], missed, before);
+        if self.broken == Some(Broken::Released) {
+            self.databases[index]
+                .held
+                .retain(|_, r| r.released.is_none());
+        }
         if self.fold
             && let Some(below) = delivery.fold_below
         {
