@@ -119,7 +119,7 @@ impl<I: Clone> Hub<I> {
         let state = &mut self.nodes[node.index()];
         state.owed_count = 0;
         let mut slots = Vec::with_capacity(state.owed.len());
-        for reference in std::mem::take(&mut state.owed) {
+        while let Some(reference) = state.owed.pop() {
             if self
                 .window
                 .live(reference)

@@ -15,7 +15,7 @@ use crate::hold::Span;
 use crate::hub::{First, Hub};
 use crate::key::{Dot, Key, Micros, NodeId, Position, Stamp};
 use crate::policy::{Contender, Verdict};
-use crate::window::{Entry, SlotRef};
+use crate::window::{Entry, Mark, SlotRef};
 
 /// The source transaction being judged.
 pub(crate) struct Transaction {
@@ -156,7 +156,7 @@ impl<I: Clone> Hub<I> {
         let sequence = self.sequence;
         let entry = self.window.get_mut(slot);
         entry.touched = sequence;
-        entry.flags.again = true;
+        entry.marks.set(Mark::Again, true);
         if let Some(dot) = by
             && !entry.sources.contains(dot.node)
         {
@@ -184,11 +184,11 @@ impl<I: Clone> Hub<I> {
         if entry.has_lost(transaction.dot) {
             return Standing::Lost;
         }
-        if !entry.flags.decided {
+        if !entry.marks.has(Mark::Decided) {
             Standing::First
         } else if entry.dot() == transaction.dot {
             // An entry that began from a TRUNCATE of this very transaction has not been won yet.
-            match entry.flags.derived && entry.op == Op::Truncate {
+            match entry.is_untouched_truncate() {
                 true => Standing::Seen,
                 false => Standing::Same,
             }
@@ -217,7 +217,7 @@ impl<I: Clone> Hub<I> {
         if self.broken(crate::hub::Broken::HeldException) {
             return None;
         }
-        let of_truncate = (entry.flags.derived && entry.op == Op::Truncate)
+        let of_truncate = (entry.is_untouched_truncate())
             .then(|| self.truncate_of(entry.key.table))
             .flatten();
         let inherited = of_truncate.map_or(&[][..], |t| t.spans());
@@ -232,7 +232,7 @@ impl<I: Clone> Hub<I> {
         let canonical = Contender {
             dot: entry.dot(),
             stamp: entry.stamp(),
-            op: entry.op,
+            op: entry.marks.op(),
         };
         let stamp = transaction.stamp();
         let challenger = Contender {

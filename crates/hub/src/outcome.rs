@@ -8,7 +8,7 @@ use crate::hub::Hub;
 use crate::judge::Transaction;
 use crate::key::{Dot, NodeSet, Position};
 use crate::policy::Verdict;
-use crate::window::{Made, Write};
+use crate::window::{Made, Mark, Write};
 
 impl<I: Clone> Hub<I> {
     /// The change had seen the canonical, if there was one, and replaces it. Its stamp is raised above what it
@@ -16,7 +16,7 @@ impl<I: Clone> Hub<I> {
     pub(crate) fn win(&mut self, transaction: &Transaction, slot: u32, op: Op, state: State<I>) {
         let entry = self.window.get(slot);
         let mut stamp = transaction.stamp();
-        if entry.flags.decided {
+        if entry.marks.has(Mark::Decided) {
             stamp = stamp.raised_above(entry.stamp());
             let winner = Side {
                 dot: transaction.dot,
@@ -211,7 +211,8 @@ impl<I: Clone> Hub<I> {
     /// A later change of the transaction whose earlier one is canonical.
     pub(crate) fn replace_own(&mut self, transaction: &Transaction, slot: u32, state: State<I>) {
         let entry = self.window.get_mut(slot);
-        entry.op = entry.op.then(&state);
+        let op = entry.marks.op().then(&state);
+        entry.marks.set_op(op);
         entry.state = state;
         let side = entry.side();
         for number in self.numbers_of(slot, |winner, _| winner == transaction.dot) {

@@ -441,11 +441,12 @@ impl<I: Clone> Recovery<I> {
             return;
         }
         let half = entry.extra().half.take().expect("just seen");
-        entry.op = if half.fallback.is_present() {
+        let op = if half.fallback.is_present() {
             Op::Update
         } else {
             Op::Delete
         };
+        entry.marks.set_op(op);
         entry.state = half.fallback;
     }
 

@@ -36,9 +36,7 @@ pub(crate) struct Entry<I> {
     pub sources: NodeSet,
     pub ever_owed: NodeSet,
     pub node: NodeId,
-    pub stamp_node: NodeId,
-    pub op: Op,
-    pub flags: Flags,
+    pub marks: Marks,
 }
 
 /// A landing wrote the key on `node`.
@@ -53,16 +51,45 @@ pub(crate) struct Write {
     pub sure: bool,
 }
 
+/// The canonical's operation and what is true of the entry, in one byte: a window holds millions.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Flags {
-    /// False only between an entry's making and its first change.
-    pub decided: bool,
+pub(crate) struct Marks(u8);
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mark {
+    /// It has a canonical; false only between an entry's making and its first change.
+    Decided = 1,
     /// It stands in a retire queue.
-    pub queued: bool,
+    Queued = 2,
     /// Touched since it was queued.
-    pub again: bool,
+    Again = 4,
     /// It began from an unretired TRUNCATE of its table, which must not retire before it.
-    pub derived: bool,
+    Derived = 8,
+}
+
+const OPS: [Op; 4] = [Op::Insert, Op::Update, Op::Delete, Op::Truncate];
+
+impl Marks {
+    pub(crate) fn has(self, mark: Mark) -> bool {
+        self.0 & mark as u8 != 0
+    }
+
+    pub(crate) fn set(&mut self, mark: Mark, on: bool) {
+        self.0 = if on {
+            self.0 | mark as u8
+        } else {
+            self.0 & !(mark as u8)
+        };
+    }
+
+    pub(crate) fn op(self) -> Op {
+        OPS[usize::from(self.0 >> 4 & 3)]
+    }
+
+    pub(crate) fn set_op(&mut self, op: Op) {
+        let number = OPS.iter().position(|o| *o == op).unwrap_or_default();
+        self.0 = self.0 & 0x0f | (number as u8) << 4;
+    }
 }
 
 /// A decision about the key.
@@ -124,18 +151,18 @@ impl<I> Entry<I> {
             sources: NodeSet::default(),
             ever_owed: NodeSet::default(),
             node: NodeId(0),
-            stamp_node: NodeId(0),
-            op: Op::Delete,
-            flags: Flags::default(),
+            marks: Marks::default(),
         }
     }
 
     /// What lands from now on, or has landed until now, is something else.
     pub(crate) fn become_canonical(&mut self, dot: Dot, stamp: Stamp, op: Op, state: State<I>) {
         (self.node, self.position) = (dot.node, dot.position);
-        (self.stamp_time, self.stamp_node) = (stamp.time.0, stamp.node);
-        (self.op, self.state) = (op, state);
-        self.flags.decided = true;
+        debug_assert_eq!(stamp.node, dot.node, "a stamp names its change's node");
+        self.stamp_time = stamp.time.0;
+        self.state = state;
+        self.marks.set_op(op);
+        self.marks.set(Mark::Decided, true);
         self.outdated = self.flying;
         self.writes.iter_mut().for_each(|w| w.current = false);
         if let Some(extra) = &mut self.extra {
@@ -153,8 +180,13 @@ impl<I> Entry<I> {
     pub(crate) fn stamp(&self) -> Stamp {
         Stamp {
             time: crate::key::Micros(self.stamp_time),
-            node: self.stamp_node,
+            node: self.node,
         }
+    }
+
+    /// It began from a TRUNCATE, and nothing has won it since.
+    pub(crate) fn is_untouched_truncate(&self) -> bool {
+        self.marks.has(Mark::Derived) && self.marks.op() == Op::Truncate
     }
 
     pub(crate) fn side(&self) -> Side<I>
@@ -164,7 +196,7 @@ impl<I> Entry<I> {
         Side {
             dot: self.dot(),
             stamp: self.stamp(),
-            op: self.op,
+            op: self.marks.op(),
             state: self.state.clone(),
         }
     }
