@@ -79,6 +79,8 @@ impl<I: Clone> Hub<I> {
         }
         let mut slots = self.take_owed(node);
         let truncates = self.truncates_among(&slots, node);
+        let carried_out = truncates.iter().filter(|t| !t.hold);
+        let truncated = carried_out.map(|t| t.table).collect();
         let swept = self.add_truncated_rows(node, &truncates, &mut slots);
         let rows = slots
             .iter()
@@ -96,6 +98,7 @@ impl<I: Clone> Hub<I> {
         let flight = Flight {
             slots,
             swept,
+            truncated,
             cover: cover.clone(),
             sequence,
             decisions_end: end,
@@ -228,7 +231,9 @@ impl<I: Clone> Hub<I> {
             .clone();
         for key in &landed.held {
             if let Some(slot) = self.window.find(key) {
-                self.hold(slot, node, landed.position, &before);
+                let truncated = flight.truncated.contains(&key.table)
+                    && !landed.held.contains(&Key::whole_table(key.table));
+                self.hold(slot, node, landed.position, &before, truncated);
             }
         }
         for key in &landed.missed {

@@ -203,26 +203,18 @@ impl<I: Clone> Hub<I> {
         if entry.node == transaction.dot.node {
             return true;
         }
-        let by_landing = transaction.cover.contains(entry.dot());
-        match self.span_around(entry, transaction.dot) {
-            Some(span) if span.early => span.cover.contains(entry.dot()),
-            Some(span) => by_landing && span.cover.contains(entry.dot()),
-            None => by_landing,
-        }
-    }
-
-    /// What makes the key an exception to the landings' covers for this change.
-    fn span_around<'a>(&'a self, entry: &'a Entry<I>, change: Dot) -> Option<&'a Span> {
         #[cfg(test)]
         if self.broken(crate::hub::Broken::HeldException) {
-            return None;
+            return transaction.cover.contains(entry.dot());
         }
-        let of_truncate = (entry.is_untouched_truncate())
+        // While a TRUNCATE is held, no key of its table has seen it.
+        let of_truncate = entry
+            .is_untouched_truncate()
             .then(|| self.truncate_of(entry.key.table))
             .flatten();
         let inherited = of_truncate.map_or(&[][..], |t| t.spans());
-        let mut spans = entry.spans().iter().chain(inherited);
-        spans.find(|span| span.contains(change))
+        let spans = entry.spans().iter().chain(inherited);
+        Span::seen(spans, transaction.dot, entry.dot(), &transaction.cover)
     }
 
     /// Who wins. A decision that was made before is looked up: on this key, or on the key's partner in a key change,
