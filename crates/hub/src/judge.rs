@@ -15,7 +15,7 @@ use crate::hold::Span;
 use crate::hub::{First, Hub};
 use crate::key::{Dot, Key, Micros, NodeId, Position, Stamp};
 use crate::policy::{Contender, Verdict};
-use crate::window::{Entry, Mark, SlotRef};
+use crate::window::{Entry, Mark, SlotRef, Write};
 
 /// The source transaction being judged.
 pub(crate) struct Transaction {
@@ -207,9 +207,10 @@ impl<I: Clone> Hub<I> {
         if self.broken(crate::hub::Broken::HeldException) {
             return transaction.cover.contains(entry.dot());
         }
-        // While a TRUNCATE is held, no key of its table has seen it.
-        let of_truncate = entry
-            .is_untouched_truncate()
+        // While a TRUNCATE is held, no key of its table has seen it, unless it was delivered by itself.
+        let Dot { node, position } = transaction.dot;
+        let delivered = |w: &Write| w.node == node && w.current && w.sure && w.position <= position;
+        let of_truncate = (entry.is_untouched_truncate() && !entry.writes.iter().any(delivered))
             .then(|| self.truncate_of(entry.key.table))
             .flatten();
         let inherited = of_truncate.map_or(&[][..], |t| t.spans());
@@ -238,7 +239,13 @@ impl<I: Clone> Hub<I> {
             .iter()
             .filter_map(|p| self.window.find(p))
             .map(|s| self.window.get(s));
-        let mut entries = std::iter::once(entry).chain(partner_entries);
+        // Two truncates meet on every key of their table, with one outcome.
+        let truncates = (op == Op::Truncate && entry.marks.op() == Op::Truncate)
+            .then(|| self.truncate_of(table))
+            .flatten();
+        let mut entries = std::iter::once(entry)
+            .chain(partner_entries)
+            .chain(truncates);
         if let Some(won) = entries.find_map(|e| e.kept(challenger.dot, canonical.dot)) {
             let why = Cow::Borrowed("decided before");
             return Verdict {

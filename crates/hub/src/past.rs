@@ -143,11 +143,18 @@ impl Causality<'_> {
             .cover_before(change.node, change.position)
             .filter(|_| !self.broken);
         let of_table = match self.truncates.contains(&other) {
-            true => self.table_spans,
-            false => &[],
+            true if !self.was_delivered(change, other) => self.table_spans,
+            _ => &[],
         };
         let spans = self.spans.iter().chain(of_table);
         cover.is_some_and(|cover| Span::seen(spans, change, other, cover))
+    }
+
+    /// Whether a landing before the change wrote this key by itself when `other` was known.
+    fn was_delivered(&self, change: Dot, other: Dot) -> bool {
+        let landings = self.landings[change.node.index()].iter();
+        let mut before = landings.take_while(|l| l.position <= change.position);
+        before.any(|l| l.cover.contains(other) && l.wrote.contains(self.key) == Some(true))
     }
 
     /// Raises the stamps along seen changes, in an order in which each comes after those it had seen.
