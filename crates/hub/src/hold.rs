@@ -27,13 +27,7 @@ pub(crate) struct Span {
 
 impl Span {
     pub(crate) fn early(node: NodeId, landed: &Landed, cover: Cover) -> Span {
-        Span {
-            node,
-            from: landed.before,
-            until: Some(landed.position),
-            cover,
-            early: true,
-        }
+        Span { node, from: landed.before, until: Some(landed.position), cover, early: true }
     }
 
     pub(crate) fn contains(&self, change: Dot) -> bool {
@@ -138,13 +132,7 @@ impl<I> Entry<I> {
     }
 
     pub(crate) fn open_span(&mut self, node: NodeId, from: Position, cover: Cover) {
-        self.extra().spans.push(Span {
-            node,
-            from,
-            until: None,
-            cover,
-            early: false,
-        });
+        self.extra().spans.push(Span { node, from, until: None, cover, early: false });
     }
 
     pub(crate) fn reopen_span(&mut self, node: NodeId) {
@@ -166,11 +154,7 @@ impl<I> Entry<I> {
 
     /// Whether there was an open one.
     pub(crate) fn close_span(&mut self, node: NodeId, position: Position) -> bool {
-        let spans = self
-            .extra
-            .as_mut()
-            .map(|x| x.spans.as_mut_slice())
-            .unwrap_or_default();
+        let spans = self.extra.as_mut().map(|x| x.spans.as_mut_slice()).unwrap_or_default();
         let open = spans.iter_mut().find(|s| s.is_open_at(node));
         open.map(|span| span.until = Some(position)).is_some()
     }

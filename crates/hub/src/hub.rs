@@ -37,7 +37,7 @@ pub(crate) struct Node {
     pub judged: Position,
     pub landings: Landings,
     pub passed: u64,
-    pub owed: Vec<SlotRef>,
+    pub owed: Fifo<SlotRef>,
     pub owed_count: usize,
     /// Another node's change was judged since the last landing here: it must be covered, rows or not.
     pub news: bool,
@@ -210,9 +210,9 @@ impl<I: Clone> Hub<I> {
         state.owed_count -= 1;
         if state.owed.len() > 2 * state.owed_count + 64 {
             let window = &self.window;
-            state.owed.retain(|r| window.live(*r).is_some_and(|e| e.owed.contains(node)));
-            state.owed.sort_unstable();
-            state.owed.dedup();
+            // One reference an entry is enough: those that came back stand here twice.
+            let mut seen = HashSet::new();
+            state.owed.retain(|r| window.live(*r).is_some_and(|e| e.owed.contains(node)) && seen.insert(r.slot));
         }
     }
 }
@@ -223,7 +223,7 @@ impl Node {
             judged: Position(0),
             landings: Landings::new(nodes),
             passed: 0,
-            owed: Vec::new(),
+            owed: Fifo::new(),
             owed_count: 0,
             news: false,
             flight: None,

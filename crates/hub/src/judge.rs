@@ -15,7 +15,7 @@ use crate::hold::Span;
 use crate::hub::{First, Hub};
 use crate::key::{Dot, Key, Micros, NodeId, Position, Stamp};
 use crate::policy::{Contender, Verdict};
-use crate::window::{Entry, SlotRef};
+use crate::window::{Entry, Mark, SlotRef};
 
 /// The source transaction being judged.
 pub(crate) struct Transaction {
@@ -135,7 +135,7 @@ impl<I: Clone> Hub<I> {
         let sequence = self.sequence;
         let entry = self.window.get_mut(slot);
         entry.touched = sequence;
-        entry.flags.again = true;
+        entry.marks.set(Mark::Again, true);
         if let Some(dot) = by
             && !entry.sources.contains(dot.node)
         {
@@ -157,10 +157,14 @@ impl<I: Clone> Hub<I> {
         if entry.has_lost(transaction.dot) {
             return Standing::Lost;
         }
-        if !entry.flags.decided {
+        if !entry.marks.has(Mark::Decided) {
             Standing::First
         } else if entry.dot() == transaction.dot {
-            Standing::Same
+            // An entry that began from a TRUNCATE of this very transaction has not been won yet.
+            match entry.is_untouched_truncate() {
+                true => Standing::Seen,
+                false => Standing::Same,
+            }
         } else if self.had_seen(transaction, entry) {
             Standing::Seen
         } else {
@@ -186,9 +190,7 @@ impl<I: Clone> Hub<I> {
         if self.broken(crate::hub::Broken::HeldException) {
             return None;
         }
-        let of_truncate = (entry.flags.derived && entry.op == Op::Truncate)
-            .then(|| self.truncate_of(entry.key.table))
-            .flatten();
+        let of_truncate = (entry.is_untouched_truncate()).then(|| self.truncate_of(entry.key.table)).flatten();
         let inherited = of_truncate.map_or(&[][..], |t| t.spans());
         let mut spans = entry.spans().iter().chain(inherited);
         spans.find(|span| span.contains(change))
@@ -198,7 +200,7 @@ impl<I: Clone> Hub<I> {
     /// since both halves have one fate.
     pub(crate) fn verdict(&mut self, transaction: &Transaction, slot: u32, op: Op) -> Verdict {
         let entry = self.window.get(slot);
-        let canonical = Contender { dot: entry.dot(), stamp: entry.stamp(), op: entry.op };
+        let canonical = Contender { dot: entry.dot(), stamp: entry.stamp(), op: entry.marks.op() };
         let stamp = transaction.stamp();
         let challenger = Contender { dot: transaction.dot, stamp, op };
         let table = entry.key.table;

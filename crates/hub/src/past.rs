@@ -56,10 +56,7 @@ impl<I: Clone> History<I> {
         }
         change.time = change.time.max(Micros(last.time.0.saturating_add(1)));
         let landed = landings.partition_point(|l| l.position <= position);
-        let mut between = landings[..landed]
-            .iter()
-            .rev()
-            .take_while(|l| l.position > last.dot.position);
+        let mut between = landings[..landed].iter().rev().take_while(|l| l.position > last.dot.position);
         if between.all(|l| l.wrote.contains(key) == Some(false)) {
             *last = change;
         } else {
@@ -122,9 +119,7 @@ impl Causality<'_> {
             return other.position < change.position;
         }
         let held = self.spans.iter().find(|s| s.contains(change));
-        let cover = self
-            .cover_before(change.node, change.position)
-            .filter(|_| !self.broken);
+        let cover = self.cover_before(change.node, change.position).filter(|_| !self.broken);
         cover.is_some_and(|c| c.contains(other)) && held.is_none_or(|s| s.cover.contains(other))
     }
 
@@ -156,8 +151,6 @@ impl Causality<'_> {
         let to = landings.partition_point(|l| l.position <= upto);
         let between = landings[from..to.max(from)].iter();
         let mut wrote = between.filter(|l| l.wrote.contains(self.key) == Some(true));
-        wrote
-            .next_back()
-            .is_some_and(|last| !last.cover.contains(change))
+        wrote.next_back().is_some_and(|last| !last.cover.contains(change))
     }
 }

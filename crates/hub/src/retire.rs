@@ -11,7 +11,7 @@
 
 use crate::hub::Hub;
 use crate::key::NodeId;
-use crate::window::SlotRef;
+use crate::window::{Mark, SlotRef};
 
 impl<I: Clone> Hub<I> {
     /// Drops what has settled. To be called after landings and judging, as often as is convenient.
@@ -35,13 +35,13 @@ impl<I: Clone> Hub<I> {
     /// Puts the entry into its queue, unless it stands in one.
     pub(crate) fn queue(&mut self, slot: u32) {
         let entry = self.window.get(slot);
-        if entry.flags.queued {
+        if entry.marks.has(Mark::Queued) {
             return;
         }
         let queue = self.exempt(slot).map_or(self.nodes.len(), NodeId::index);
         let entry = self.window.get_mut(slot);
-        entry.flags.queued = true;
-        entry.flags.again = false;
+        entry.marks.set(Mark::Queued, true);
+        entry.marks.set(Mark::Again, false);
         let reference = SlotRef { slot, generation: entry.generation };
         self.retiring[queue].push(reference);
     }
@@ -68,12 +68,12 @@ impl<I: Clone> Hub<I> {
                 continue;
             }
             let entry = self.window.get_mut(reference.slot);
-            if entry.touched > passed && !entry.flags.again {
+            if entry.touched > passed && !entry.marks.has(Mark::Again) {
                 break;
             }
             self.retiring[queue].pop();
             let entry = self.window.get_mut(reference.slot);
-            entry.flags.queued = false;
+            entry.marks.set(Mark::Queued, false);
             let unsettled = !entry.owed.is_empty() || !entry.flying.is_empty();
             let touched = entry.touched;
             let all_passed =

@@ -14,7 +14,7 @@ use crate::change::{Op, State};
 use crate::hub::Hub;
 use crate::judge::Transaction;
 use crate::key::{Key, TableId};
-use crate::window::Entry;
+use crate::window::{Entry, Mark};
 
 impl<I: Clone> Hub<I> {
     pub(crate) fn judge_truncate(&mut self, transaction: &Transaction, table: TableId) {
@@ -58,16 +58,19 @@ impl<I: Clone> Hub<I> {
         let (dot, stamp) = (truncate.dot(), truncate.stamp());
         let from = self.window.find(&Key::whole_table(table)).expect("just found");
         self.window.get_mut(from).extra().dependents += 1;
+        let all = self.all();
         let entry = self.window.get_mut(slot);
         entry.become_canonical(dot, stamp, Op::Truncate, State::Absent);
-        entry.flags.derived = true;
+        entry.marks.set(Mark::Derived, true);
+        // The TRUNCATE may yet sweep it away on its own node: that one must cover it too.
+        entry.ever_owed = all;
     }
 
     /// The entry is leaving the window.
     pub(crate) fn release_truncate(&mut self, entry: &Entry<I>) {
         if entry.key.is_whole_table() {
             self.truncates -= 1;
-        } else if entry.flags.derived
+        } else if entry.marks.has(Mark::Derived)
             && let Some(from) = self.window.find(&Key::whole_table(entry.key.table))
         {
             let extra = self.window.get_mut(from).extra();

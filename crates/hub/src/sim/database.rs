@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Change, Cover, Decision, Delivery, Dot, HeldRecord, Key, Landed, Micros, NodeId, Op, Position,
-    State, TableId, Wrote,
+    Change, Cover, Decision, Delivery, DeliveryRow, Dot, HeldRecord, Key, Landed, Micros, NodeId, Op, Position, State,
+    TableId, Wrote,
 };
 
 pub const TABLES: u32 = 2;
@@ -126,10 +126,7 @@ impl Database {
 
     /// Deletes of the delivery that hit no row: they lock nothing.
     pub fn missed_deletes(&self, delivery: &Delivery<Image>) -> Vec<Key> {
-        let absent = delivery
-            .rows
-            .iter()
-            .filter(|r| !r.hold && !r.key.is_whole_table() && !r.state.is_present());
+        let absent = delivery.rows.iter().filter(|r| !r.hold && !r.key.is_whole_table() && !r.state.is_present());
         absent
             .filter(|r| r.pair.is_none() && !self.refused.contains(&r.key))
             .map(|r| r.key.clone())
@@ -152,9 +149,13 @@ impl Database {
             self.held.remove(key);
         }
         let mut held = self.land_truncates(delivery, swept, position);
-        let refused = |key: &Key| self.refused.contains(key);
+        let swept_now = |table| delivery.truncates.iter().any(|t| t.table == table) && held.is_empty();
+        // A delete behind a TRUNCATE finds no row, so nothing can refuse it.
+        let refused = |row: &DeliveryRow<Image>| {
+            self.refused.contains(&row.key) && (row.state.is_present() || !swept_now(row.key.table))
+        };
         let mut hold: BTreeSet<Key> =
-            delivery.rows.iter().filter(|r| r.hold || refused(&r.key)).map(|r| r.key.clone()).collect();
+            delivery.rows.iter().filter(|r| r.hold || refused(r)).map(|r| r.key.clone()).collect();
         loop {
             let pairs = delivery.rows.iter().filter(|r| r.pair.as_ref().is_some_and(|p| hold.contains(p)));
             let more: Vec<Key> = pairs.map(|r| r.key.clone()).filter(|k| !hold.contains(k)).collect();
@@ -202,12 +203,7 @@ impl Database {
                 self.decisions.push(decision.clone());
             }
         }
-        let landed = Landed {
-            position,
-            held,
-            missed,
-            before: before_deletes,
-        };
+        let landed = Landed { position, held, missed, before: before_deletes };
         self.landings.push(LandingRow {
             position,
             cover: delivery.cover.clone(),
@@ -251,10 +247,7 @@ impl Database {
             for key in self.all_keys.iter().filter(|k| k.table == truncate.table) {
                 self.cells.insert(
                     key.clone(),
-                    Cell {
-                        image: None,
-                        dot: Some(swept.get(key).copied().unwrap_or(truncate.dot)),
-                    },
+                    Cell { image: None, dot: Some(swept.get(key).copied().unwrap_or(truncate.dot)) },
                 );
             }
         }

@@ -8,8 +8,8 @@ use rand::{Rng, SeedableRng};
 use super::database::{Cell, Database, Image, TABLES, Write};
 use crate::hub::Broken;
 use crate::{
-    Contender, Cover, Delivery, Dot, Hub, Kept, Key, Landing, Newest, NodeId, Policies, Position,
-    Prefer, Recovery, TableId, Verdict,
+    Contender, Cover, Delivery, Dot, Hub, Kept, Key, Landing, Newest, NodeId, Policies, Position, Prefer, Recovery,
+    TableId, Verdict,
 };
 
 /// What a schedule may contain.
@@ -129,25 +129,12 @@ impl Simulation {
         for database in &self.databases {
             for ((key, dot), parent) in &database.parents {
                 let parent = parent.map(|p| (p.node.0, p.position.0));
-                self.note(|| {
-                    format!(
-                        "{key:?}: {:?} over {parent:?}",
-                        (dot.node.0, dot.position.0)
-                    )
-                });
+                self.note(|| format!("{key:?}: {:?} over {parent:?}", (dot.node.0, dot.position.0)));
             }
         }
         for d in &self.databases[0].decisions {
             let dot = |d: crate::Dot| (d.node.0, d.position.0);
-            self.note(|| {
-                format!(
-                    "{:?}: {} {:?} beat {:?}",
-                    d.key,
-                    d.kind.word(),
-                    dot(d.winner.dot),
-                    dot(d.loser.dot)
-                )
-            });
+            self.note(|| format!("{:?}: {} {:?} beat {:?}", d.key, d.kind.word(), dot(d.winner.dot), dot(d.loser.dot)));
         }
     }
 
@@ -286,6 +273,9 @@ impl Simulation {
         let before = Position(self.databases[index].position.0 + 1);
         let missed = self.missed_deletes(delivery);
         let landed = self.databases[index].land(delivery, &self.swept[index], missed, before);
+        if self.broken == Some(Broken::Released) {
+            self.databases[index].held.retain(|_, r| r.released.is_none());
+        }
         if self.fold
             && let Some(below) = delivery.fold_below
         {
@@ -379,7 +369,15 @@ impl Simulation {
         }
         let kept: Vec<Kept> = match self.broken {
             Some(Broken::Decisions) => Vec::new(),
-            _ => all.iter().map(|d| Kept { key: d.key.clone(), winner: d.winner.dot, loser: d.loser.dot }).collect(),
+            _ => all
+                .iter()
+                .map(|d| Kept {
+                    key: d.key.clone(),
+                    winner: d.winner.dot,
+                    loser: d.loser.dot,
+                    forfeit: d.kind == crate::Kind::KeyChange,
+                })
+                .collect(),
         };
         for database in &mut self.databases {
             database.decisions = all.clone();
@@ -389,16 +387,8 @@ impl Simulation {
             cover: l.cover.clone(),
             wrote: l.wrote.clone(),
         };
-        let landings = self
-            .databases
-            .iter()
-            .map(|d| d.landings.iter().map(landing).collect())
-            .collect();
-        let held: Vec<_> = self
-            .databases
-            .iter()
-            .flat_map(|d| d.held.values().cloned())
-            .collect();
+        let landings = self.databases.iter().map(|d| d.landings.iter().map(landing).collect()).collect();
+        let held: Vec<_> = self.databases.iter().flat_map(|d| d.held.values().cloned()).collect();
         self.note(|| format!("crash; start {:?}, held {held:?}", self.acknowledged));
         let policies = policy(self.shape.policy, &mut self.rng);
         let mut recovery = Recovery::new(self.acknowledged.clone(), landings, kept, held, policies);

@@ -28,7 +28,10 @@ enum Found {
     Done,
     /// A node that was away has a session for errands again.
     Reopened(usize, Box<Control>),
-    Failed { node: String, error: String },
+    Failed {
+        node: String,
+        error: String,
+    },
 }
 
 pub struct Errands {
@@ -164,7 +167,8 @@ impl Errands {
             return;
         }
         self.reopen_at = now + SECOND;
-        let Some(at) = (0..self.controls.len()).find(|at| self.controls[*at].is_none() && conductor.is_here(*at)) else {
+        let Some(at) = (0..self.controls.len()).find(|at| self.controls[*at].is_none() && conductor.is_here(*at))
+        else {
             return;
         };
         let node = self.nodes[at].clone();
@@ -206,7 +210,7 @@ impl Errands {
             Found::Done => self.writing = false,
             Found::Tables(looked) => {
                 self.looking = false;
-                for verdict in looked.verdicts.iter().filter(|verdict| verdict.pause.is_some()) {
+                for verdict in looked.verdicts.iter().filter(|verdict| verdict.has_drifted()) {
                     self.known.retain(|(table, _), _| *table != verdict.table);
                 }
                 // What was known of a node that is away stays.

@@ -30,7 +30,8 @@ impl Copy<'_> {
                 row: Some(row.get(1)),
                 cover: vec![PgLsn::from(0); usize::from(self.numbers.unsigned_abs())],
                 partner_key: None,
-                reason: "the row was there already, or a unique value of it was taken, when the table was copied".to_owned(),
+                reason: "the row was there already, or a unique value of it was taken, when the table was copied"
+                    .to_owned(),
                 sqlstate: Some("23505".to_owned()),
                 held_since: SystemTime::now(),
                 last_tried: None,
@@ -50,15 +51,7 @@ impl Copy<'_> {
     }
 
     fn key_json(&self, texts: &[String]) -> Value {
-        let names = self
-            .from
-            .primary_key
-            .iter()
-            .map(|name| name.as_str().to_owned());
-        Value::Object(
-            names
-                .zip(texts.iter().cloned().map(Value::String))
-                .collect::<Map<_, _>>(),
-        )
+        let names = self.from.primary_key.iter().map(|name| name.as_str().to_owned());
+        Value::Object(names.zip(texts.iter().cloned().map(Value::String)).collect::<Map<_, _>>())
     }
 }

@@ -24,15 +24,8 @@ pub(super) async fn digest(
     columns: &[Ident],
 ) -> Result<Digest, LifecycleError> {
     let session = snapshot.session().await?;
-    let row = session
-        .client()
-        .query_one(&sql::digest(table, columns), &[])
-        .await
-        .on(&session.name, DOING)?;
-    Ok(Digest {
-        rows: row.get(0),
-        sums: [row.get(1), row.get(2)],
-    })
+    let row = session.client().query_one(&sql::digest(table, columns), &[]).await.on(&session.name, DOING)?;
+    Ok(Digest { rows: row.get(0), sums: [row.get(1), row.get(2)] })
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -54,20 +47,13 @@ pub(super) async fn compare(
     let query = sql::row_hashes(table, key, columns);
     let rows_of = async |node: &crate::lifecycle::OpenNode| {
         let parameters: [&str; 0] = [];
-        let rows = node
-            .client()
-            .query_raw(&query, parameters)
-            .await
-            .on(&node.name, DOING)?;
+        let rows = node.client().query_raw(&query, parameters).await.on(&node.name, DOING)?;
         Ok::<_, LifecycleError>(rows)
     };
     let (a, b) = (rows_of(&first).await?, rows_of(&second).await?);
     let (mut a, mut b) = (pin!(a), pin!(b));
     let mut differences = Differences::default();
-    let (mut left, mut right) = (
-        next(&mut a, &first.name).await?,
-        next(&mut b, &second.name).await?,
-    );
+    let (mut left, mut right) = (next(&mut a, &first.name).await?, next(&mut b, &second.name).await?);
     loop {
         let order = match (&left, &right) {
             (None, None) => return Ok(differences),
@@ -101,8 +87,5 @@ async fn next(
     node: &str,
 ) -> Result<Option<RowHash>, LifecycleError> {
     let row = rows.try_next().await.on(node, DOING)?;
-    Ok(row.map(|row| RowHash {
-        key: [row.get(0), row.get(1)],
-        row: [row.get(2), row.get(3)],
-    }))
+    Ok(row.map(|row| RowHash { key: [row.get(0), row.get(1)], row: [row.get(2), row.get(3)] }))
 }
