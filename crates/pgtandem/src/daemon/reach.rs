@@ -163,7 +163,8 @@ pub async fn bring_up_again(
     context: Arc<NodeContext>,
     flying: Option<LandingId>,
 ) -> Result<(NodeUp, Option<Result<Landing, ()>>), ReachError> {
-    let mut pause = Duration::from_millis(50);
+    const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+    let mut pause = SHORTEST_PAUSE;
     let mut last_said = String::new();
     loop {
         let error = match try_bring_up(&context, flying).await {
@@ -174,6 +175,8 @@ pub async fn bring_up_again(
         if text != last_said {
             tracing::warn!(node = %context.name, "cannot be reached: {text}");
             last_said = text;
+            // Something happens over there: it starts, for instance.
+            pause = SHORTEST_PAUSE;
         }
         match error.retry() {
             Retry::Soon => {}
