@@ -103,7 +103,8 @@ fn once(pair: &Pair, system: System, load: &Load, results: &mut Results) {
     if let Some(pid) = stage.hub_pid() {
         results.cpu_hub.push(ms(cpu.hub));
         results.memory.push(peak_memory_mib(pid));
-        said += &format!(", hub {:.0} MiB", peak_memory_mib(pid));
+        let deliveries = target.field::<i64>("SELECT coalesce(max(id), 0) FROM pgtandem.landing").unwrap_or_default();
+        said += &format!(" in {deliveries} deliveries, hub {:.0} MiB", peak_memory_mib(pid));
     }
     println!(
         "  {system}: {said}; CPU ms per 1,000: source {:.1}, target {:.1}, hub {:.1}",

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
-use pair::Pair;
+use pair::{Pair, Way};
 use report::Report;
 
 /// Compares pgtandem with native logical replication.
@@ -27,6 +27,9 @@ struct Args {
     /// How often each measurement is repeated, in turns.
     #[arg(long, default_value_t = 5)]
     repeats: usize,
+    /// How replication reaches the servers.
+    #[arg(long, value_enum, default_value = "tcp")]
+    way: Way,
     /// Two repeats and shorter runs: to see that it works.
     #[arg(long)]
     quick: bool,
@@ -44,7 +47,7 @@ fn main() -> ExitCode {
     let repeats = if args.quick { 2 } else { args.repeats };
     let seconds = if args.quick { 2 } else { 5 };
     let wanted = |section| args.sections.is_empty() || args.sections.contains(&section);
-    let pair = Pair::start();
+    let pair = Pair::start(args.way);
     let mut report = Report::default();
     if wanted(Section::Drain) {
         drain::run(&pair, &mut report, repeats, &drain::TPCB);

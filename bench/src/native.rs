@@ -19,7 +19,7 @@ impl Native {
         target.run(&format!(
             "CREATE SUBSCRIPTION {database} CONNECTION '{}' PUBLICATION {database} \
              WITH (copy_data = false, create_slot = false, enabled = false)",
-            connection(pair, database)
+            pair.connection(&pair.source, database)
         ));
         Native { database, target }
     }
@@ -35,11 +35,6 @@ impl Native {
         self.target.run(&format!("DROP SUBSCRIPTION {database}"));
         drop_slots(pair, database);
     }
-}
-
-pub fn connection(pair: &Pair, database: &str) -> String {
-    let source = &pair.source;
-    format!("host={} port={} user={} dbname={database}", source.dir().display(), source.port(), source.superuser())
 }
 
 /// Drops the database's slots on both servers, ending who still uses them.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use clap::ValueEnum;
 use pgtandem::cluster::{Cluster, ClusterOptions};
 
 use crate::sql::Sql;
@@ -26,7 +27,15 @@ const EMPTY_TEMPLATE: &str = "template1";
 pub struct Pair {
     pub source: Cluster,
     pub target: Cluster,
+    pub way: Way,
     pgbench: PathBuf,
+}
+
+/// How replication reaches the servers. Applications use the socket either way.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Way {
+    Socket,
+    Tcp,
 }
 
 /// What a run's databases begin with.
@@ -37,7 +46,7 @@ pub enum Content {
 }
 
 impl Pair {
-    pub fn start() -> Pair {
+    pub fn start(way: Way) -> Pair {
         let options = ["source", "target"].map(|name| {
             let mut options = ClusterOptions::new(name).unwrap_or_else(|e| panic!("{e}"));
             for (setting, value) in SETTINGS {
@@ -50,7 +59,7 @@ impl Pair {
             unreachable!("two were asked for")
         };
         let pgbench = find_pgbench(&source);
-        let pair = Pair { source, target, pgbench };
+        let pair = Pair { source, target, way, pgbench };
         for cluster in pair.clusters() {
             cluster.create_database(TPCB_TEMPLATE).unwrap_or_else(|e| panic!("{e}"));
             pair.pgbench(cluster, TPCB_TEMPLATE, &["-i", "-q", "-s", SCALE]);
@@ -79,6 +88,23 @@ impl Pair {
         command.arg("-h").arg(cluster.dir()).args(["-p", &cluster.port().to_string(), "-U", cluster.superuser()]);
         command.args(args).arg(database);
         command
+    }
+
+    /// As `pgtandem` is told where a database is.
+    pub fn url(&self, cluster: &Cluster, database: &str) -> String {
+        match self.way {
+            Way::Socket => cluster.socket_url(database),
+            Way::Tcp => cluster.url(database),
+        }
+    }
+
+    /// As a subscription is told where a database is.
+    pub fn connection(&self, cluster: &Cluster, database: &str) -> String {
+        let host = match self.way {
+            Way::Socket => cluster.dir().display().to_string(),
+            Way::Tcp => format!("127.0.0.1 password={}", cluster.password()),
+        };
+        format!("host={host} port={} user={} dbname={database}", cluster.port(), cluster.superuser())
     }
 
     pub fn create_databases(&self, name: &str, content: Content) {

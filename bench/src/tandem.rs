@@ -32,7 +32,7 @@ impl Tandem {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut config = String::new();
         for cluster in pair.clusters() {
-            config += &format!("[nodes.{}]\nurl = \"{}\"\n", cluster.name(), cluster.socket_url(database));
+            config += &format!("[nodes.{}]\nurl = \"{}\"\n", cluster.name(), pair.url(cluster, database));
         }
         for table in tables {
             config += &format!("[[tables]]\nname = \"{table}\"\n");
