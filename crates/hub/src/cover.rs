@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use crate::key::{Dot, NodeId, Position};
+use crate::wrote::Wrote;
 
 /// Index = node number.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -40,6 +41,7 @@ impl Cover {
 pub struct Landing {
     pub position: Position,
     pub cover: Cover,
+    pub wrote: Wrote,
 }
 
 /// One node's landings as far as they still matter.
@@ -54,30 +56,35 @@ pub(crate) struct Landings {
 
 #[derive(Debug)]
 struct Recent {
-    landing: Landing,
+    position: Position,
+    cover: Cover,
     /// How much had been judged when the delivery was cut.
     sequence: u64,
 }
 
 impl Landings {
     pub(crate) fn new(nodes: usize) -> Landings {
-        Landings { recent: VecDeque::new(), kept: VecDeque::new(), nothing: Cover::nothing(nodes) }
+        Landings {
+            recent: VecDeque::new(),
+            kept: VecDeque::new(),
+            nothing: Cover::nothing(nodes),
+        }
     }
 
     pub(crate) fn push(&mut self, position: Position, cover: Cover, sequence: u64) {
         self.kept.push_back(position);
-        self.recent.push_back(Recent { landing: Landing { position, cover }, sequence });
-    }
-
-    pub(crate) fn last_position(&self) -> Option<Position> {
-        self.recent.back().map(|r| r.landing.position)
+        self.recent.push_back(Recent {
+            position,
+            cover,
+            sequence,
+        });
     }
 
     /// What a change of this node at `position` had seen.
     pub(crate) fn cover_before(&self, position: Position) -> &Cover {
-        let after = self.recent.partition_point(|r| r.landing.position <= position);
+        let after = self.recent.partition_point(|r| r.position <= position);
         match after.checked_sub(1) {
-            Some(last) => &self.recent[last].landing.cover,
+            Some(last) => &self.recent[last].cover,
             None => &self.nothing,
         }
     }
@@ -85,15 +92,13 @@ impl Landings {
     /// Every local change up to `judged` has been judged: drops the landings behind it but for the last, and returns
     /// the sequence at which that one was cut.
     pub(crate) fn pass(&mut self, judged: Position) -> Option<u64> {
-        while self.recent.len() > 1 && self.recent[1].landing.position.just_below() <= judged {
+        while self.recent.len() > 1 && self.recent[1].position.just_below() <= judged {
             self.recent.pop_front();
         }
-        self.recent.front().filter(|r| r.landing.position.just_below() <= judged).map(|r| r.sequence)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn last_sequence(&self) -> Option<u64> {
-        self.recent.back().map(|r| r.sequence)
+        self.recent
+            .front()
+            .filter(|r| r.position.just_below() <= judged)
+            .map(|r| r.sequence)
     }
 
     /// The position of the newest landing at or below `acknowledged`: recovery needs it and the later ones only.

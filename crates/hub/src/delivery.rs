@@ -6,6 +6,7 @@
 use crate::change::State;
 use crate::cover::Cover;
 use crate::decision::Decision;
+use crate::hold::Span;
 use crate::hub::{Flight, Hub};
 use crate::key::{Dot, Key, NodeId, Position, Stamp, TableId};
 use crate::window::{Entry, Write};
@@ -64,6 +65,10 @@ pub struct Landed {
     pub position: Position,
     /// The keys that were stored as held instead of being written; [`Key::whole_table`] for a TRUNCATE.
     pub held: Vec<Key>,
+    /// Deletes that found no row, and so locked nothing: for their keys the landing counts from `before`.
+    pub missed: Vec<Key>,
+    /// A position of the target read before the first delete was sent; without `missed` it is not looked at.
+    pub before: Position,
 }
 
 impl<I: Clone> Hub<I> {
@@ -74,8 +79,11 @@ impl<I: Clone> Hub<I> {
         }
         let mut slots = self.take_owed(node);
         let truncates = self.truncates_among(&slots, node);
-        self.add_truncated_rows(node, &truncates, &mut slots);
-        let rows = slots.iter().filter_map(|slot| self.row(*slot, node)).collect();
+        let swept = self.add_truncated_rows(node, &truncates, &mut slots);
+        let rows = slots
+            .iter()
+            .filter_map(|slot| self.row(*slot, node))
+            .collect();
         let cover = Cover(self.nodes.iter().map(|n| n.judged).collect());
         let acknowledged = self.acknowledged(node);
         let fold_below = self.fold_below(node);
@@ -85,10 +93,26 @@ impl<I: Clone> Hub<I> {
         let released = std::mem::take(&mut state.released);
         let from = state.next_decision;
         state.news = false;
-        let flight = Flight { slots, cover: cover.clone(), sequence, decisions_end: end, released: released.clone() };
+        let flight = Flight {
+            slots,
+            swept,
+            cover: cover.clone(),
+            sequence,
+            decisions_end: end,
+            released: released.clone(),
+        };
         state.flight = Some(flight);
         let decisions = self.log.range(from..end);
-        Some(Delivery { node, truncates, rows, cover, acknowledged, fold_below, decisions, released })
+        Some(Delivery {
+            node,
+            truncates,
+            rows,
+            cover,
+            acknowledged,
+            fold_below,
+            decisions,
+            released,
+        })
     }
 
     fn take_owed(&mut self, node: NodeId) -> Vec<u32> {
@@ -96,7 +120,11 @@ impl<I: Clone> Hub<I> {
         state.owed_count = 0;
         let mut slots = Vec::with_capacity(state.owed.len());
         for reference in std::mem::take(&mut state.owed) {
-            if self.window.live(reference).is_some_and(|e| e.owed.contains(node)) {
+            if self
+                .window
+                .live(reference)
+                .is_some_and(|e| e.owed.contains(node))
+            {
                 let entry = self.window.get_mut(reference.slot);
                 entry.owed.remove(node);
                 entry.flying.insert(node);
@@ -116,7 +144,10 @@ impl<I: Clone> Hub<I> {
         if self.truncates == 0 {
             return Vec::new();
         }
-        let entries = slots.iter().map(|s| self.window.get(*s)).filter(|e| e.key.is_whole_table());
+        let entries = slots
+            .iter()
+            .map(|s| self.window.get(*s))
+            .filter(|e| e.key.is_whole_table());
         let truncate = |entry: &Entry<I>| DeliveryTruncate {
             table: entry.key.table,
             dot: entry.dot(),
@@ -127,22 +158,37 @@ impl<I: Clone> Hub<I> {
         entries.map(truncate).collect()
     }
 
-    /// A TRUNCATE on the target sweeps away what is canonical there: every present row follows it.
-    fn add_truncated_rows(&mut self, node: NodeId, truncates: &[DeliveryTruncate], slots: &mut Vec<u32>) {
+    /// A TRUNCATE on the target sweeps away what is canonical there: every present row follows it. Returns the rest of
+    /// the table's entries: absent, so that the TRUNCATE itself writes them.
+    fn add_truncated_rows(
+        &mut self,
+        node: NodeId,
+        truncates: &[DeliveryTruncate],
+        slots: &mut Vec<u32>,
+    ) -> Vec<u32> {
+        let mut swept = Vec::new();
         #[cfg(test)]
         if self.broken(crate::hub::Broken::TruncatedRows) {
-            return;
+            return swept;
         }
         for truncate in truncates.iter().filter(|t| !t.hold) {
             for slot in self.window.slots_of(truncate.table) {
                 let entry = self.window.get_mut(slot);
-                if entry.state.is_present() && !entry.flying.contains(node) && !entry.is_held_at(node) {
-                    entry.flying.insert(node);
-                    entry.outdated.remove(node);
-                    slots.push(slot);
+                let (held, present) = (entry.is_held_at(node), entry.state.is_present());
+                if entry.flying.contains(node) || held && present {
+                    continue;
+                }
+                entry.flying.insert(node);
+                entry.outdated.remove(node);
+                entry.ever_owed.insert(node); // it must cover the entry now, even if it is its own
+                // A held delete is carried out now, and its record must go.
+                match present || held {
+                    true => slots.push(slot),
+                    false => swept.push(slot),
                 }
             }
         }
+        swept
     }
 
     fn row(&self, slot: u32, node: NodeId) -> Option<DeliveryRow<I>> {
@@ -152,14 +198,19 @@ impl<I: Clone> Hub<I> {
         }
         let together = |key: &&Key| {
             let partner = self.window.find(key).map(|s| self.window.get(s));
-            partner.is_some_and(|p| p.flying.contains(node) && p.dot() == entry.dot() && p.half().is_some())
+            partner.is_some_and(|p| {
+                p.flying.contains(node) && p.dot() == entry.dot() && p.half().is_some()
+            })
         };
         Some(DeliveryRow {
             key: entry.key.clone(),
             state: entry.state.clone(),
             dot: entry.dot(),
             stamp: entry.stamp(),
-            pair: entry.half().and_then(|h| h.partners.iter().find(together)).cloned(),
+            pair: entry
+                .half()
+                .and_then(|h| h.partners.iter().find(together))
+                .cloned(),
             hold: self.is_paused(entry.key.table, node),
             was_held: entry.unpassed_span(node, self.judged(node)),
         })
@@ -171,17 +222,38 @@ impl<I: Clone> Hub<I> {
             debug_assert!(false, "no delivery to node {} is in flight", node.0);
             return;
         };
-        let before = self.node(node).landings.cover_before(landed.position).clone();
+        let before = self
+            .node(node)
+            .landings
+            .cover_before(landed.position)
+            .clone();
         for key in &landed.held {
             if let Some(slot) = self.window.find(key) {
                 self.hold(slot, node, landed.position, &before);
             }
         }
+        for key in &landed.missed {
+            if let Some(slot) = self.window.find(key) {
+                let span = Span::early(node, &landed, flight.cover.clone());
+                let judged = self.judged(node);
+                self.window.get_mut(slot).add_early(span, judged);
+                self.land_entry(slot, node, landed.before);
+            }
+        }
+        for slot in flight.swept {
+            let whole = Key::whole_table(self.window.get(slot).key.table);
+            if landed.held.contains(&whole) {
+                self.window.get_mut(slot).flying.remove(node);
+            }
+            self.land_entry(slot, node, landed.position);
+        }
         for slot in flight.slots {
             self.land_entry(slot, node, landed.position);
         }
         let state = self.node_mut(node);
-        state.landings.push(landed.position, flight.cover, flight.sequence);
+        state
+            .landings
+            .push(landed.position, flight.cover, flight.sequence);
         state.next_decision = flight.decisions_end;
         self.forget_decisions();
         let judged = self.judged(node);
@@ -192,7 +264,7 @@ impl<I: Clone> Hub<I> {
         }
     }
 
-    /// `flying` was cleared already if the key was held.
+    /// `flying` was cleared already if the key was held, or its delete found nothing.
     fn land_entry(&mut self, slot: u32, node: NodeId, position: Position) {
         let judged = self.judged(node);
         let entry = self.window.get_mut(slot);
@@ -205,7 +277,12 @@ impl<I: Clone> Hub<I> {
             if entry.writes.iter().any(passed) && position.just_below() <= judged {
                 entry.writes.retain(|w| !passed(w));
             }
-            entry.writes.push(Write { position, node, current });
+            entry.writes.push(Write {
+                position,
+                node,
+                current,
+                sure: true,
+            });
             let was_held = entry.close_span(node, position);
             let key = &entry.key;
             if was_held && key.is_whole_table() {
@@ -217,7 +294,12 @@ impl<I: Clone> Hub<I> {
     }
 
     fn forget_decisions(&mut self) {
-        let oldest = self.nodes.iter().map(|n| n.next_decision).min().unwrap_or_default();
+        let oldest = self
+            .nodes
+            .iter()
+            .map(|n| n.next_decision)
+            .min()
+            .unwrap_or_default();
         self.log.forget_below(oldest);
     }
 
@@ -227,6 +309,13 @@ impl<I: Clone> Hub<I> {
             debug_assert!(false, "no delivery to node {} is in flight", node.0);
             return;
         };
+        for slot in flight.swept {
+            // The TRUNCATE is owed again, and will sweep it again.
+            let entry = self.window.get_mut(slot);
+            entry.flying.remove(node);
+            entry.outdated.remove(node);
+            self.queue(slot);
+        }
         for slot in flight.slots {
             let entry = self.window.get_mut(slot);
             entry.flying.remove(node);

@@ -8,6 +8,7 @@
 
 use crate::change::State;
 use crate::cover::Cover;
+use crate::delivery::Landed;
 use crate::hub::Hub;
 use crate::key::{Dot, Key, NodeId, NodeSet, Position, Stamp, TableId};
 use crate::window::Entry;
@@ -20,6 +21,30 @@ pub(crate) struct Span {
     /// The landing that released it.
     pub until: Option<Position>,
     pub cover: Cover,
+    /// Not held: a delete that found no row here, at `from`; a change until its landing had seen the landing's cover.
+    pub early: bool,
+}
+
+impl Span {
+    pub(crate) fn early(node: NodeId, landed: &Landed, cover: Cover) -> Span {
+        Span {
+            node,
+            from: landed.before,
+            until: Some(landed.position),
+            cover,
+            early: true,
+        }
+    }
+
+    pub(crate) fn contains(&self, change: Dot) -> bool {
+        self.node == change.node
+            && self.from <= change.position
+            && self.until.is_none_or(|until| change.position < until)
+    }
+
+    fn is_open_at(&self, node: NodeId) -> bool {
+        self.node == node && self.until.is_none()
+    }
 }
 
 /// A held key as its target stores it.
@@ -47,7 +72,9 @@ impl<I: Clone> Hub<I> {
     pub fn resume(&mut self, table: TableId, node: NodeId) {
         self.paused.remove(&(table, node));
         let slots: Vec<u32> = self.window.slots().collect();
-        let held = slots.into_iter().filter(|s| self.window.get(*s).key.table == table);
+        let held = slots
+            .into_iter()
+            .filter(|s| self.window.get(*s).key.table == table);
         for slot in held.collect::<Vec<_>>() {
             self.retry(slot, node);
         }
@@ -97,7 +124,7 @@ impl<I: Clone> Hub<I> {
 
 impl<I> Entry<I> {
     pub(crate) fn is_held_at(&self, node: NodeId) -> bool {
-        self.spans().iter().any(|s| s.node == node && s.until.is_none())
+        self.spans().iter().any(|s| s.is_open_at(node))
     }
 
     pub(crate) fn is_held(&self) -> bool {
@@ -106,23 +133,47 @@ impl<I> Entry<I> {
 
     /// Whether a local change yet to be judged can lie in a span of the key on the node.
     pub(crate) fn unpassed_span(&self, node: NodeId, judged: Position) -> bool {
-        self.spans().iter().any(|s| s.node == node && s.until.is_none_or(|until| until.just_below() > judged))
+        self.spans()
+            .iter()
+            .filter(|s| s.node == node && !s.early)
+            .any(|s| s.until.is_none_or(|until| until.just_below() > judged))
     }
 
     pub(crate) fn open_span(&mut self, node: NodeId, from: Position, cover: Cover) {
-        self.extra().spans.push(Span { node, from, until: None, cover });
+        self.extra().spans.push(Span {
+            node,
+            from,
+            until: None,
+            cover,
+            early: false,
+        });
     }
 
     pub(crate) fn reopen_span(&mut self, node: NodeId) {
-        if let Some(span) = self.extra().spans.iter_mut().rfind(|s| s.node == node) {
+        let mut spans = self.extra().spans.iter_mut();
+        if let Some(span) = spans.rfind(|s| s.node == node && !s.early) {
             span.until = None;
         }
     }
 
+    /// A delete that found nothing on the node landed.
+    pub(crate) fn add_early(&mut self, span: Span, judged: Position) {
+        let passed = |s: &Span| {
+            let until = s.until.filter(|_| s.early && s.node == span.node);
+            until.is_some_and(|until| until.just_below() <= judged)
+        };
+        self.extra().spans.retain(|s| !passed(s));
+        self.extra().spans.push(span);
+    }
+
     /// Whether there was an open one.
     pub(crate) fn close_span(&mut self, node: NodeId, position: Position) -> bool {
-        let spans = self.extra.as_mut().map(|x| x.spans.as_mut_slice()).unwrap_or_default();
-        let open = spans.iter_mut().find(|s| s.node == node && s.until.is_none());
+        let spans = self
+            .extra
+            .as_mut()
+            .map(|x| x.spans.as_mut_slice())
+            .unwrap_or_default();
+        let open = spans.iter_mut().find(|s| s.is_open_at(node));
         open.map(|span| span.until = Some(position)).is_some()
     }
 }

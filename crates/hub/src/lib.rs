@@ -26,6 +26,7 @@ mod recovery;
 mod retire;
 mod truncate;
 mod window;
+mod wrote;
 
 pub use change::{Change, Op, State};
 pub use cover::{Cover, Landing};
@@ -36,6 +37,7 @@ pub use hub::Hub;
 pub use key::{Dot, Key, Micros, NodeId, Position, Stamp, TableId};
 pub use policy::{Contender, Newest, PerTable, Policies, Prefer, Verdict};
 pub use recovery::{Recovery, reach};
+pub use wrote::Wrote;
 
 #[cfg(test)]
 mod sim;

@@ -1,8 +1,8 @@
 //! A key's changes before a restart, and what follows from them.
 //!
 //! Per node only the last change can have survived, and only if no other node's last had seen it. An earlier one is
-//! kept only if a landing lies between it and the next: it may then have been overwritten by a delivery before it was
-//! judged, which has to be recorded. The rest were overwritten knowingly; what remains of them is a floor for the
+//! kept only if a landing wrote the key between it and the next: it may then have been overwritten by a delivery before
+//! it was judged, which has to be recorded. The rest were overwritten knowingly; what remains of them is a floor for the
 //! stamps of what followed.
 
 use smallvec::SmallVec;
@@ -11,7 +11,7 @@ use crate::change::{Op, State};
 use crate::cover::{Cover, Landing};
 use crate::decision::Side;
 use crate::hold::Span;
-use crate::key::{Dot, Micros, NodeId, Position, Stamp};
+use crate::key::{Dot, Key, Micros, NodeId, Position, Stamp};
 use crate::window::Half;
 
 /// One change of a key.
@@ -36,12 +36,16 @@ pub(crate) struct History<I> {
 
 impl<I> Default for History<I> {
     fn default() -> Self {
-        History { changes: Vec::new(), firsts: SmallVec::new(), from_record: None }
+        History {
+            changes: Vec::new(),
+            firsts: SmallVec::new(),
+            from_record: None,
+        }
     }
 }
 
 impl<I: Clone> History<I> {
-    pub(crate) fn push(&mut self, mut change: Past<I>, landings: &[Landing]) {
+    pub(crate) fn push(&mut self, key: &Key, mut change: Past<I>, landings: &[Landing]) {
         let Dot { node, position } = change.dot;
         if !self.firsts.iter().any(|d| d.node == node) {
             self.firsts.push(change.dot);
@@ -56,7 +60,11 @@ impl<I: Clone> History<I> {
         }
         change.time = change.time.max(Micros(last.time.0.saturating_add(1)));
         let landed = landings.partition_point(|l| l.position <= position);
-        if landed == 0 || landings[landed - 1].position <= last.dot.position {
+        let mut between = landings[..landed]
+            .iter()
+            .rev()
+            .take_while(|l| l.position > last.dot.position);
+        if between.all(|l| l.wrote.contains(key) == Some(false)) {
             *last = change;
         } else {
             self.changes.push(change);
@@ -64,20 +72,31 @@ impl<I: Clone> History<I> {
     }
 
     pub(crate) fn last_of(&self, node: NodeId) -> Option<&Past<I>> {
-        self.changes.iter().filter(|c| c.dot.node == node).max_by_key(|c| c.dot.position)
+        self.changes
+            .iter()
+            .filter(|c| c.dot.node == node)
+            .max_by_key(|c| c.dot.position)
     }
 }
 
 impl<I> Past<I> {
     pub(crate) fn stamp(&self) -> Stamp {
-        Stamp { time: self.time, node: self.dot.node }
+        Stamp {
+            time: self.time,
+            node: self.dot.node,
+        }
     }
 
     pub(crate) fn side(&self) -> Side<I>
     where
         I: Clone,
     {
-        Side { dot: self.dot, stamp: self.stamp(), op: self.op, state: self.state.clone() }
+        Side {
+            dot: self.dot,
+            stamp: self.stamp(),
+            op: self.op,
+            state: self.state.clone(),
+        }
     }
 
     /// A later change of the same transaction.
@@ -100,6 +119,7 @@ impl<I> Past<I> {
 
 /// Which changes had seen which, on all nodes. Covers of a node's landings are joined with those before.
 pub(crate) struct Causality<'a> {
+    pub key: &'a Key,
     pub landings: &'a [Vec<Landing>],
     pub spans: &'a [Span],
     pub broken: bool,
@@ -116,11 +136,10 @@ impl Causality<'_> {
         if change.node == other.node {
             return other.position < change.position;
         }
-        let in_span = |s: &&Span| {
-            s.node == change.node && s.from <= change.position && s.until.is_none_or(|u| change.position < u)
-        };
-        let held = self.spans.iter().find(in_span);
-        let cover = self.cover_before(change.node, change.position).filter(|_| !self.broken);
+        let held = self.spans.iter().find(|s| s.contains(change));
+        let cover = self
+            .cover_before(change.node, change.position)
+            .filter(|_| !self.broken);
         cover.is_some_and(|c| c.contains(other)) && held.is_none_or(|s| s.cover.contains(other))
     }
 
@@ -131,7 +150,11 @@ impl Causality<'_> {
             let mut moved = false;
             for index in 0..changes.len() {
                 let this = changes[index].dot;
-                let seen = changes.iter().filter(|c| self.had_seen(this, c.dot)).map(|c| c.time.0).max();
+                let seen = changes
+                    .iter()
+                    .filter(|c| self.had_seen(this, c.dot))
+                    .map(|c| c.time.0)
+                    .max();
                 let floor = seen.map_or(i64::MIN, |t| t.saturating_add(1));
                 if changes[index].time.0 < floor {
                     changes[index].time = Micros(floor);
@@ -144,28 +167,16 @@ impl Causality<'_> {
         }
     }
 
-    /// Whether a landing on the change's node overwrote it before it was judged, and no later one up to `upto` put
-    /// right what had become of it. A landing wrote the key if it covers another node's change of it which this one
-    /// had not seen, and which was not the loser of a decision.
-    pub(crate) fn overwritten_unjudged<I>(
-        &self,
-        changes: &[Past<I>],
-        change: Dot,
-        upto: Position,
-        is_loser: &dyn Fn(Dot) -> bool,
-    ) -> bool {
+    /// Whether a landing on the change's node overwrote it before it was judged, and what was written there next, up to
+    /// `upto`, was not a later landing: that one put right what had become of it.
+    pub(crate) fn overwritten_unjudged(&self, change: Dot, upto: Position) -> bool {
         let landings = &self.landings[change.node.index()];
         let from = landings.partition_point(|l| l.position <= change.position);
         let to = landings.partition_point(|l| l.position <= upto);
-        let Some(last) = landings[from..to.max(from)].last() else {
-            return false;
-        };
-        if last.cover.contains(change) {
-            return false;
-        }
-        let overwrote = |c: &Past<I>| {
-            c.dot.node != change.node && last.cover.contains(c.dot) && !self.had_seen(change, c.dot) && !is_loser(c.dot)
-        };
-        changes.iter().any(overwrote)
+        let between = landings[from..to.max(from)].iter();
+        let mut wrote = between.filter(|l| l.wrote.contains(self.key) == Some(true));
+        wrote
+            .next_back()
+            .is_some_and(|last| !last.cover.contains(change))
     }
 }

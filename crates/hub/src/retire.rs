@@ -16,8 +16,15 @@ use crate::window::SlotRef;
 impl<I: Clone> Hub<I> {
     /// Drops what has settled. To be called after landings and judging, as often as is convenient.
     pub fn retire(&mut self) {
-        for exempt in 0..self.retiring.len() {
-            self.retire_queue(exempt);
+        loop {
+            let before = self.window.len();
+            for exempt in 0..self.retiring.len() {
+                self.retire_queue(exempt);
+            }
+            // The last entry that began from a TRUNCATE lets it go, too.
+            if self.truncates == 0 || self.window.len() == before {
+                break;
+            }
         }
         for node in 0..self.nodes.len() {
             self.clean_firsts(NodeId(node as u8));
@@ -35,19 +42,32 @@ impl<I: Clone> Hub<I> {
         let entry = self.window.get_mut(slot);
         entry.flags.queued = true;
         entry.flags.again = false;
-        let reference = SlotRef { slot, generation: entry.generation };
+        let reference = SlotRef {
+            slot,
+            generation: entry.generation,
+        };
         self.retiring[queue].push(reference);
     }
 
     /// The node that need not cover the entry.
     pub(crate) fn exempt(&self, slot: u32) -> Option<NodeId> {
         let entry = self.window.get(slot);
-        entry.sources.sole().filter(|source| !entry.ever_owed.contains(*source))
+        entry
+            .sources
+            .sole()
+            .filter(|source| !entry.ever_owed.contains(*source))
     }
 
     fn passed(&self, exempt: usize) -> u64 {
-        let others = self.nodes.iter().enumerate().filter(|(index, _)| *index != exempt);
-        others.map(|(_, node)| node.passed).min().unwrap_or(u64::MAX)
+        let others = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| *index != exempt);
+        others
+            .map(|(_, node)| node.passed)
+            .min()
+            .unwrap_or(u64::MAX)
     }
 
     fn retire_queue(&mut self, queue: usize) {
@@ -69,8 +89,11 @@ impl<I: Clone> Hub<I> {
             entry.flags.queued = false;
             let unsettled = !entry.owed.is_empty() || !entry.flying.is_empty();
             let touched = entry.touched;
-            let all_passed =
-                touched <= self.passed(self.exempt(reference.slot).map_or(self.nodes.len(), NodeId::index));
+            let all_passed = touched
+                <= self.passed(
+                    self.exempt(reference.slot)
+                        .map_or(self.nodes.len(), NodeId::index),
+                );
             if unsettled {
                 continue; // it returns to a queue when its last delivery lands
             }
@@ -98,7 +121,7 @@ impl<I: Clone> Hub<I> {
             return; // queued again when it has landed
         }
         let entry = self.window.remove(slot);
-        for span in entry.spans() {
+        for span in entry.spans().iter().filter(|s| !s.early) {
             self.node_mut(span.node).released.push(entry.key.clone());
         }
         self.release_truncate(&entry);
@@ -107,7 +130,10 @@ impl<I: Clone> Hub<I> {
     /// Drops what no longer holds back the acknowledged position.
     fn clean_firsts(&mut self, node: NodeId) {
         let (firsts, window) = (&mut self.nodes[node.index()].firsts, &self.window);
-        while firsts.front().is_some_and(|first| window.live(first.entry).is_none()) {
+        while firsts
+            .front()
+            .is_some_and(|first| window.live(first.entry).is_none())
+        {
             firsts.pop();
         }
         if firsts.len() > 2 * window.len() + 1024 {

@@ -23,12 +23,15 @@ CREATE TABLE pgtandem.node (
     installed_at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 
--- All nodes of the link, this one included.
+-- All nodes of the link, this one included. Who has left stays listed: a number is never given again, because
+-- landings and decisions tell nodes by it.
 CREATE TABLE pgtandem.peer (
     number      smallint PRIMARY KEY,
-    name        text NOT NULL UNIQUE,
-    incarnation uuid NOT NULL
+    name        text NOT NULL,
+    incarnation uuid NOT NULL,
+    left_at     timestamptz
 );
+CREATE UNIQUE INDEX ON pgtandem.peer (name) WHERE left_at IS NULL;
 
 -- The fence: every delivery holds this row FOR SHARE until it commits; a hub that takes over updates it,
 -- so it waits for what its predecessor had begun and refuses what comes later.
@@ -66,8 +69,10 @@ CREATE TABLE pgtandem.landing (
     cover        pg_lsn[] NOT NULL,                     -- index = node number + 1
     acknowledged pg_lsn NOT NULL,                       -- this node's acknowledged position when the delivery was sent
     row_count    integer NOT NULL,
+    wrote        bytea,                                 -- eight bytes for each key it wrote: tells after a crash what it may have overwritten
     landed_at    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
+ALTER TABLE pgtandem.landing ALTER COLUMN wrote SET STORAGE EXTERNAL;  -- hashes do not compress
 
 -- Conflicts that were decided, each with the row that lost, so that it can be put back. Looked up before
 -- a conflict is decided: a decision is made once.

@@ -159,6 +159,7 @@ impl Stream {
                 let sent_micros = cursor.i64("time of a keepalive")?;
                 let reply_requested = cursor.bool("reply mark of a keepalive")?;
                 cursor.end("bytes behind a keepalive")?;
+                self.feedback.received(wal_end);
                 if reply_requested {
                     self.feedback.flush_now();
                 }

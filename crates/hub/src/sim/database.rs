@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Change, Cover, Decision, Delivery, Dot, HeldRecord, Key, Landed, Micros, NodeId, Op, Position, State, TableId,
+    Change, Cover, Decision, Delivery, DeliveryRow, Dot, HeldRecord, Key, Landed, Micros, NodeId,
+    Op, Position, State, TableId, Wrote,
 };
 
 pub const TABLES: u32 = 2;
@@ -33,13 +34,17 @@ pub struct Cell {
     pub dot: Option<Dot>,
 }
 
-const EMPTY: Cell = Cell { image: None, dot: None };
+const EMPTY: Cell = Cell {
+    image: None,
+    dot: None,
+};
 
 #[derive(Clone, Debug)]
 pub struct LandingRow {
     pub position: Position,
     pub cover: Cover,
     pub acknowledged: Position,
+    pub wrote: Wrote,
 }
 
 pub struct Database {
@@ -53,8 +58,6 @@ pub struct Database {
     pub held: BTreeMap<Key, HeldRecord<Image>>,
     /// Keys that cannot be written here at the moment.
     pub refused: BTreeSet<Key>,
-    /// Rows inserted between a delete that found nothing and its landing's position: they count as overwritten.
-    pub in_gap: BTreeSet<(Key, Dot)>,
     /// What each write was written over.
     pub parents: BTreeMap<(Key, Dot), Option<Dot>>,
     pub all_keys: Vec<Key>,
@@ -77,33 +80,64 @@ impl Database {
     /// Commits an application's transaction.
     pub fn commit(&mut self, writes: &[Write], gap: u64, now: i64) -> Option<Position> {
         let position = Position(self.position.0 + gap);
-        let dot = Dot { node: self.node, position };
+        let dot = Dot {
+            node: self.node,
+            position,
+        };
         let mut changes = Vec::new();
         let mut keys = BTreeSet::new();
         for (version, write) in writes.iter().enumerate() {
-            let image = Image { dot, version: version as u32, under_old_key: false };
+            let image = Image {
+                dot,
+                version: version as u32,
+                under_old_key: false,
+            };
             match write {
                 Write::Put(key) => {
-                    let op = if self.cell(key).image.is_some() { Op::Update } else { Op::Insert };
+                    let op = if self.cell(key).image.is_some() {
+                        Op::Update
+                    } else {
+                        Op::Insert
+                    };
                     self.write(key, dot, Some(image), &mut keys);
-                    changes.push(Change::Row { key: key.clone(), op, state: State::Present(image) });
+                    changes.push(Change::Row {
+                        key: key.clone(),
+                        op,
+                        state: State::Present(image),
+                    });
                 }
                 Write::Delete(key) if self.cell(key).image.is_some() => {
                     self.write(key, dot, None, &mut keys);
-                    changes.push(Change::Row { key: key.clone(), op: Op::Delete, state: State::Absent });
+                    changes.push(Change::Row {
+                        key: key.clone(),
+                        op: Op::Delete,
+                        state: State::Absent,
+                    });
                 }
-                Write::Move(from, to) if self.cell(from).image.is_some() && self.cell(to).image.is_none() => {
+                Write::Move(from, to)
+                    if self.cell(from).image.is_some() && self.cell(to).image.is_none() =>
+                {
                     self.write(from, dot, None, &mut keys);
                     self.write(to, dot, Some(image), &mut keys);
-                    let image_under_old_key = Image { under_old_key: true, ..image };
-                    changes.push(Change::KeyChange { from: from.clone(), to: to.clone(), image, image_under_old_key });
+                    let image_under_old_key = Image {
+                        under_old_key: true,
+                        ..image
+                    };
+                    changes.push(Change::KeyChange {
+                        from: from.clone(),
+                        to: to.clone(),
+                        image,
+                        image_under_old_key,
+                    });
                 }
                 Write::Truncate(table) => {
                     let of_table = self.all_keys.iter().filter(|k| k.table == *table).cloned();
                     for key in of_table.collect::<Vec<_>>() {
                         self.write(&key, dot, None, &mut keys);
                     }
-                    changes.push(Change::Truncate { tables: vec![*table] });
+                    changes.push(Change::Truncate {
+                        tables: vec![*table],
+                    });
                 }
                 Write::Delete(_) | Write::Move(..) => {}
             }
@@ -112,7 +146,12 @@ impl Database {
             return None;
         }
         self.position = position;
-        self.log.push(Transaction { position, time: Micros(now + self.skew), changes, keys });
+        self.log.push(Transaction {
+            position,
+            time: Micros(now + self.skew),
+            changes,
+            keys,
+        });
         Some(position)
     }
 
@@ -121,29 +160,67 @@ impl Database {
         if keys.insert(key.clone()) {
             self.parents.insert((key.clone(), dot), before.dot);
         }
-        self.cells.insert(key.clone(), Cell { image, dot: Some(dot) });
+        self.cells.insert(
+            key.clone(),
+            Cell {
+                image,
+                dot: Some(dot),
+            },
+        );
     }
 
     /// Deletes of the delivery that hit no row: they lock nothing.
     pub fn missed_deletes(&self, delivery: &Delivery<Image>) -> Vec<Key> {
-        let absent = delivery.rows.iter().filter(|r| !r.hold && !r.key.is_whole_table() && !r.state.is_present());
-        absent.map(|r| r.key.clone()).filter(|k| self.cell(k).image.is_none()).collect()
+        let absent = delivery
+            .rows
+            .iter()
+            .filter(|r| !r.hold && !r.key.is_whole_table() && !r.state.is_present());
+        absent
+            .filter(|r| r.pair.is_none() && !self.refused.contains(&r.key))
+            .map(|r| r.key.clone())
+            .filter(|k| !delivery.truncates.iter().any(|t| t.table == k.table))
+            .filter(|k| self.cell(k).image.is_none())
+            .collect()
     }
 
-    /// The delivery commits. `untouched` are missed deletes whose key the application has inserted in between.
-    pub fn land(&mut self, delivery: &Delivery<Image>, untouched: &BTreeSet<Key>) -> Landed {
+    /// The delivery commits, but for deletes that found nothing: they were sent at `before`.
+    pub fn land(
+        &mut self,
+        delivery: &Delivery<Image>,
+        swept: &BTreeMap<Key, Dot>,
+        missed: Vec<Key>,
+        before_deletes: Position,
+    ) -> Landed {
         let position = Position(self.position.0 + 1);
-        let before = self.landings.last().map_or(Cover::nothing(delivery.cover.0.len()), |l| l.cover.clone());
+        let before = self
+            .landings
+            .last()
+            .map_or(Cover::nothing(delivery.cover.0.len()), |l| l.cover.clone());
         for key in &delivery.released {
             self.held.remove(key);
         }
-        let mut held = self.land_truncates(delivery, position);
-        let refused = |key: &Key| self.refused.contains(key);
-        let mut hold: BTreeSet<Key> =
-            delivery.rows.iter().filter(|r| r.hold || refused(&r.key)).map(|r| r.key.clone()).collect();
+        let mut held = self.land_truncates(delivery, swept, position);
+        let swept_now =
+            |table| delivery.truncates.iter().any(|t| t.table == table) && held.is_empty();
+        // A delete behind a TRUNCATE finds no row, so nothing can refuse it.
+        let refused = |row: &DeliveryRow<Image>| {
+            self.refused.contains(&row.key) && (row.state.is_present() || !swept_now(row.key.table))
+        };
+        let mut hold: BTreeSet<Key> = delivery
+            .rows
+            .iter()
+            .filter(|r| r.hold || refused(r))
+            .map(|r| r.key.clone())
+            .collect();
         loop {
-            let pairs = delivery.rows.iter().filter(|r| r.pair.as_ref().is_some_and(|p| hold.contains(p)));
-            let more: Vec<Key> = pairs.map(|r| r.key.clone()).filter(|k| !hold.contains(k)).collect();
+            let pairs = delivery
+                .rows
+                .iter()
+                .filter(|r| r.pair.as_ref().is_some_and(|p| hold.contains(p)));
+            let more: Vec<Key> = pairs
+                .map(|r| r.key.clone())
+                .filter(|k| !hold.contains(k))
+                .collect();
             if more.is_empty() {
                 break;
             }
@@ -172,33 +249,59 @@ impl Database {
                 record.released.get_or_insert(position);
                 (record.dot, record.stamp, record.state) = (row.dot, row.stamp, row.state.clone());
             }
-            if !untouched.contains(&row.key) {
+            if !missed.contains(&row.key) {
                 let image = match row.state {
                     State::Present(image) => Some(image),
                     State::Absent => None,
                 };
-                self.cells.insert(row.key.clone(), Cell { image, dot: Some(row.dot) });
+                self.cells.insert(
+                    row.key.clone(),
+                    Cell {
+                        image,
+                        dot: Some(row.dot),
+                    },
+                );
             }
         }
         for decision in &delivery.decisions {
             let same = |d: &Decision<Image>| {
-                d.key == decision.key && d.winner.dot == decision.winner.dot && d.loser.dot == decision.loser.dot
+                d.key == decision.key
+                    && d.winner.dot == decision.winner.dot
+                    && d.loser.dot == decision.loser.dot
             };
             if !self.decisions.iter().any(same) {
                 self.decisions.push(decision.clone());
             }
         }
-        let cover = delivery.cover.clone();
-        self.landings.push(LandingRow { position, cover, acknowledged: delivery.acknowledged });
-        Landed { position, held }
+        let landed = Landed {
+            position,
+            held,
+            missed,
+            before: before_deletes,
+        };
+        self.landings.push(LandingRow {
+            position,
+            cover: delivery.cover.clone(),
+            acknowledged: delivery.acknowledged,
+            wrote: Wrote::from_bytes(delivery.wrote(&landed).to_bytes().as_deref()),
+        });
+        landed
     }
 
-    fn land_truncates(&mut self, delivery: &Delivery<Image>, position: Position) -> Vec<Key> {
+    fn land_truncates(
+        &mut self,
+        delivery: &Delivery<Image>,
+        swept: &BTreeMap<Key, Dot>,
+        position: Position,
+    ) -> Vec<Key> {
         let mut held = Vec::new();
         for truncate in &delivery.truncates {
             let whole = Key::whole_table(truncate.table);
             if truncate.hold || self.refused.contains(&whole) {
-                let before = self.landings.last().map_or(Cover::nothing(delivery.cover.0.len()), |l| l.cover.clone());
+                let before = self
+                    .landings
+                    .last()
+                    .map_or(Cover::nothing(delivery.cover.0.len()), |l| l.cover.clone());
                 let cover = match self.held.get(&whole) {
                     Some(record) if truncate.was_held => record.cover.clone(),
                     _ => before,
@@ -220,7 +323,13 @@ impl Database {
                 record.released.get_or_insert(position);
             }
             for key in self.all_keys.iter().filter(|k| k.table == truncate.table) {
-                self.cells.insert(key.clone(), Cell { image: None, dot: Some(truncate.dot) });
+                self.cells.insert(
+                    key.clone(),
+                    Cell {
+                        image: None,
+                        dot: Some(swept.get(key).copied().unwrap_or(truncate.dot)),
+                    },
+                );
             }
         }
         held

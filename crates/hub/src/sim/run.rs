@@ -1,15 +1,15 @@
 //! One schedule: random writes, deliveries, crashes, outages, until all is at rest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::database::{Database, Image, TABLES, Write};
+use super::database::{Cell, Database, Image, TABLES, Write};
 use crate::hub::Broken;
 use crate::{
-    Contender, Cover, Delivery, Hub, Kept, Key, Landing, Newest, NodeId, Policies, Position, Prefer, Recovery, TableId,
-    Verdict,
+    Contender, Cover, Delivery, Dot, Hub, Kept, Key, Landing, Newest, NodeId, Policies, Position,
+    Prefer, Recovery, TableId, Verdict,
 };
 
 /// What a schedule may contain.
@@ -38,7 +38,11 @@ struct Coin(SmallRng);
 
 impl Policies for Coin {
     fn decide(&mut self, _: TableId, _: &Contender, _: &Contender) -> Verdict {
-        Verdict { challenger_wins: self.0.random(), policy: "coin".into(), why: "thrown".into() }
+        Verdict {
+            challenger_wins: self.0.random(),
+            policy: "coin".into(),
+            why: "thrown".into(),
+        }
     }
 }
 
@@ -50,6 +54,8 @@ pub struct Simulation {
     pub databases: Vec<Database>,
     pub hub: Hub<Image>,
     pub flying: Vec<Option<Delivery<Image>>>,
+    /// Beside `flying`: which absent keys its TRUNCATEs sweep, and what is canonical there.
+    swept: Vec<BTreeMap<Key, Dot>>,
     pub acknowledged: Vec<Position>,
     pub down: Vec<bool>,
     pub paused: BTreeSet<(TableId, NodeId)>,
@@ -57,14 +63,16 @@ pub struct Simulation {
     pub crashes: usize,
     busy: f64,
     fold: bool,
+    gaps: bool,
 }
 
 impl Simulation {
     pub fn new(seed: u64, shape: Shape, broken: Option<Broken>, trace: bool) -> Simulation {
         let mut rng = SmallRng::seed_from_u64(seed);
         let per_table = shape.keys;
-        let all_keys: Vec<Key> =
-            (0..TABLES).flat_map(|t| (0..per_table).map(move |k| Key::new(TableId(t), vec![k + 1]))).collect();
+        let all_keys: Vec<Key> = (0..TABLES)
+            .flat_map(|t| (0..per_table).map(move |k| Key::new(TableId(t), vec![k + 1])))
+            .collect();
         let databases = (0..shape.nodes)
             .map(|n| Database {
                 node: NodeId(n),
@@ -76,7 +84,6 @@ impl Simulation {
                 decisions: Vec::new(),
                 held: Default::default(),
                 refused: Default::default(),
-                in_gap: Default::default(),
                 parents: Default::default(),
                 all_keys: all_keys.clone(),
             })
@@ -92,6 +99,7 @@ impl Simulation {
             trace,
             databases,
             flying: vec![None; nodes],
+            swept: vec![BTreeMap::new(); nodes],
             acknowledged: vec![Position(0); nodes],
             down: vec![false; nodes],
             paused: BTreeSet::new(),
@@ -99,6 +107,7 @@ impl Simulation {
             crashes: 0,
             busy,
             fold,
+            gaps: !shape.crash,
         };
         simulation.hub.broken = broken;
         simulation
@@ -116,7 +125,35 @@ impl Simulation {
             self.step()?;
         }
         self.rest()?;
+        self.tell_history();
         self.check_at_rest()
+    }
+
+    /// For a person who replays a seed: what was written over what, and what was decided.
+    fn tell_history(&self) {
+        for database in &self.databases {
+            for ((key, dot), parent) in &database.parents {
+                let parent = parent.map(|p| (p.node.0, p.position.0));
+                self.note(|| {
+                    format!(
+                        "{key:?}: {:?} over {parent:?}",
+                        (dot.node.0, dot.position.0)
+                    )
+                });
+            }
+        }
+        for d in &self.databases[0].decisions {
+            let dot = |d: crate::Dot| (d.node.0, d.position.0);
+            self.note(|| {
+                format!(
+                    "{:?}: {} {:?} beat {:?}",
+                    d.key,
+                    d.kind.word(),
+                    dot(d.winner.dot),
+                    dot(d.loser.dot)
+                )
+            });
+        }
     }
 
     fn step(&mut self) -> Result<(), String> {
@@ -216,12 +253,28 @@ impl Simulation {
             return Ok(false);
         };
         self.note(|| {
-            let rows: Vec<_> = delivery.rows.iter().map(|r| (&r.key, r.dot, r.state.is_present())).collect();
-            format!("cut for {}: cover {:?} truncates {:?} rows {rows:?}", node.0, delivery.cover.0, delivery.truncates)
+            let rows: Vec<_> = delivery
+                .rows
+                .iter()
+                .map(|r| (&r.key, r.dot, r.state.is_present()))
+                .collect();
+            format!(
+                "cut for {}: cover {:?} truncates {:?} rows {rows:?}",
+                node.0, delivery.cover.0, delivery.truncates
+            )
         });
         self.check_whole(&delivery)?;
+        self.swept[usize::from(node.0)] = self.swept_by_flight(node);
         self.flying[usize::from(node.0)] = Some(delivery);
         Ok(true)
+    }
+
+    /// What the hub counts a TRUNCATE in the delivery as writing: the absent canonical.
+    fn swept_by_flight(&self, node: NodeId) -> BTreeMap<Key, Dot> {
+        let flight = self.hub.node(node).flight.as_ref();
+        let slots = flight.map_or(&[][..], |f| &f.swept);
+        let entries = slots.iter().map(|s| self.hub.window.get(*s));
+        entries.map(|e| (e.key.clone(), e.dot())).collect()
     }
 
     /// The delivery commits, or sometimes fails.
@@ -235,28 +288,21 @@ impl Simulation {
             return true;
         }
         let landed = self.commit_delivery(&delivery);
-        self.note(|| format!("landed on {} at {} held {:?}", node.0, landed.position.0, landed.held));
+        self.note(|| {
+            format!(
+                "landed on {} at {} held {:?}",
+                node.0, landed.position.0, landed.held
+            )
+        });
         self.hub.landed(node, landed);
         true
     }
 
     fn commit_delivery(&mut self, delivery: &Delivery<Image>) -> crate::Landed {
         let index = usize::from(delivery.node.0);
-        let mut untouched = BTreeSet::new();
-        for key in self.databases[index].missed_deletes(delivery) {
-            let truncated = delivery.truncates.iter().any(|t| t.table == key.table);
-            if !truncated && self.rng.random_bool(0.2) {
-                // No row, no lock: the application inserts between the statement and the landing's position.
-                self.commit(index, &[Write::Put(key.clone())]);
-                self.note_gap(index, &key);
-                if self.rng.random_bool(0.3) {
-                    self.commit(index, &[Write::Put(key.clone())]);
-                    self.note_gap(index, &key);
-                }
-                untouched.insert(key);
-            }
-        }
-        let landed = self.databases[index].land(delivery, &untouched);
+        let before = Position(self.databases[index].position.0 + 1);
+        let missed = self.missed_deletes(delivery);
+        let landed = self.databases[index].land(delivery, &self.swept[index], missed, before);
         if self.fold
             && let Some(below) = delivery.fold_below
         {
@@ -265,11 +311,22 @@ impl Simulation {
         landed
     }
 
-    fn note_gap(&mut self, index: usize, key: &Key) {
-        let database = &mut self.databases[index];
-        if let Some(dot) = database.cell(key).dot {
-            database.in_gap.insert((key.clone(), dot));
+    /// Deletes that find no row lock nothing: the application may insert between the statement and the landing's
+    /// position. That there is no row is what the delivery says too, so it inserts over what was delivered.
+    fn missed_deletes(&mut self, delivery: &Delivery<Image>) -> Vec<Key> {
+        let index = usize::from(delivery.node.0);
+        let missed = self.databases[index].missed_deletes(delivery);
+        for key in &missed {
+            let dot = delivery.rows.iter().find(|r| r.key == *key).map(|r| r.dot);
+            let cell = Cell { image: None, dot };
+            self.databases[index].cells.insert(key.clone(), cell);
         }
+        for key in &missed {
+            while self.gaps && self.rng.random_bool(0.2) {
+                self.commit(index, &[Write::Put(key.clone())]);
+            }
+        }
+        missed
     }
 
     fn retire(&mut self) {
@@ -277,7 +334,13 @@ impl Simulation {
         for (index, acknowledged) in self.acknowledged.iter_mut().enumerate() {
             *acknowledged = (*acknowledged).max(self.hub.acknowledged(NodeId(index as u8)));
         }
-        self.note(|| format!("acknowledged {:?} window {}", self.acknowledged, self.hub.window_len()));
+        self.note(|| {
+            format!(
+                "acknowledged {:?} window {}",
+                self.acknowledged,
+                self.hub.window_len()
+            )
+        });
     }
 
     /// A person or a broken target gets in the way, or out of it.
@@ -290,7 +353,11 @@ impl Simulation {
         match self.rng.random_range(0..8) {
             0 => drop(self.databases[index].refused.insert(key)),
             1..=3 => drop(self.databases[index].refused.remove(&key)),
-            4 if self.shape.truncates => drop(self.databases[index].refused.insert(Key::whole_table(key.table))),
+            4 if self.shape.truncates => drop(
+                self.databases[index]
+                    .refused
+                    .insert(Key::whole_table(key.table)),
+            ),
             5 => {
                 self.paused.insert((key.table, node));
                 self.hub.pause(key.table, node);
@@ -316,8 +383,16 @@ impl Simulation {
         if self.shape.jump_back {
             for index in 0..self.databases.len() {
                 if self.rng.random_bool(0.3) {
-                    let back = Position(self.acknowledged[index].0.saturating_sub(self.rng.random_range(0..=10)));
-                    let durable = self.databases[index].landings.iter().map(|l| l.acknowledged).max();
+                    let back = Position(
+                        self.acknowledged[index]
+                            .0
+                            .saturating_sub(self.rng.random_range(0..=10)),
+                    );
+                    let durable = self.databases[index]
+                        .landings
+                        .iter()
+                        .map(|l| l.acknowledged)
+                        .max();
                     let floor = durable.filter(|_| self.fold).unwrap_or_default();
                     self.acknowledged[index] = back.max(floor);
                 }
@@ -331,7 +406,9 @@ impl Simulation {
         let mut all: Vec<_> = Vec::new();
         for decision in self.databases.iter().flat_map(|d| d.decisions.iter()) {
             let same = |d: &&crate::Decision<Image>| {
-                d.key == decision.key && d.winner.dot == decision.winner.dot && d.loser.dot == decision.loser.dot
+                d.key == decision.key
+                    && d.winner.dot == decision.winner.dot
+                    && d.loser.dot == decision.loser.dot
             };
             if all.iter().find(same).is_none() {
                 all.push(decision.clone());
@@ -339,14 +416,34 @@ impl Simulation {
         }
         let kept: Vec<Kept> = match self.broken {
             Some(Broken::Decisions) => Vec::new(),
-            _ => all.iter().map(|d| Kept { key: d.key.clone(), winner: d.winner.dot, loser: d.loser.dot }).collect(),
+            _ => all
+                .iter()
+                .map(|d| Kept {
+                    key: d.key.clone(),
+                    winner: d.winner.dot,
+                    loser: d.loser.dot,
+                    forfeit: d.kind == crate::Kind::KeyChange,
+                })
+                .collect(),
         };
         for database in &mut self.databases {
             database.decisions = all.clone();
         }
-        let landing = |l: &super::database::LandingRow| Landing { position: l.position, cover: l.cover.clone() };
-        let landings = self.databases.iter().map(|d| d.landings.iter().map(landing).collect()).collect();
-        let held: Vec<_> = self.databases.iter().flat_map(|d| d.held.values().cloned()).collect();
+        let landing = |l: &super::database::LandingRow| Landing {
+            position: l.position,
+            cover: l.cover.clone(),
+            wrote: l.wrote.clone(),
+        };
+        let landings = self
+            .databases
+            .iter()
+            .map(|d| d.landings.iter().map(landing).collect())
+            .collect();
+        let held: Vec<_> = self
+            .databases
+            .iter()
+            .flat_map(|d| d.held.values().cloned())
+            .collect();
         self.note(|| format!("crash; start {:?}, held {held:?}", self.acknowledged));
         let policies = policy(self.shape.policy, &mut self.rng);
         let mut recovery = Recovery::new(self.acknowledged.clone(), landings, kept, held, policies);
@@ -355,7 +452,12 @@ impl Simulation {
             let reach = recovery.reach(database.node);
             for transaction in database.log.iter().take_while(|t| t.position <= reach) {
                 for change in &transaction.changes {
-                    recovery.change(database.node, transaction.position, transaction.time, change.clone());
+                    recovery.change(
+                        database.node,
+                        transaction.position,
+                        transaction.time,
+                        change.clone(),
+                    );
                 }
             }
         }
@@ -363,11 +465,21 @@ impl Simulation {
         for (table, node) in &self.paused {
             self.hub.pause(*table, *node);
         }
-        self.note(|| format!("recovered: judged {:?}, window {}", self.judged(), self.hub.window_len()));
+        self.note(|| {
+            format!(
+                "recovered: judged {:?}, window {}",
+                self.judged(),
+                self.hub.window_len()
+            )
+        });
     }
 
     fn judged(&self) -> Cover {
-        Cover((0..self.databases.len()).map(|n| self.hub.judged(NodeId(n as u8))).collect())
+        Cover(
+            (0..self.databases.len())
+                .map(|n| self.hub.judged(NodeId(n as u8)))
+                .collect(),
+        )
     }
 
     /// Everything works again, and all that is under way arrives.
@@ -392,6 +504,7 @@ impl Simulation {
                 held.iter().for_each(|key| self.hub.retry_held(node, key));
             }
             self.retire();
+            busy |= self.databases.iter().any(|d| self.hub.has_news(d.node));
             if !busy {
                 return Ok(());
             }
@@ -406,7 +519,10 @@ impl Simulation {
 fn policy(policy: Policy, rng: &mut SmallRng) -> Box<dyn Policies> {
     match policy {
         Policy::Newest => Box::new(Newest),
-        Policy::Prefer => Box::new(Prefer { node: NodeId(0), name: "prefer:a".into() }),
+        Policy::Prefer => Box::new(Prefer {
+            node: NodeId(0),
+            name: "prefer:a".into(),
+        }),
         Policy::Coin => Box::new(Coin(SmallRng::from_rng(rng))),
     }
 }
@@ -414,10 +530,17 @@ fn policy(policy: Policy, rng: &mut SmallRng) -> Box<dyn Policies> {
 impl Shape {
     /// For leaving kinds of schedules out.
     pub fn tag(self) -> u64 {
-        [self.crash, self.jump_back, self.truncates, self.moves, self.holds, self.outages]
-            .iter()
-            .enumerate()
-            .map(|(bit, on)| u64::from(*on) << bit)
-            .sum()
+        [
+            self.crash,
+            self.jump_back,
+            self.truncates,
+            self.moves,
+            self.holds,
+            self.outages,
+        ]
+        .iter()
+        .enumerate()
+        .map(|(bit, on)| u64::from(*on) << bit)
+        .sum()
     }
 }

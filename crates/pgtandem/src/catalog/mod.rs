@@ -4,12 +4,16 @@
 //! `search_path` (ours do), so that type names come out qualified and no operator of an application is used.
 
 mod constraints;
+mod fingerprint;
+mod replication;
 mod role;
 mod sequences;
 mod server;
 mod tables;
 
 pub use constraints::{ForeignKey, ReferentialAction, Trigger, TriggerFiring, UniqueIndex};
+pub use fingerprint::{Difference, Fingerprint, read_fingerprint};
+pub use replication::{Publication, Slot, read_publication, read_slot};
 pub use role::{RoleFacts, TableRights, read_role};
 pub use sequences::{Sequence, ServedBy, read_sequences};
 pub use server::{ServerFacts, read_server};

@@ -1,7 +1,7 @@
 //! Sequences that make the keys of tables.
 
 use super::tables::letter;
-use crate::sql::{Ident, QualifiedName, SequenceOptions};
+use crate::sql::{self, Ident, QualifiedName, SequenceOptions};
 use tokio_postgres::{Error, GenericClient};
 
 #[derive(Debug, Clone)]
@@ -40,7 +40,10 @@ pub enum ServedBy {
 }
 
 /// The sequences behind columns of these tables: of identity columns, and those that a column's default draws from.
-pub async fn read_sequences(client: &impl GenericClient, relids: &[u32]) -> Result<Vec<Sequence>, Error> {
+pub async fn read_sequences(
+    client: &impl GenericClient,
+    relids: &[u32],
+) -> Result<Vec<Sequence>, Error> {
     const QUERY: &str = "
         SELECT DISTINCT ON (s.seqrelid, a.attrelid, a.attnum)
                s.seqrelid AS oid, n.nspname::text AS schema, c.relname::text AS name, a.attrelid AS relid,
@@ -69,7 +72,7 @@ pub async fn read_sequences(client: &impl GenericClient, relids: &[u32]) -> Resu
     let mut sequences = Vec::new();
     for row in client.query(QUERY, &[&relids]).await? {
         let name = QualifiedName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
-        let state = client.query_one(&format!("SELECT last_value, is_called FROM {name}"), &[]).await?;
+        let state = client.query_one(&sql::sequence_state(&name), &[]).await?;
         sequences.push(Sequence {
             oid: row.get("oid"),
             relid: row.get("relid"),

@@ -79,6 +79,10 @@ pub enum ReplicaIdentity {
 }
 
 impl ReplicaIdentity {
+    pub fn is_full(&self) -> bool {
+        *self == Self::Full
+    }
+
     /// What stands after REPLICA IDENTITY.
     pub fn sql(&self) -> String {
         match self {

@@ -1,1 +1,111 @@
 //! The command line: one file per subcommand.
+//!
+//! Exit codes: 0 all is well; 1 something differs or a check failed; 2 the command line or the configuration is
+//! wrong; 3 something failed at run time. What a command has to say goes to standard output, everything else
+//! (progress, questions, errors) to standard error.
+
+mod check;
+mod confirm;
+mod conflicts;
+mod down;
+mod failure;
+mod init;
+mod layout;
+mod output;
+mod pause;
+mod plan;
+mod run;
+mod status;
+mod style;
+mod up;
+mod when;
+
+pub use failure::{Failure, Outcome};
+pub use output::say;
+pub use style::Style;
+
+use crate::config::Config;
+use crate::connect::Environment;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Keeps chosen tables the same in two or more independent PostgreSQL databases, both ways, live.
+///
+/// Begin with `pgtandem init new=postgres://… legacy=postgres://…`, which writes pgtandem.toml; then `check`,
+/// `up`, and `run`.
+#[derive(Parser)]
+#[command(name = "pgtandem", version, max_term_width = 100)]
+struct CommandLine {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every subcommand understands.
+#[derive(Args)]
+pub struct Global {
+    /// The configuration [default: pgtandem.toml in the working directory]
+    #[arg(short, long = "config", value_name = "FILE", env = "PGTANDEM_CONFIG", global = true)]
+    config: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Init(init::Init),
+    Check(check::Check),
+    Plan(plan::PlanCommand),
+    Up(up::Up),
+    Run(run::Run),
+    Status(status::Status),
+    Conflicts(conflicts::Conflicts),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
+    Down(down::Down),
+}
+
+impl Global {
+    /// Where the configuration is, or would be.
+    pub fn config_file(&self) -> PathBuf {
+        Config::locate(self.config.as_deref(), &Environment::of_process())
+    }
+
+    pub fn load_config(&self) -> Result<Config, Failure> {
+        Config::load(&self.config_file(), &Environment::of_process()).map_err(Failure::from)
+    }
+}
+
+pub fn main() -> ExitCode {
+    let CommandLine { global, command } = CommandLine::parse();
+    let outcome = match command {
+        // One thread of its own: the hub is one loop.
+        Command::Run(run) => run.run(&global),
+        command => in_runtime(command, &global),
+    };
+    match outcome {
+        Ok(outcome) => outcome.into(),
+        Err(failure) => failure.report(),
+    }
+}
+
+fn in_runtime(command: Command, global: &Global) -> Result<Outcome, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Init(init) => init.run(global).await,
+            Command::Check(check) => check.run(global).await,
+            Command::Plan(plan) => plan.run(global).await,
+            Command::Up(up) => up.run(global).await,
+            Command::Run(run) => run.run(global),
+            Command::Status(status) => status.run(global).await,
+            Command::Conflicts(conflicts) => conflicts.run(global).await,
+            Command::Pause(pause) => pause.run(global).await,
+            Command::Resume(resume) => resume.run(global).await,
+            Command::Down(down) => down.run(global).await,
+        }
+    });
+    // A connection that hangs must not keep the process alive.
+    runtime.shutdown_background();
+    outcome
+}

@@ -38,13 +38,7 @@ impl Session {
     /// Through the socket in `socket_dir`, without password. `name` is the server's, for messages.
     pub fn connect(name: &str, socket_dir: &Path, port: u16, user: &str, database: &str) -> Result<Session, SqlError> {
         let mut config = tokio_postgres::Config::new();
-        config
-            .host_path(socket_dir)
-            .port(port)
-            .user(user)
-            .dbname(database)
-            .connect_timeout(Duration::from_secs(30))
-            .application_name("pgtandem cluster");
+        config.host_path(socket_dir).port(port).user(user).dbname(database).application_name("pgtandem cluster");
         Session::with_config(name, config)
     }
 
@@ -136,9 +130,14 @@ async fn serve(
     mut inbox: mpsc::UnboundedReceiver<Request>,
     ready: blocking::Sender<Result<(), String>>,
 ) {
-    let (client, connection) = match config.connect(NoTls).await {
-        Ok(both) => both,
-        Err(e) => return drop(ready.send(Err(describe(&e)))),
+    // The configuration's own timeout ends with the handshake of TCP; a frozen server, whose
+    // kernel does that for it, would keep us for ever.
+    let limit = config.get_connect_timeout().copied();
+    let limit = limit.unwrap_or(Duration::from_secs(30));
+    let (client, connection) = match tokio::time::timeout(limit, config.connect(NoTls)).await {
+        Ok(Ok(both)) => both,
+        Ok(Err(e)) => return drop(ready.send(Err(describe(&e)))),
+        Err(_) => return drop(ready.send(Err(format!("timed out after {limit:?}")))),
     };
     // An error of the connection reaches the caller as the error of its statement.
     let connection = tokio::spawn(connection);

@@ -60,10 +60,10 @@ fn in_urls(line: &str) -> Vec<std::ops::Range<usize>> {
             Some(quote) => line[start..].find(quote).map_or(line.len(), |length| start + length),
             None => line.len(),
         };
-        if let (Some(at), Some(colon)) = (line[start..end].rfind('@'), line[start..end].find(':'))
-            && colon < at
-        {
-            hidden.push(start + colon + 1..start + at);
+        let (at, colon) = (line[start..end].rfind('@'), line[start..end].find(':'));
+        match (at, colon) {
+            (Some(at), Some(colon)) if colon < at => hidden.push(start + colon + 1..start + at),
+            _ => {}
         }
         from = end;
     }

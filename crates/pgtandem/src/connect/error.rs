@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls::CertificateError;
-use tokio_postgres::error::SqlState;
 
 /// A connection that could not be made.
 #[derive(Debug)]
@@ -153,7 +152,21 @@ impl ConnectFault {
     }
 
     pub fn remedy(&self) -> String {
-        let remedy = match self {
+        let Self::EveryHost(faults) = self else {
+            return self.own_remedy().to_owned();
+        };
+        let mut remedies: Vec<String> = Vec::new();
+        for (_, fault) in faults {
+            let remedy = fault.remedy();
+            if !remedies.contains(&remedy) {
+                remedies.push(remedy);
+            }
+        }
+        remedies.join("; ")
+    }
+
+    fn own_remedy(&self) -> &'static str {
+        match self {
             Self::HostNotFound { .. } => {
                 "check the host name in the connection string, and the name service of this machine"
             }
@@ -206,18 +219,8 @@ impl ConnectFault {
                 "see the server's log; correct the options of the connection string if it names them"
             }
             Self::Protocol { .. } => "check host and port: another service may be listening there",
-            Self::EveryHost(faults) => {
-                let mut remedies: Vec<String> = Vec::new();
-                for (_, fault) in faults {
-                    let remedy = fault.remedy();
-                    if !remedies.contains(&remedy) {
-                        remedies.push(remedy);
-                    }
-                }
-                return remedies.join("; ");
-            }
-        };
-        remedy.to_owned()
+            Self::EveryHost(_) => "see what each of the hosts needs",
+        }
     }
 
     /// Whether the server itself turned us away, so that libpq would not try the next host of a list.
@@ -236,7 +239,7 @@ impl ConnectFault {
     /// What a failed connection attempt of tokio-postgres means.
     pub(super) fn of_attempt(error: &tokio_postgres::Error, address: &str, pass_file: Option<String>) -> Self {
         if let Some(server) = error.as_db_error() {
-            return Self::of_server(server.code(), server.message(), pass_file);
+            return Self::of_server(server.code().code(), server.message(), pass_file);
         }
         let detail = error.source().map_or_else(|| error.to_string(), |source| source.to_string());
         if let Some(tls) = find::<rustls::Error>(error) {
@@ -267,9 +270,9 @@ impl ConnectFault {
         }
     }
 
-    fn of_server(code: &SqlState, message: &str, pass_file: Option<String>) -> Self {
+    pub(super) fn of_server(code: &str, message: &str, pass_file: Option<String>) -> Self {
         let message = message.to_owned();
-        match code.code() {
+        match code {
             "28P01" => Self::PasswordWrong { message, pass_file },
             "28000" => Self::NotAdmitted { message },
             "42501" => Self::NoConnectPrivilege { message },
@@ -320,7 +323,7 @@ fn retry_of(sqlstate: &str) -> Retry {
 }
 
 /// The first error of this type in the chain of causes, looking into `io::Error`s too.
-fn find<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
+pub(super) fn find<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref::<E>() {

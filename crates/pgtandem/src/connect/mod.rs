@@ -10,7 +10,6 @@ mod error;
 mod params;
 mod passfile;
 mod replication;
-mod secret;
 mod service;
 mod session;
 pub(crate) mod spelling;
@@ -23,10 +22,10 @@ pub use environment::Environment;
 pub use error::{ConnectError, ConnectFault, Retry};
 pub(crate) use params::is_keyword;
 pub use params::{ParameterFault, ParameterFaults};
-pub use secret::Secret;
 pub use session::Session;
 pub use sqlstate::FaultClass;
 pub use tls::{TlsMode, TlsSettings};
+pub use wire::Secret;
 
 #[cfg(test)]
 mod tests;

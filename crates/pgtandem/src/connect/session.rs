@@ -88,7 +88,7 @@ impl Endpoint {
         config.port(host.port);
         let pass_file = match self.password(host) {
             Found::Password(password) => {
-                config.password(password.reveal());
+                config.password(password.expose());
                 None
             }
             Found::NoEntry => Some("the password file has no matching line".to_owned()),

@@ -28,7 +28,7 @@ fn faults(text: &str) -> String {
 }
 
 fn password(endpoint: &Endpoint) -> Option<String> {
-    endpoint.password_for(&endpoint.hosts[0]).map(|secret| secret.reveal().to_owned())
+    endpoint.password_for(&endpoint.hosts[0]).map(|secret| secret.expose().to_owned())
 }
 
 fn write(path: &Path, text: &str, mode: u32) {
@@ -36,31 +36,34 @@ fn write(path: &Path, text: &str, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our file");
 }
 
+/// The examples of libpq's documentation, and what is near them.
+const URLS: &[(&str, &str)] = &[
+    ("postgresql://", "os_user on /var/run/postgresql:5432 as os_user"),
+    ("postgresql://localhost", "os_user on localhost:5432 as os_user"),
+    ("postgresql://localhost:5433", "os_user on localhost:5433 as os_user"),
+    ("postgresql://localhost/mydb", "mydb on localhost:5432 as os_user"),
+    ("postgresql://user@localhost", "user on localhost:5432 as user"),
+    ("postgresql://user:secret@localhost", "user on localhost:5432 as user"),
+    (
+        "postgresql://other@localhost/otherdb?connect_timeout=10&application_name=myapp",
+        "otherdb on localhost:5432 as other",
+    ),
+    (
+        "postgresql://host1:123,host2:456/somedb?target_session_attrs=any&application_name=myapp",
+        "somedb on host1:123,host2:456 as os_user",
+    ),
+    ("postgresql:///mydb?host=localhost&port=5433", "mydb on localhost:5433 as os_user"),
+    ("postgresql://[2001:db8::1234]/database", "database on [2001:db8::1234]:5432 as os_user"),
+    ("postgresql://[::1]:5433,h2:1/database", "database on [::1]:5433,h2:1 as os_user"),
+    ("postgresql://%2Fvar%2Flib%2Fpostgresql/dbname", "dbname on /var/lib/postgresql:5432 as os_user"),
+    ("postgres://us%40er:p%2Fw@h/d%20b", "d b on h:5432 as us@er"),
+    ("  postgres://h1,h2:7/x  ", "x on h1:5432,h2:7 as os_user"),
+];
+
 #[test]
 fn urls_as_libpq_documents_them() {
-    for (url, shown) in [
-        ("postgresql://", "os_user on /var/run/postgresql:5432 as os_user"),
-        ("postgresql://localhost", "os_user on localhost:5432 as os_user"),
-        ("postgresql://localhost:5433", "os_user on localhost:5433 as os_user"),
-        ("postgresql://localhost/mydb", "mydb on localhost:5432 as os_user"),
-        ("postgresql://user@localhost", "user on localhost:5432 as user"),
-        ("postgresql://user:secret@localhost", "user on localhost:5432 as user"),
-        (
-            "postgresql://other@localhost/otherdb?connect_timeout=10&application_name=myapp",
-            "otherdb on localhost:5432 as other",
-        ),
-        (
-            "postgresql://host1:123,host2:456/somedb?target_session_attrs=any&application_name=myapp",
-            "somedb on host1:123,host2:456 as os_user",
-        ),
-        ("postgresql:///mydb?host=localhost&port=5433", "mydb on localhost:5433 as os_user"),
-        ("postgresql://[2001:db8::1234]/database", "database on [2001:db8::1234]:5432 as os_user"),
-        ("postgresql://[::1]:5433,h2:1/database", "database on [::1]:5433,h2:1 as os_user"),
-        ("postgresql://%2Fvar%2Flib%2Fpostgresql/dbname", "dbname on /var/lib/postgresql:5432 as os_user"),
-        ("postgres://us%40er:p%2Fw@h/d%20b", "d b on h:5432 as us@er"),
-        ("  postgres://h1,h2:7/x  ", "x on h1:5432,h2:7 as os_user"),
-    ] {
-        assert_eq!(endpoint(url).to_string(), shown, "{url}");
+    for (url, shown) in URLS {
+        assert_eq!(endpoint(url).to_string(), *shown, "{url}");
     }
     assert_eq!(password(&endpoint("postgres://u:p%2F%3A%40w@h/d")).as_deref(), Some("p/:@w"));
     assert_eq!(password(&endpoint("postgres://u:p?w@h/d")).as_deref(), Some("p?w"));

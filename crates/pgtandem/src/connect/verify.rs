@@ -123,10 +123,10 @@ impl ServerCertVerifier for CheckServer {
         };
         match fault {
             // webpki looks at the name last: all else is in order.
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                if !self.check_name || common_name_fits(end_entity, server_name) {
-                    return Ok(ServerCertVerified::assertion());
-                }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
+                if !self.check_name || common_name_fits(end_entity, server_name) =>
+            {
+                return Ok(ServerCertVerified::assertion());
             }
             CertificateError::Other(_) | CertificateError::UnknownIssuer if self.is_trusted_itself(end_entity) => {
                 check_dates(end_entity, now)?;

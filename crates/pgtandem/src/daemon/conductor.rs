@@ -241,6 +241,9 @@ impl Conductor {
             }
         }
         match outcome {
+            Some(Ok(_)) if seat.flying_deletes => {
+                return Some(Ended::Recover(format!("the answer to a delivery to {} was lost", seat.name)));
+            }
             Some(Ok(landing)) => self.hub.landed(node, landed(landing)),
             Some(Err(())) => self.hub.failed(node),
             None => {}
@@ -288,7 +291,7 @@ impl Conductor {
             let Some(delivery) = self.hub.cut(node) else { continue };
             let seat = &mut self.seats[at];
             let id = seat.next_landing();
-            let Some(mut target) = seat.take_off(id) else { continue };
+            let Some(mut target) = seat.take_off(id, &delivery) else { continue };
             let reload = std::mem::take(&mut seat.reload_tables);
             let (report, context) = (self.report.clone(), Arc::clone(&seat.context));
             tokio::spawn(async move {
@@ -344,6 +347,11 @@ impl Conductor {
 
     pub fn other_nodes(&self, node: NodeId) -> Vec<NodeId> {
         self.seats.iter().map(|seat| seat.node).filter(|other| *other != node).collect()
+    }
+
+    #[must_use]
+    pub fn is_here(&self, at: usize) -> bool {
+        !self.seats[at].is_away()
     }
 
     #[must_use]
@@ -404,5 +412,5 @@ async fn deliver(
 
 fn landed(landing: Landing) -> Landed {
     let held = landing.held.into_iter().map(|held| held.key).collect();
-    Landed { position: Position(landing.position), held }
+    Landed { position: landing.position, held, missed: landing.missed, before: landing.before }
 }

@@ -12,11 +12,11 @@ use tokio_postgres::Notification;
 
 use super::conductor::{Conductor, Ended};
 use super::control::Control;
-use super::drift::{Side, misfit};
 use super::error::ReachError;
+use super::look::{Looked, TableVerdict, compare_tables};
 use super::tables::table_id;
-use crate::catalog::{self, TableShape};
-use crate::link::{self, LinkedTable, PausedBy};
+use crate::config::Node;
+use crate::link::{self, LinkedTable};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Held keys are tried again, and paused tables looked at, this often.
@@ -26,30 +26,19 @@ const PATIENCE: Duration = Duration::from_secs(3);
 enum Found {
     Tables(Looked),
     Done,
-    Failed { node: String, error: String },
-}
-
-/// What a look at the catalogs of all nodes brought.
-struct Looked {
-    verdicts: Vec<TableVerdict>,
-    /// The columns of each table that fits.
-    known: HashMap<(TableId, NodeId), BTreeSet<String>>,
-}
-
-/// Whether a table may be written on a node.
-#[derive(Debug, Clone)]
-struct TableVerdict {
-    table: TableId,
-    name: String,
-    target: NodeId,
-    /// Why not.
-    pause: Option<String>,
+    /// A node that was away has a session for errands again.
+    Reopened(usize, Box<Control>),
+    Failed {
+        node: String,
+        error: String,
+    },
 }
 
 pub struct Errands {
-    controls: Arc<Vec<Control>>,
-    /// What the nodes' sessions hear, with the nodes' names.
-    notifications: Vec<(String, mpsc::UnboundedReceiver<Notification>)>,
+    /// By node number; `None` while a node is away.
+    controls: Vec<Option<Arc<Control>>>,
+    nodes: Vec<Node>,
+    notifications: Vec<mpsc::UnboundedReceiver<Notification>>,
     linked: Vec<LinkedTable>,
     epoch: i64,
     holder: String,
@@ -58,9 +47,11 @@ pub struct Errands {
     /// One errand of a kind runs at a time.
     looking: bool,
     writing: bool,
+    reopening: bool,
     look_at: Instant,
     write_at: Instant,
     retry_at: Instant,
+    reopen_at: Instant,
     paused: BTreeSet<(TableId, NodeId)>,
     /// Columns that were found to fit when the catalogs were looked at last.
     known: HashMap<(TableId, NodeId), BTreeSet<String>>,
@@ -70,15 +61,22 @@ pub struct Errands {
 
 impl Errands {
     #[must_use]
-    pub fn new(mut controls: Vec<Control>, linked: Vec<LinkedTable>, epoch: i64, holder: String) -> Self {
+    pub fn new(
+        mut controls: Vec<Control>,
+        nodes: Vec<Node>,
+        linked: Vec<LinkedTable>,
+        epoch: i64,
+        holder: String,
+    ) -> Self {
         let (find, found) = mpsc::unbounded_channel();
         let now = Instant::now();
-        let notifications = controls.iter_mut().map(|c| (c.name.clone(), c.take_notifications())).collect();
+        let notifications = controls.iter_mut().map(Control::take_notifications).collect();
         let everywhere = |table: &LinkedTable| controls.iter().map(|c| (table_id(table.id), c.id)).collect::<Vec<_>>();
         let paused = linked.iter().filter(|table| table.paused_by.is_some()).flat_map(everywhere).collect();
         Self {
-            controls: Arc::new(controls),
+            controls: controls.into_iter().map(|control| Some(Arc::new(control))).collect(),
             notifications,
+            nodes,
             linked,
             epoch,
             holder,
@@ -86,6 +84,8 @@ impl Errands {
             find,
             looking: false,
             writing: false,
+            reopening: false,
+            reopen_at: now,
             look_at: now,
             write_at: now,
             retry_at: now + PATIENCE,
@@ -96,12 +96,23 @@ impl Errands {
         }
     }
 
+    /// Looks at the tables before anything is judged, so that the first shapes read off the streams are known.
+    ///
+    /// # Errors
+    /// When a node is lost.
+    pub async fn look_first(&mut self, conductor: &mut Conductor) -> Result<(), ReachError> {
+        let looked = compare_tables(&self.present(), &self.linked).await.map_err(|(_, error)| error)?;
+        self.take(Found::Tables(looked), conductor);
+        Ok(())
+    }
+
     /// Starts the errands that are due and takes in what earlier ones found.
     pub fn run(&mut self, conductor: &mut Conductor) -> Option<Ended> {
         let now = Instant::now();
         if let Some(ended) = self.listen(now) {
             return Some(ended);
         }
+        self.reopen(conductor, now);
         self.pause_at_new_shapes(conductor, now);
         while let Ok(found) = self.found.try_recv() {
             self.take(found, conductor);
@@ -109,7 +120,7 @@ impl Errands {
         if !self.looking && now >= self.look_at {
             self.looking = true;
             self.look_at = now + if self.paused.is_empty() { PATIENCE * 10 } else { SECOND };
-            self.spawn(look_at_tables(Arc::clone(&self.controls), self.linked.clone()));
+            self.spawn(look_at_tables(self.present(), self.linked.clone()));
         }
         if now >= self.retry_at {
             self.retry_at = now + PATIENCE;
@@ -127,9 +138,13 @@ impl Errands {
         tokio::spawn(async move { drop(find.send(errand.await)) });
     }
 
+    fn present(&self) -> Vec<Arc<Control>> {
+        self.controls.iter().flatten().cloned().collect()
+    }
+
     fn listen(&mut self, now: Instant) -> Option<Ended> {
-        for (name, notifications) in &mut self.notifications {
-            loop {
+        for (at, notifications) in self.notifications.iter_mut().enumerate() {
+            while self.controls[at].is_some() {
                 match notifications.try_recv() {
                     Ok(notification) if notification.payload() == link::YIELD => return Some(Ended::Yield),
                     Ok(_) => {
@@ -137,14 +152,38 @@ impl Errands {
                         self.retry_at = now;
                     }
                     Err(mpsc::error::TryRecvError::Empty) => break,
-                    Err(mpsc::error::TryRecvError::Disconnected) => {
-                        // With the session the node's lock is gone: somebody else may be at work there by now.
-                        return Some(Ended::Recover(format!("lost the session that holds the lock on {name}")));
-                    }
+                    Err(mpsc::error::TryRecvError::Disconnected) => self.controls[at] = None,
                 }
             }
         }
         None
+    }
+
+    /// Gives a node that came back a session for errands. Its lock went with the old one; it is taken again if it is
+    /// free. If another hub waits with it, that one still waits for the other nodes' locks, and deliveries are fenced
+    /// by the epoch anyway.
+    fn reopen(&mut self, conductor: &Conductor, now: Instant) {
+        if self.reopening || now < self.reopen_at {
+            return;
+        }
+        self.reopen_at = now + SECOND;
+        let Some(at) = (0..self.controls.len()).find(|at| self.controls[*at].is_none() && conductor.is_here(*at))
+        else {
+            return;
+        };
+        let node = self.nodes[at].clone();
+        self.reopening = true;
+        self.spawn(async move {
+            let reopened = async {
+                let control = Control::open(&node).await?;
+                link::try_lock(&control.client).await?;
+                Ok::<_, ReachError>(control)
+            };
+            match reopened.await {
+                Ok(control) => Found::Reopened(at, Box::new(control)),
+                Err(error) => Found::Failed { node: node.name.clone(), error: error.to_string() },
+            }
+        });
     }
 
     /// A table whose shape changed on its source is paused at once, until a look at the catalogs says that it fits:
@@ -171,11 +210,21 @@ impl Errands {
             Found::Done => self.writing = false,
             Found::Tables(looked) => {
                 self.looking = false;
-                self.known = looked.known;
+                for verdict in looked.verdicts.iter().filter(|verdict| verdict.pause.is_some()) {
+                    self.known.retain(|(table, _), _| *table != verdict.table);
+                }
+                // What was known of a node that is away stays.
+                self.known.extend(looked.known);
                 looked.verdicts.into_iter().for_each(|verdict| self.obey(verdict, conductor));
             }
+            Found::Reopened(at, mut control) => {
+                self.reopening = false;
+                self.notifications[at] = control.take_notifications();
+                self.controls[at] = Some(Arc::from(control));
+                self.look_at = Instant::now();
+            }
             Found::Failed { node, error } => {
-                (self.looking, self.writing) = (false, false);
+                (self.looking, self.writing, self.reopening) = (false, false, false);
                 tracing::debug!(%node, "an errand failed: {error}");
             }
         }
@@ -211,12 +260,12 @@ impl Errands {
         self.last_state = state.clone();
         self.written_at = now;
         self.writing = true;
-        self.spawn(write_down(Arc::clone(&self.controls), self.epoch, self.holder.clone(), state));
+        self.spawn(write_down(self.present(), self.epoch, self.holder.clone(), state));
     }
 
     /// The last words of a hub that ends in good order: `status` then knows that it is not running.
     pub async fn say_goodbye(&mut self) {
-        for control in self.controls.iter() {
+        for control in self.present() {
             const GOODBYE: &str = "UPDATE pgtandem.hub_status SET seen_at = NULL WHERE epoch = $1";
             let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&self.epoch];
             let done = control.client.execute(GOODBYE, &parameters);
@@ -226,7 +275,7 @@ impl Errands {
     }
 }
 
-async fn write_down(controls: Arc<Vec<Control>>, epoch: i64, holder: String, state: Json) -> Found {
+async fn write_down(controls: Vec<Arc<Control>>, epoch: i64, holder: String, state: Json) -> Found {
     const STATE: &str = "INSERT INTO pgtandem.hub_status AS s (epoch, holder, started_at, seen_at, state) \
         VALUES ($1, $2, clock_timestamp(), clock_timestamp(), $3) \
         ON CONFLICT (only_row) DO UPDATE SET started_at = CASE WHEN s.epoch = excluded.epoch THEN s.started_at \
@@ -241,120 +290,9 @@ async fn write_down(controls: Arc<Vec<Control>>, epoch: i64, holder: String, sta
 }
 
 /// Compares the linked tables of all nodes and says which may be written where.
-async fn look_at_tables(controls: Arc<Vec<Control>>, linked: Vec<LinkedTable>) -> Found {
+async fn look_at_tables(controls: Vec<Arc<Control>>, linked: Vec<LinkedTable>) -> Found {
     match compare_tables(&controls, &linked).await {
         Ok(looked) => Found::Tables(looked),
         Err((node, error)) => Found::Failed { node, error: error.to_string() },
-    }
-}
-
-/// A node's linked tables: as they are, as they were, and who paused them.
-struct View {
-    shapes: Vec<TableShape>,
-    own: Vec<LinkedTable>,
-}
-
-async fn compare_tables(controls: &[Control], linked: &[LinkedTable]) -> Result<Looked, (String, ReachError)> {
-    let mut views = Vec::new();
-    for control in controls {
-        views.push(view(control).await.map_err(|error| (control.name.clone(), error))?);
-    }
-    let mut verdicts = Vec::new();
-    for table in linked {
-        for (control, at) in controls.iter().zip(0..) {
-            let pause = why_paused(table, controls, &views, at);
-            verdicts.push(TableVerdict {
-                table: table_id(table.id),
-                name: table.name.plain(),
-                target: control.id,
-                pause,
-            });
-        }
-        remember(table, controls, &views, &verdicts).await;
-    }
-    let known = fitting_columns(controls, &views, &verdicts);
-    Ok(Looked { verdicts, known })
-}
-
-fn fitting_columns(
-    controls: &[Control],
-    views: &[View],
-    verdicts: &[TableVerdict],
-) -> HashMap<(TableId, NodeId), BTreeSet<String>> {
-    let mut known = HashMap::new();
-    for (control, view) in controls.iter().zip(views) {
-        for own in &view.own {
-            let table = table_id(own.id);
-            let fits = verdicts.iter().all(|verdict| verdict.table != table || verdict.pause.is_none());
-            if let (true, Some(shape)) = (fits, view.shapes.iter().find(|shape| shape.relid == own.relid)) {
-                let columns = shape.written_columns().map(|column| column.name.as_str().to_owned());
-                known.insert((table, control.id), columns.collect());
-            }
-        }
-    }
-    known
-}
-
-async fn view(control: &Control) -> Result<View, ReachError> {
-    let own = link::read_linked_tables(&control.client).await?;
-    let names: Vec<_> = own.iter().map(|table| table.name.clone()).collect();
-    let shapes = catalog::read_tables(&control.client, &names).await?;
-    Ok(View { shapes, own })
-}
-
-fn why_paused(table: &LinkedTable, controls: &[Control], views: &[View], at: usize) -> Option<String> {
-    let by_user =
-        views.iter().flat_map(|view| &view.own).any(|own| own.id == table.id && own.paused_by == Some(PausedBy::User));
-    if by_user {
-        return Some("by `pgtandem pause`".to_owned());
-    }
-    let side = |at: usize| -> Result<(&TableShape, BTreeSet<String>), String> {
-        let own = views[at].own.iter().find(|own| own.id == table.id);
-        let own = own.ok_or_else(|| format!("it is not linked on {}", controls[at].name))?;
-        let shape = views[at].shapes.iter().find(|shape| shape.relid == own.relid);
-        let gone = || {
-            format!(
-                "{} is not there on {} any more (renamed or dropped); give it its name back",
-                own.name.plain(),
-                controls[at].name
-            )
-        };
-        Ok((shape.ok_or_else(gone)?, own.columns.iter().cloned().collect()))
-    };
-    let (target, target_columns) = match side(at) {
-        Ok(side) => side,
-        Err(why) => return Some(why),
-    };
-    let target = Side { node: &controls[at].name, shape: target, linked_columns: &target_columns };
-    (0..controls.len()).filter(|source| *source != at).find_map(|source| match side(source) {
-        Ok((shape, columns)) => {
-            misfit(&Side { node: &controls[source].name, shape, linked_columns: &columns }, &target)
-        }
-        Err(why) => Some(why),
-    })
-}
-
-/// Writes on every node whether the table is paused by drift; where all fits, also its columns of now.
-async fn remember(table: &LinkedTable, controls: &[Control], views: &[View], verdicts: &[TableVerdict]) {
-    let of_table = verdicts.iter().filter(|verdict| verdict.table == table_id(table.id));
-    let why = of_table.filter_map(|verdict| verdict.pause.clone()).next();
-    for (control, view) in controls.iter().zip(views) {
-        let Some(own) = view.own.iter().find(|own| own.id == table.id) else { continue };
-        if own.paused_by == Some(PausedBy::User) {
-            continue;
-        }
-        let by = why.as_ref().map(|_| PausedBy::Drift);
-        if own.paused_by != by || own.pause_reason != why {
-            // What is not written now is written at the next look.
-            let pause = why.as_deref().map(|why| (PausedBy::Drift, why));
-            drop(link::set_paused(&control.client, own.id, pause).await);
-        }
-        let shape = view.shapes.iter().find(|shape| shape.relid == own.relid);
-        if let (None, Some(shape)) = (&why, shape) {
-            let now: Vec<String> = shape.written_columns().map(|column| column.name.as_str().to_owned()).collect();
-            if now.iter().collect::<BTreeSet<_>>() != own.columns.iter().collect() {
-                drop(link::set_columns(&control.client, own.id, &now).await);
-            }
-        }
     }
 }

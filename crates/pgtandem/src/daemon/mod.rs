@@ -5,6 +5,7 @@ mod control;
 pub mod drift;
 mod errands;
 mod error;
+mod look;
 mod reach;
 mod records;
 mod seat;
@@ -81,6 +82,7 @@ async fn work(config: &Config, holder: &str, stop: watch::Receiver<bool>) -> Res
         controls.push(Control::open(node).await?);
     }
     controls.sort_by_key(|control| control.id);
+    let nodes = controls.iter().filter_map(|control| config.node(&control.name).cloned()).collect();
     check_numbers(&controls)?;
     take_locks(&controls).await?;
     let (report, reports) = mpsc::unbounded_channel();
@@ -96,7 +98,8 @@ async fn work(config: &Config, holder: &str, stop: watch::Receiver<bool>) -> Res
         controls.iter().map(|control| control.name.as_str()).collect::<Vec<_>>().join(" and ")
     );
     let mut conductor = Conductor::new(started.hub, started.seats, report, reports);
-    let mut errands = Errands::new(controls, started.linked, started.epoch, holder.to_owned());
+    let mut errands = Errands::new(controls, nodes, started.linked, started.epoch, holder.to_owned());
+    errands.look_first(&mut conductor).await?;
     let ended = conduct(&mut conductor, &mut errands, stop).await;
     conductor.settle().await;
     errands.say_goodbye().await;

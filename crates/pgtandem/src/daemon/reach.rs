@@ -36,6 +36,14 @@ pub struct NodeContext {
 }
 
 impl NodeContext {
+    /// A key's values for a person.
+    #[must_use]
+    pub fn key_text(&self, key: &hub::Key) -> String {
+        let parts =
+            crate::capture::key::raw_parts(&key.bytes).map(|part| String::from_utf8_lossy(&part[4..]).into_owned());
+        parts.collect::<Vec<_>>().join(", ")
+    }
+
     /// A linked table's name for a person.
     #[must_use]
     pub fn table_name(&self, id: TableId) -> String {
@@ -116,10 +124,10 @@ pub async fn open_stream(
     if let Some(pid) = slot.active_pid {
         session.execute("SELECT pg_catalog.pg_terminate_backend($1, 5000)", &[&pid]).await?;
     }
-    let mut options = context.endpoint.replication(host, "pgtandem capture", &SPELLING)?;
+    let mut options = context.endpoint.replication_options(host, "pgtandem capture", &SPELLING)?;
     options.status_interval = context.status_interval;
     options.silence_timeout = Some(context.silence_timeout);
-    let client = wire::ReplicationClient::connect(&options).await?;
+    let client = context.endpoint.connect_replication(host, &options).await?;
     let mut pgoutput = wire::PgOutputOptions::new([link::PUBLICATION]);
     pgoutput.messages = true;
     Ok(client.start(&context.slot, wire::Lsn(from.0), &pgoutput).await?)
@@ -190,7 +198,10 @@ async fn try_bring_up(
     let outcome = match flying {
         None => None,
         Some(id) => Some(match Target::find_landing(&session.client, id).await? {
-            Some(Position(position)) => Ok(Landing { position, held: held_since(&session.client).await? }),
+            Some(position) => {
+                let held = held_since(&session.client).await?;
+                Ok(Landing { position, before: position, missed: Vec::new(), held })
+            }
             None => Err(()),
         }),
     };

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use hub::{Delivery, Micros, NodeId, Position, TableId};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::conductor::Report;
 use super::error::RunError;
@@ -15,6 +16,8 @@ use crate::deliver::{DeliverError, Landing, LandingId, Target};
 
 /// What may wait between a capture and the hub, in transactions; more waits in the socket and in the server.
 const QUEUE: usize = 4_096;
+/// Held keys of one delivery that are named in the log; `status` knows them all.
+const HELD_REPORTED: usize = 5;
 /// The first pause after a delivery that failed for a passing reason; doubled up to [`LONGEST_BACKOFF`].
 const SHORTEST_BACKOFF: Duration = Duration::from_millis(10);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
@@ -36,6 +39,24 @@ pub struct Counters {
     pub rows_delivered: u64,
     pub last_commit: Option<Micros>,
     pub last_error: Option<String>,
+}
+
+/// Ends with whoever holds it.
+#[derive(Default)]
+struct Task(Option<JoinHandle<()>>);
+
+impl Task {
+    fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(Some(tokio::spawn(future)))
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
 }
 
 pub struct Seat {
@@ -60,6 +81,8 @@ pub struct Seat {
     /// Which connection of this node captures report about.
     pub generation: u64,
     pub away_since: Option<Instant>,
+    /// What is in flight, or was last, deletes rows: which of them it found is known from its answer only.
+    pub flying_deletes: bool,
     /// Since when the node is owed something it has not got.
     owed_since: Option<Instant>,
     last_lag: Duration,
@@ -67,6 +90,8 @@ pub struct Seat {
     catch_up_to: Position,
     retry_at: Option<Instant>,
     backoff: Duration,
+    /// The capture, or, while the node is away, the attempts to come back to it.
+    task: Task,
 }
 
 impl Seat {
@@ -90,9 +115,11 @@ impl Seat {
             owed_since: None,
             last_lag: Duration::ZERO,
             away_since: None,
+            flying_deletes: false,
             catch_up_to: Position(0),
             retry_at: None,
             backoff: SHORTEST_BACKOFF,
+            task: Task::default(),
         }
     }
 
@@ -132,7 +159,8 @@ impl Seat {
     }
 
     /// Takes the idle target for a delivery.
-    pub fn take_off(&mut self, id: LandingId) -> Option<Box<Target>> {
+    pub fn take_off(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Option<Box<Target>> {
+        self.flying_deletes = delivery.rows.iter().any(|row| !row.state.is_present());
         match std::mem::replace(&mut self.delivering, Delivering::Flying(id)) {
             Delivering::Idle(target) => Some(target),
             other => {
@@ -152,9 +180,11 @@ impl Seat {
         self.counters.last_error = None;
         self.retry_at = None;
         self.backoff = SHORTEST_BACKOFF;
-        for held in &landing.held {
+        // A paused table has been reported as such.
+        for held in landing.held.iter().filter(|held| held.sqlstate.is_some()).take(HELD_REPORTED) {
             let table = self.context.table_name(held.key.table);
-            tracing::warn!(node = %self.name, %table, "a key is held: {}", held.reason);
+            let key = self.context.key_text(&held.key);
+            tracing::warn!(node = %self.name, %table, %key, "held: {}", held.reason);
         }
     }
 
@@ -204,7 +234,7 @@ impl Seat {
         self.generation += 1;
         self.away_since = Some(Instant::now());
         let (context, report) = (Arc::clone(&self.context), report.clone());
-        tokio::spawn(async move {
+        self.task = Task::spawn(async move {
             let node = context.id;
             match bring_up_again(context, flying).await {
                 Ok((up, outcome)) => drop(report.send(Report::Up { node, up: Box::new(up), outcome })),
@@ -230,7 +260,7 @@ impl Seat {
         let capture =
             WalCapture::new(up.stream, context.captured.clone(), context.shapes.clone(), &context.secret, judged);
         let (report, node, generation) = (report.clone(), self.node, self.generation);
-        tokio::spawn(async move {
+        self.task = Task::spawn(async move {
             let error = capture.run(sender).await.err();
             drop(report.send(Report::CaptureEnded { node, generation, error }));
         });

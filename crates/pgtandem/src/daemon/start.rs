@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hub::{Hub, Landing, NodeId, PerTable, Position, Prefer, Recovery};
+use hub::{Hub, Landing, NodeId, PerTable, Position, Prefer, Recovery, Wrote};
 use tokio::sync::mpsc;
 use tokio_postgres::types::PgLsn;
 
@@ -138,13 +138,14 @@ async fn read_landings(
     let mut start = Position(slot.confirmed.0.saturating_sub(1));
     let rows = control
         .client
-        .query("SELECT position, cover, acknowledged FROM pgtandem.landing ORDER BY position, id", &[])
+        .query("SELECT position, cover, acknowledged, wrote FROM pgtandem.landing ORDER BY position, id", &[])
         .await?;
     let mut landings = Vec::new();
     for row in rows {
         let (position, cover): (PgLsn, Vec<PgLsn>) = (row.get(0), row.get(1));
         start = start.max(Position(row.get::<_, PgLsn>(2).into()));
-        landings.push(Landing { position: Position(position.into()), cover: cover_of(cover, nodes) });
+        let wrote = Wrote::from_bytes(row.get(3));
+        landings.push(Landing { position: Position(position.into()), cover: cover_of(cover, nodes), wrote });
     }
     Ok((start, landings))
 }

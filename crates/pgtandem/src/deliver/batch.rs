@@ -65,16 +65,17 @@ pub fn place<'a>(rows: impl Iterator<Item = &'a DeliveryRow<Image>>, tables: &Ta
 
 /// One statement's parameters.
 #[derive(Debug)]
-pub struct Batch {
+pub struct Batch<'p> {
     pub form: Form,
     pub parameters: Vec<TextArray>,
+    pub rows: &'p [Placed<'p>],
 }
 
 /// Takes the next batch off the front of `rows`.
 ///
 /// # Errors
 /// When an image was spilled and cannot be read back.
-pub fn next_batch<'p>(rows: &mut &[Placed<'p>], forms: &PreparedForms) -> io::Result<Option<Batch>> {
+pub fn next_batch<'p>(rows: &mut &'p [Placed<'p>], forms: &PreparedForms) -> io::Result<Option<Batch<'p>>> {
     let Some(first) = rows.first() else { return Ok(None) };
     let prepared = &forms[&first.form];
     let mut parameters: Vec<TextArray> = (0..prepared.parameters).map(|_| TextArray::default()).collect();
@@ -86,8 +87,9 @@ pub fn next_batch<'p>(rows: &mut &[Placed<'p>], forms: &PreparedForms) -> io::Re
         bytes += push_row(placed.row, prepared, &mut parameters)?;
         row_count += 1;
     }
-    *rows = &rows[row_count..];
-    Ok(Some(Batch { form: first.form, parameters }))
+    let (taken, rest) = rows.split_at(row_count);
+    *rows = rest;
+    Ok(Some(Batch { form: first.form, parameters, rows: taken }))
 }
 
 fn push_row(row: &DeliveryRow<Image>, prepared: &Prepared, parameters: &mut [TextArray]) -> io::Result<usize> {

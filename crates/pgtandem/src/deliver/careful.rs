@@ -2,10 +2,10 @@
 //! rejects is held and everything else goes on. Slow, and rare.
 
 use std::collections::HashSet;
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
-use hub::{Delivery, DeliveryRow, DeliveryTruncate, Key, State};
-use tokio_postgres::types::PgLsn;
+use hub::{Delivery, DeliveryRow, DeliveryTruncate, Key, Position, State};
 
 use super::batch::{Form, Placed, next_batch, place};
 use super::error::DeliverError;
@@ -13,6 +13,9 @@ use super::record::{Held, decisions_json};
 use super::session::{Landing, LandingId, Target};
 use crate::capture::Image;
 use crate::sql::{self, Ident};
+
+/// Deletes that found no row.
+type Missed = Mutex<Vec<Key>>;
 
 /// A row that the target rejected, and what it said.
 struct Rejected<'a> {
@@ -38,13 +41,14 @@ impl Target {
         let placed = place(delivery.rows.iter().filter(|row| !row.hold), &self.tables);
         self.prepare(&placed).await?;
         self.client.batch_execute("BEGIN").await?;
-        self.open(id).await?;
+        let before = self.open(id).await?;
+        let missed = Mutex::new(Vec::new());
         for key in &delivery.released {
             self.forget(key).await?;
         }
         let mut held = self.truncate_carefully(delivery).await?;
         held.extend(delivery.rows.iter().filter(|row| row.hold).map(paused));
-        held.extend(self.write_units(&placed).await?);
+        held.extend(self.write_units(&placed, &missed).await?);
         let refused: HashSet<&Key> = held.iter().map(|held| &held.key).collect();
         for row in delivery.rows.iter().chain(&truncates(delivery)).filter(|row| refused.contains(&row.key)) {
             let why = held.iter().find(|held| held.key == row.key).expect("just looked up");
@@ -53,15 +57,15 @@ impl Target {
         if let Some(decisions) = decisions_json(delivery, &self.shapes, &self.tables)? {
             self.client.execute(&self.fixed.decide, &[&decisions]).await?;
         }
-        let mut position = PgLsn::from(0);
-        self.land(id, delivery, &mut position).await?;
+        let mut position = Position(0);
+        self.land(id, delivery, &held, &mut position).await?;
         for row in delivery.rows.iter().chain(&truncates(delivery)) {
             if row.was_held && !refused.contains(&row.key) {
                 self.release(&row.key, id).await?;
             }
         }
         self.client.batch_execute("COMMIT").await?;
-        Ok(Landing { position: position.into(), held })
+        Ok(Landing { position, before, missed: missed.into_inner().unwrap_or_default(), held })
     }
 
     /// TRUNCATE, or, where an unlinked table refers to one of the tables, DELETE of all rows; what is refused is held.
@@ -69,13 +73,15 @@ impl Target {
         let all = truncates(delivery);
         let mut held: Vec<Held> = all.iter().filter(|row| row.hold).map(paused).collect();
         let Some(text) = self.truncate_text(delivery) else { return Ok(held) };
-        if self.attempt(async { Ok(self.client.batch_execute(&text).await?) }).await?.is_ok() {
+        if self.attempt(&Missed::default(), async { Ok(self.client.batch_execute(&text).await?) }).await?.is_ok() {
             return Ok(held);
         }
         for row in all.iter().filter(|row| !row.hold) {
             let Some(table) = self.tables.get(&row.key.table) else { continue };
             let text = sql::delete_all(&table.name);
-            if let Err(error) = self.attempt(async { Ok(self.client.batch_execute(&text).await?) }).await? {
+            if let Err(error) =
+                self.attempt(&Missed::default(), async { Ok(self.client.batch_execute(&text).await?) }).await?
+            {
                 held.push(Held { key: row.key.clone(), reason: error.to_string(), sqlstate: error.sqlstate() });
             }
         }
@@ -83,26 +89,31 @@ impl Target {
     }
 
     /// Writes all rows; what is left over is rejected. The halves of a key change stand or fall together.
-    async fn write_units(&self, placed: &[Placed<'_>]) -> Result<Vec<Held>, DeliverError> {
+    async fn write_units(&self, placed: &[Placed<'_>], missed: &Missed) -> Result<Vec<Held>, DeliverError> {
         let (paired, single): (Vec<_>, Vec<_>) = placed.iter().copied().partition(|placed| placed.row.pair.is_some());
         let mut rejected = Vec::new();
         for run in single.chunk_by(|a, b| a.form == b.form) {
-            self.write_part(run, &mut rejected).await?;
+            self.write_part(run, &mut rejected, missed).await?;
         }
         for unit in pairs(&paired) {
-            if let Err(error) = self.attempt(self.write_rows(&unit)).await? {
+            if let Err(error) = self.attempt(missed, self.write_rows(&unit, missed)).await? {
                 rejected.push(Rejected { rows: unit, error });
             }
         }
-        self.write_rejected_again(rejected).await
+        self.write_rejected_again(rejected, missed).await
     }
 
     /// Halves what is refused until single rows are left.
-    async fn write_part<'a>(&self, part: &[Placed<'a>], rejected: &mut Vec<Rejected<'a>>) -> Result<(), DeliverError> {
+    async fn write_part<'a>(
+        &self,
+        part: &[Placed<'a>],
+        rejected: &mut Vec<Rejected<'a>>,
+        missed: &Missed,
+    ) -> Result<(), DeliverError> {
         let mut parts = vec![part];
         while let Some(part) = parts.pop() {
-            let Err(error) = self.attempt(self.write_rows(part)).await? else { continue };
-            if error.is_unique_violation() && self.attempt(self.reinsert(part)).await?.is_ok() {
+            let Err(error) = self.attempt(missed, self.write_rows(part, missed)).await? else { continue };
+            if error.is_unique_violation() && self.attempt(missed, self.reinsert(part, missed)).await?.is_ok() {
                 continue;
             }
             if let [_] = part {
@@ -117,14 +128,18 @@ impl Target {
 
     /// Rows refused one by one may be accepted together: two that swap a unique value, or a row whose value another
     /// one gave up later in the same delivery.
-    async fn write_rejected_again(&self, rejected: Vec<Rejected<'_>>) -> Result<Vec<Held>, DeliverError> {
+    async fn write_rejected_again(
+        &self,
+        rejected: Vec<Rejected<'_>>,
+        missed: &Missed,
+    ) -> Result<Vec<Held>, DeliverError> {
         let all: Vec<Placed<'_>> = rejected.iter().flat_map(|rejected| rejected.rows.iter().copied()).collect();
-        if all.is_empty() || self.attempt(self.reinsert(&all)).await?.is_ok() {
+        if all.is_empty() || self.attempt(missed, self.reinsert(&all, missed)).await?.is_ok() {
             return Ok(Vec::new());
         }
         let mut held = Vec::new();
         for unit in rejected {
-            if self.attempt(self.write_rows(&unit.rows)).await?.is_ok() {
+            if self.attempt(missed, self.write_rows(&unit.rows, missed)).await?.is_ok() {
                 continue;
             }
             let (reason, sqlstate) = (unit.error.to_string(), unit.error.sqlstate());
@@ -137,17 +152,17 @@ impl Target {
         Ok(held)
     }
 
-    async fn write_rows(&self, rows: &[Placed<'_>]) -> Result<(), DeliverError> {
+    async fn write_rows(&self, rows: &[Placed<'_>], missed: &Missed) -> Result<(), DeliverError> {
         let mut rest = rows;
         while let Some(batch) = next_batch(&mut rest, &self.forms)? {
-            self.write(batch).await?;
+            self.write(batch, missed).await?;
         }
         Ok(())
     }
 
     /// Deletes the rows first and then writes them, so that no row is in another one's way. Columns that only this
     /// node has are put back.
-    async fn reinsert(&self, rows: &[Placed<'_>]) -> Result<(), DeliverError> {
+    async fn reinsert(&self, rows: &[Placed<'_>], missed: &Missed) -> Result<(), DeliverError> {
         let mut put_back = Vec::new();
         for run in rows.chunk_by(|a, b| a.form == b.form) {
             let Form::Upsert(id, shape) = run[0].form else { continue };
@@ -166,7 +181,7 @@ impl Target {
             self.client.execute(&fill, &parameters).await?;
             put_back.push(sql::unstash(&table.name, &key, &own, &stash));
         }
-        self.write_rows(rows).await?;
+        self.write_rows(rows, missed).await?;
         for text in put_back {
             self.client.batch_execute(&text).await?;
         }
@@ -176,8 +191,10 @@ impl Target {
     /// Runs `work` behind a savepoint: `Ok(Err)` when rows were refused, `Err` when the delivery itself cannot go on.
     async fn attempt(
         &self,
+        missed: &Missed,
         work: impl Future<Output = Result<(), DeliverError>>,
     ) -> Result<Result<(), DeliverError>, DeliverError> {
+        let before = missed.lock().expect("nobody panics while it is locked").len();
         self.client.batch_execute("SAVEPOINT part").await?;
         match work.await {
             Ok(()) => {
@@ -186,6 +203,7 @@ impl Target {
             }
             Err(error) if error.is_about_rows() => {
                 self.client.batch_execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part").await?;
+                missed.lock().expect("nobody panics while it is locked").truncate(before);
                 Ok(Err(error))
             }
             Err(error) => Err(error),

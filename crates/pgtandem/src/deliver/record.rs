@@ -13,8 +13,8 @@ use crate::capture::{Image, Shapes, Value, key};
 
 /// Read last in the transaction, while its row locks are held: a local change to one of the rows either committed
 /// before, and has a smaller position, or comes after, and has a larger one.
-pub const LAND: &str = "INSERT INTO pgtandem.landing (id, epoch, position, cover, acknowledged, row_count) \
-    VALUES ($1, $2, pg_current_wal_insert_lsn(), $3, $4, $5) RETURNING position";
+pub const LAND: &str = "INSERT INTO pgtandem.landing (id, epoch, position, cover, acknowledged, row_count, wrote) \
+    VALUES ($1, $2, pg_current_wal_insert_lsn(), $3, $4, $5, $6) RETURNING position";
 
 /// A decision reaches a node with every delivery that reflects it; the first one writes it.
 pub const DECIDE: &str = "INSERT INTO pgtandem.decision (table_id, key, key_bytes, winner_node, winner_position, \

@@ -1,10 +1,11 @@
 //! A target: one session on a node, its prepared statements, and the set-wise delivery.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
-use hub::{Delivery, NodeId, Position};
+use hub::{Delivery, Key, Landed, NodeId, Position};
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Statement};
 
@@ -23,7 +24,11 @@ pub struct LandingId(pub i64);
 /// What a committed delivery did.
 #[derive(Debug, Default)]
 pub struct Landing {
-    pub position: u64,
+    pub position: Position,
+    /// The node's position before the first statement that wrote.
+    pub before: Position,
+    /// Deletes that found no row, and so locked nothing.
+    pub missed: Vec<Key>,
     pub held: Vec<record::Held>,
 }
 
@@ -65,7 +70,7 @@ impl Target {
         epoch: i64,
     ) -> Result<Self, DeliverError> {
         let fixed = Fixed {
-            open: client.prepare("SELECT pgtandem.open_delivery($1, $2)").await?,
+            open: client.prepare("SELECT pgtandem.open_delivery($1, $2)::text, pg_current_wal_insert_lsn()").await?,
             land: client.prepare(record::LAND).await?,
             decide: client.prepare(record::DECIDE).await?,
             hold: client.prepare(record::HOLD).await?,
@@ -116,58 +121,86 @@ impl Target {
         let truncate = self.truncate_text(delivery);
         let fold = self.fold_due(delivery);
         let decisions = record::decisions_json(delivery, &self.shapes, &self.tables)?;
-        let mut position = PgLsn::from(0);
+        let this = &*self;
+        let (mut before, mut position) = (Position(0), Position(0));
+        let missed = Mutex::new(Vec::new());
         {
             let mut pipeline = Pipeline::new();
-            pipeline.send(self.client.batch_execute("BEGIN")).await;
-            pipeline.send(self.open(id)).await;
+            pipeline.send(this.client.batch_execute("BEGIN")).await;
+            pipeline.send(async { this.open(id).await.map(|position| before = position) }).await;
             if let Some(truncate) = &truncate {
-                pipeline.send(self.client.batch_execute(truncate)).await;
+                pipeline.send(this.client.batch_execute(truncate)).await;
             }
             let mut rest = &placed[..];
-            while let Some(batch) = next_batch(&mut rest, &self.forms)? {
+            while let Some(batch) = next_batch(&mut rest, &this.forms)? {
                 if pipeline.has_failed() {
                     break;
                 }
-                pipeline.send(self.write(batch)).await;
+                let missed = &missed;
+                pipeline.send(async move { this.write(batch, missed).await }).await;
             }
             if let Some(decisions) = &decisions {
-                pipeline.send(async { self.client.execute(&self.fixed.decide, &[decisions]).await.map(drop) }).await;
+                pipeline.send(async { this.client.execute(&this.fixed.decide, &[decisions]).await.map(drop) }).await;
             }
-            pipeline.send(self.land(id, delivery, &mut position)).await;
+            pipeline.send(this.land(id, delivery, &[], &mut position)).await;
             if let Some(below) = &fold {
-                pipeline.send(async { self.client.execute(&self.fixed.fold, &[below]).await.map(drop) }).await;
+                pipeline.send(async { this.client.execute(&this.fixed.fold, &[below]).await.map(drop) }).await;
             }
-            pipeline.send(self.client.batch_execute("COMMIT")).await;
+            pipeline.send(this.client.batch_execute("COMMIT")).await;
             pipeline.finish().await
         }
         .map_err(DeliverError::from)
-        .map(|()| Landing { position: position.into(), held: Vec::new() })
+        .map(|()| Landing {
+            position,
+            before,
+            missed: missed.into_inner().unwrap_or_default(),
+            held: Vec::new(),
+        })
     }
 
-    pub(super) async fn open(&self, id: LandingId) -> Result<(), tokio_postgres::Error> {
-        self.client.execute(&self.fixed.open, &[&self.epoch, &id.0]).await.map(drop)
+    /// Opens the delivery; says where the node stands before anything is written.
+    pub(super) async fn open(&self, id: LandingId) -> Result<Position, tokio_postgres::Error> {
+        let row = self.client.query_one(&self.fixed.open, &[&self.epoch, &id.0]).await?;
+        row.try_get::<_, PgLsn>(1).map(|position| Position(position.into()))
     }
 
-    pub(super) async fn write(&self, batch: Batch) -> Result<(), tokio_postgres::Error> {
+    /// Writes a batch; keys whose delete found no row are added to `missed`.
+    pub(super) async fn write(&self, batch: Batch<'_>, missed: &Mutex<Vec<Key>>) -> Result<(), tokio_postgres::Error> {
         let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
             batch.parameters.iter().map(|array| array as _).collect();
-        self.client.execute(&self.forms[&batch.form].statement, &parameters).await.map(drop)
+        let statement = &self.forms[&batch.form].statement;
+        match batch.form {
+            Form::Upsert(..) => self.client.execute(statement, &parameters).await.map(drop),
+            Form::Delete(_) => {
+                let found = self.client.query(statement, &parameters).await?;
+                if found.len() < batch.rows.len() {
+                    let found: HashSet<i64> = found.iter().map(|row| row.get(0)).collect();
+                    let rows = (1..).zip(batch.rows).filter(|(number, _)| !found.contains(number));
+                    let mut missed = missed.lock().expect("nobody panics while it is locked");
+                    missed.extend(rows.map(|(_, placed)| placed.row.key.clone()));
+                }
+                Ok(())
+            }
+        }
     }
 
     pub(super) async fn land(
         &self,
         id: LandingId,
         delivery: &Delivery<Image>,
-        position: &mut PgLsn,
+        held: &[record::Held],
+        position: &mut Position,
     ) -> Result<(), tokio_postgres::Error> {
         let cover: Vec<PgLsn> = delivery.cover.0.iter().map(|position| PgLsn::from(position.0)).collect();
         let acknowledged = PgLsn::from(delivery.acknowledged.0);
         let rows = i32::try_from(delivery.rows.len()).unwrap_or(i32::MAX);
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-            [&id.0, &self.epoch, &cover, &acknowledged, &rows];
+        let held = held.iter().map(|held| held.key.clone()).collect();
+        let landed = Landed { position: Position(0), held, missed: Vec::new(), before: Position(0) };
+        let wrote = delivery.wrote(&landed).to_bytes();
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+            [&id.0, &self.epoch, &cover, &acknowledged, &rows, &wrote];
         let row = self.client.query_one(&self.fixed.land, &parameters).await?;
-        *position = row.try_get(0)?;
+        *position = Position(row.try_get::<_, PgLsn>(0)?.into());
         Ok(())
     }
 
@@ -204,7 +237,7 @@ impl Target {
         let (Form::Delete(id) | Form::Upsert(id, _)) = form;
         let table = self.tables.get(&id).ok_or(DeliverError::UnknownTable(id))?;
         let (text, parameter_of, parameters) = match form {
-            Form::Delete(_) => (sql::delete(&table.name, &table.key_columns()), Vec::new(), table.key.len()),
+            Form::Delete(_) => (sql::delete_found(&table.name, &table.key_columns()), Vec::new(), table.key.len()),
             Form::Upsert(_, shape) => {
                 let shape = self.shapes.get(shape);
                 let written = table.written(&shape);

@@ -1,1 +1,41 @@
-//! check, plan, up and down.
+//! check, plan, up and down: how a link comes to be and how it ends.
+//!
+//! All four begin with a survey of every node. `check` judges it, `plan` compares it with what the configuration
+//! asks for and lists the steps, `up` takes them, `down` takes them back.
+
+pub mod check;
+mod describe;
+mod down;
+mod error;
+mod identity;
+mod init;
+mod interleave;
+mod locks;
+mod nodes;
+mod pause;
+mod plan;
+mod report;
+mod restore;
+mod survey;
+mod up;
+
+pub use check::check;
+pub use down::{Cleaning, DownPlan, OutOfReach, Proof, down, plan_down};
+pub use error::LifecycleError;
+pub use identity::Identity;
+pub use init::{Candidate, Scan, scan, write_config, write_nodes};
+pub use interleave::{Interleaving, Pattern};
+pub use nodes::{OpenNode, Opened, open_nodes};
+pub use pause::{Pausing, Stand, Turn, turn};
+pub use plan::{Plan, Rows, Step, plan};
+pub use report::{Finding, Report, Severity};
+pub use survey::{LinkFacts, NodeSurvey, survey};
+pub use up::{Differences, Progress, Silent, make_plan, up};
+
+use crate::config::Config;
+use crate::sql::QualifiedName;
+
+/// The names of the tables that the configuration lists, in its order.
+pub fn table_names(config: &Config) -> Vec<QualifiedName> {
+    config.tables.iter().map(|table| table.name.clone()).collect()
+}

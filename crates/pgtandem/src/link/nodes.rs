@@ -80,20 +80,35 @@ pub async fn read_node(client: &impl GenericClient) -> Result<Option<NodeRow>, E
     }))
 }
 
-/// In the order of their numbers.
+/// Those that are in the link, in the order of their numbers.
 pub async fn read_peers(client: &impl GenericClient) -> Result<Vec<Peer>, Error> {
-    const QUERY: &str = "SELECT number, name, incarnation FROM pgtandem.peer ORDER BY number";
+    const QUERY: &str = "SELECT number, name, incarnation FROM pgtandem.peer WHERE left_at IS NULL ORDER BY number";
     let rows = client.query(QUERY, &[]).await?;
     Ok(rows.iter().map(|row| Peer { number: row.get(0), name: row.get(1), incarnation: row.get(2) }).collect())
 }
 
-/// To be run in a transaction.
-pub async fn replace_peers(client: &impl GenericClient, peers: &[Peer]) -> Result<(), Error> {
-    client.execute("DELETE FROM pgtandem.peer", &[]).await?;
-    for Peer { number, name, incarnation } in peers {
-        let query = "INSERT INTO pgtandem.peer (number, name, incarnation) VALUES ($1, $2, $3)";
-        client.execute(query, &[number, name, incarnation]).await?;
-    }
+/// The highest number that was ever given.
+pub async fn read_last_number(client: &impl GenericClient) -> Result<Option<i16>, Error> {
+    Ok(client.query_one("SELECT pg_catalog.max(number) FROM pgtandem.peer", &[]).await?.get(0))
+}
+
+pub async fn insert_peer(client: &impl GenericClient, peer: &Peer) -> Result<(), Error> {
+    const QUERY: &str =
+        "INSERT INTO pgtandem.peer (number, name, incarnation) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+    client.execute(QUERY, &[&peer.number, &peer.name, &peer.incarnation]).await?;
+    Ok(())
+}
+
+/// The node leaves the link, as far as this one is concerned.
+pub async fn set_left(client: &impl GenericClient, incarnation: Uuid) -> Result<(), Error> {
+    const QUERY: &str = "UPDATE pgtandem.peer SET left_at = pg_catalog.clock_timestamp()
+                         WHERE incarnation = $1 AND left_at IS NULL";
+    client.execute(QUERY, &[&incarnation]).await?;
+    Ok(())
+}
+
+pub async fn set_slot_count(client: &impl GenericClient, slot_count: i16) -> Result<(), Error> {
+    client.execute("UPDATE pgtandem.node SET slot_count = $1", &[&slot_count]).await?;
     Ok(())
 }
 

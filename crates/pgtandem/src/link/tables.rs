@@ -1,5 +1,6 @@
 //! `pgtandem.linked_table`: what is kept the same.
 
+use crate::config::Ids;
 use crate::sql::QualifiedName;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Error, GenericClient, Row};
@@ -20,22 +21,6 @@ pub struct LinkedTable {
     pub state: TableState,
     pub paused_by: Option<PausedBy>,
     pub pause_reason: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ids {
-    /// Each node's sequences make numbers of their own residue.
-    Interleave,
-    Keep,
-}
-
-impl Ids {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Interleave => "interleave",
-            Self::Keep => "keep",
-        }
-    }
 }
 
 /// Durable. Set by `up`: `Linking` before it touches the table's rows, `Live` on all nodes once they are equal.
@@ -93,6 +78,13 @@ fn linked_table(row: &Row) -> LinkedTable {
     }
 }
 
+/// The highest id that any table has or had: decisions tell tables by it, so none is given twice.
+pub async fn read_last_table_id(client: &impl GenericClient) -> Result<i32, Error> {
+    const QUERY: &str = "SELECT coalesce(pg_catalog.max(id), 0) FROM (SELECT id FROM pgtandem.linked_table
+                         UNION ALL SELECT table_id FROM pgtandem.decision) AS used";
+    Ok(client.query_one(QUERY, &[]).await?.get(0))
+}
+
 /// Always begins as `Linking`; [`set_live`] ends that.
 pub async fn insert_linked_table(client: &impl GenericClient, table: &LinkedTable) -> Result<(), Error> {
     const QUERY: &str = "
@@ -109,7 +101,7 @@ pub async fn insert_linked_table(client: &impl GenericClient, table: &LinkedTabl
                 &name,
                 &table.relid,
                 &table.resolve,
-                &table.ids.as_str(),
+                &table.ids.to_string(),
                 &table.start_position,
                 &table.columns,
             ],
@@ -132,7 +124,7 @@ pub async fn set_live(client: &impl GenericClient, id: i32) -> Result<(), Error>
 
 pub async fn set_policy(client: &impl GenericClient, id: i32, resolve: &str, ids: Ids) -> Result<(), Error> {
     const QUERY: &str = "UPDATE pgtandem.linked_table SET resolve = $2, ids = $3 WHERE id = $1";
-    client.execute(QUERY, &[&id, &resolve, &ids.as_str()]).await?;
+    client.execute(QUERY, &[&id, &resolve, &ids.to_string()]).await?;
     Ok(())
 }
 

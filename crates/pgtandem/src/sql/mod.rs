@@ -5,13 +5,18 @@
 
 use std::fmt::{self, Display, Formatter, Write as _};
 
+mod copying;
 mod rows;
 mod sequence;
 mod table;
 
-pub use rows::{WrittenColumn, delete, delete_all, stash, truncate, unstash, update, upsert};
-pub use sequence::SequenceOptions;
-pub use table::{alter_replica_identity, copy_in, copy_out, create_publication, lock_table};
+pub use copying::{
+    copy_in, copy_out, copy_table, create_copy_table, digest, holds_rows, insert_from_copy_table, rest_of_copy_table,
+    row_hashes,
+};
+pub use rows::{WrittenColumn, delete, delete_all, delete_found, stash, truncate, unstash, update, upsert};
+pub use sequence::{SequenceOptions, highest_value, sequence_state, set_value};
+pub use table::{add_to_publication, alter_replica_identity, create_publication, drop_from_publication, lock_table};
 
 /// One name: of a schema, a table, a column. Held as it is, shown quoted.
 ///

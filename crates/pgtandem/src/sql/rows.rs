@@ -61,6 +61,15 @@ pub fn delete(table: &QualifiedName, key: &[WrittenColumn]) -> String {
     format!("DELETE FROM {table} AS t USING {} WHERE {}", arrays(key), matching(key))
 }
 
+/// As [`delete`], answering with the number (from 1) of each key that was found.
+#[must_use]
+pub fn delete_found(table: &QualifiedName, key: &[WrittenColumn]) -> String {
+    let parameters = list((1..=key.len()).map(|i| format!("${i}::text[]")));
+    let names = list((0..key.len()).map(|i| format!("c{i}")));
+    let keys = format!("unnest({parameters}) WITH ORDINALITY AS v({names}, number)");
+    format!("DELETE FROM {table} AS t USING {keys} WHERE {} RETURNING v.number", matching(key))
+}
+
 /// As [`delete`], keeping what was deleted in a temporary table made for it.
 #[must_use]
 pub fn stash(table: &QualifiedName, key: &[WrittenColumn], stash: &Ident) -> [String; 2] {

@@ -1,6 +1,6 @@
 //! ALTER SEQUENCE.
 
-use super::QualifiedName;
+use super::{Ident, Literal, QualifiedName};
 use serde::{Deserialize, Serialize};
 
 /// Every option of a sequence that can be altered, but for its type and owner.
@@ -25,4 +25,19 @@ impl SequenceOptions {
              START WITH {start} CACHE {cache} {cycle}{restart}"
         )
     }
+}
+
+/// `last_value`, `is_called`.
+pub fn sequence_state(sequence: &QualifiedName) -> String {
+    format!("SELECT last_value, is_called FROM {sequence}")
+}
+
+/// Unlike `ALTER SEQUENCE … RESTART` it can say that the value was handed out already.
+pub fn set_value(sequence: &QualifiedName, value: i64, is_called: bool) -> String {
+    format!("SELECT pg_catalog.setval({}, {value}, {is_called})", Literal(&sequence.to_string()))
+}
+
+/// The highest value of a column, as int8; NULL if there is none.
+pub fn highest_value(table: &QualifiedName, column: &Ident) -> String {
+    format!("SELECT pg_catalog.max({column})::pg_catalog.int8 FROM {table}")
 }

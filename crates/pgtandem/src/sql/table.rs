@@ -8,26 +8,27 @@ pub fn alter_replica_identity(table: &QualifiedName, identity: &str) -> String {
 }
 
 /// Changes of partitions are published as changes of the table they are partitions of.
-pub fn create_publication<'a>(name: &Ident, tables: impl IntoIterator<Item = &'a QualifiedName>) -> String {
+pub fn create_publication<'a>(
+    name: &Ident,
+    tables: impl IntoIterator<Item = &'a QualifiedName>,
+) -> String {
     let tables = list(tables);
-    let tables = if tables.is_empty() { String::new() } else { format!(" FOR TABLE {tables}") };
+    let tables = if tables.is_empty() {
+        String::new()
+    } else {
+        format!(" FOR TABLE {tables}")
+    };
     format!("CREATE PUBLICATION {name}{tables} WITH (publish_via_partition_root = true)")
+}
+
+pub fn add_to_publication<'a>(name: &Ident, tables: impl IntoIterator<Item = &'a QualifiedName>) -> String {
+    format!("ALTER PUBLICATION {name} ADD TABLE {}", list(tables))
+}
+
+pub fn drop_from_publication(name: &Ident, table: &QualifiedName) -> String {
+    format!("ALTER PUBLICATION {name} DROP TABLE {table}")
 }
 
 pub fn lock_table(table: &QualifiedName, mode: &str) -> String {
     format!("LOCK TABLE {table} IN {mode} MODE")
-}
-
-/// Reads a table's rows out; `filter` is SQL that has been put together here, or none.
-pub fn copy_out(table: &QualifiedName, columns: &[Ident], filter: Option<&str>, binary: bool) -> String {
-    let filter = filter.map(|filter| format!(" WHERE {filter}")).unwrap_or_default();
-    format!("COPY (SELECT {} FROM {table}{filter}) TO STDOUT{}", list(columns), format_option(binary))
-}
-
-pub fn copy_in(table: &QualifiedName, columns: &[Ident], binary: bool) -> String {
-    format!("COPY {table} ({}) FROM STDIN{}", list(columns), format_option(binary))
-}
-
-fn format_option(binary: bool) -> &'static str {
-    if binary { " (FORMAT binary)" } else { "" }
 }

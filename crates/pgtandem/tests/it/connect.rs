@@ -212,30 +212,26 @@ async fn notifications_arrive_and_the_task_says_why_it_ended() {
     assert_eq!(FaultClass::of(&after), FaultClass::Retry);
 }
 
+/// A table with a check and a trigger that raises the SQLSTATE in `kind`.
+const FAULTS: &str = "
+    CREATE TABLE t (id int PRIMARY KEY, n int CHECK (n > 0), kind text);
+    INSERT INTO t VALUES (1, 1, 'a');
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        RAISE EXCEPTION 'not like this' USING ERRCODE = NEW.kind; END $$;
+    CREATE TRIGGER refuse BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION refuse()";
+
+async fn class(session: &Session, statement: &str) -> FaultClass {
+    let error = session.client.batch_execute(statement).await.expect_err(statement);
+    FaultClass::of(&error)
+}
+
 #[tokio::test]
 async fn s35_errors_of_a_real_server_are_classified() {
     SERVER.create_database("faults").unwrap();
-    SERVER
-        .psql(
-            "faults",
-            "CREATE TABLE t (id int PRIMARY KEY, n int CHECK (n > 0), kind text);
-             INSERT INTO t VALUES (1, 1, 'a');
-             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-               RAISE EXCEPTION 'not like this' USING ERRCODE = NEW.kind; END $$;
-             CREATE TRIGGER refuse BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION refuse();
-             CREATE ROLE stranger LOGIN",
-        )
-        .unwrap();
-    let ours = open(&local("user=postgres dbname=faults")).await;
-    let stranger = open(&local("user=stranger dbname=faults")).await;
-    let other = open(&local("user=postgres dbname=faults")).await;
-    other.client.batch_execute("BEGIN; LOCK TABLE t IN SHARE MODE").await.unwrap();
-    let locked = ours.client.batch_execute("SET lock_timeout = '20ms'; INSERT INTO t VALUES (3, 3)").await;
-    assert_eq!(FaultClass::of(&locked.expect_err("locked")), FaultClass::Retry);
-    other.client.batch_execute("ROLLBACK; SET deadlock_timeout = '50ms'").await.unwrap();
-
-    let unknown = |code: &str| FaultClass::Unknown(code.to_owned());
-    for (statement, class) in [
+    SERVER.psql("faults", FAULTS).unwrap();
+    let session = open(&local("user=postgres dbname=faults")).await;
+    let unknown = FaultClass::Unknown("42601".to_owned());
+    for (statement, expected) in [
         ("INSERT INTO t VALUES (1, 1)", FaultClass::RowRejected),
         ("INSERT INTO t VALUES (2, -1)", FaultClass::RowRejected),
         ("INSERT INTO t VALUES (2, 99999999999)", FaultClass::RowRejected),
@@ -246,16 +242,29 @@ async fn s35_errors_of_a_real_server_are_classified() {
         ("INSERT INTO t (id, gone) VALUES (2, 1)", FaultClass::ShapeChanged),
         ("INSERT INTO gone VALUES (2, 1)", FaultClass::ShapeChanged),
         ("INSERT INTO t VALUES (2, true)", FaultClass::ShapeChanged),
-        ("INSERT INTO t VALUES (2", unknown("42601")),
+        ("INSERT INTO t VALUES (2", unknown),
     ] {
-        let error = ours.client.batch_execute(statement).await.expect_err(statement);
-        assert_eq!(FaultClass::of(&error), class, "{statement}: {error:?}");
+        assert_eq!(class(&session, statement).await, expected, "{statement}");
     }
-    let error = stranger.client.batch_execute("INSERT INTO t VALUES (2, 1)").await.expect_err("not granted");
-    assert_eq!(FaultClass::of(&error), FaultClass::NotAllowed);
+}
 
-    let plan = ours.client.prepare("SELECT * FROM t").await.unwrap();
-    ours.client.batch_execute("ALTER TABLE t ADD COLUMN more int").await.unwrap();
-    let error = ours.client.query(&plan, &[]).await.expect_err("the plan is stale");
+#[tokio::test]
+async fn s35_a_lock_a_missing_grant_and_a_stale_plan() {
+    SERVER.create_database("locks").unwrap();
+    SERVER.psql("locks", FAULTS).unwrap();
+    role("stranger", "");
+    let session = open(&local("user=postgres dbname=locks")).await;
+    let other = open(&local("user=postgres dbname=locks")).await;
+    other.client.batch_execute("BEGIN; LOCK TABLE t IN SHARE MODE").await.unwrap();
+    session.client.batch_execute("SET lock_timeout = '20ms'").await.unwrap();
+    assert_eq!(class(&session, "INSERT INTO t VALUES (3, 3)").await, FaultClass::Retry);
+    other.client.batch_execute("ROLLBACK").await.unwrap();
+
+    let stranger = open(&local("user=stranger dbname=locks")).await;
+    assert_eq!(class(&stranger, "INSERT INTO t VALUES (2, 1)").await, FaultClass::NotAllowed);
+
+    let plan = session.client.prepare("SELECT * FROM t").await.unwrap();
+    session.client.batch_execute("ALTER TABLE t ADD COLUMN more int").await.unwrap();
+    let error = session.client.query(&plan, &[]).await.expect_err("the plan is stale");
     assert_eq!(FaultClass::of(&error), FaultClass::ShapeChanged);
 }

@@ -7,7 +7,10 @@ use std::sync::LazyLock;
 
 use pgtandem::cluster::{Cluster, ClusterOptions, Stop};
 use pgtandem::connect::{ConnectError, ConnectFault, Endpoint, Environment, Retry, Session};
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, IsCa, Issuer,
+    KeyIdMethod, KeyPair, RevokedCertParams,
+};
 
 /// A certificate authority of ours.
 struct Authority {
@@ -70,7 +73,7 @@ impl TlsServer {
         for role in ["certified", "only_tls", "only_plain"] {
             cluster.psql("postgres", &format!("CREATE ROLE {role} LOGIN")).unwrap();
         }
-        cluster.psql("postgres", "CREATE ROLE app LOGIN PASSWORD 'secret'").unwrap();
+        cluster.psql("postgres", "CREATE ROLE app LOGIN REPLICATION PASSWORD 'secret'").unwrap();
         cluster.stop(Stop::Fast).unwrap();
         cluster.start_again().unwrap();
         Self { cluster, files: tempfile::tempdir().unwrap() }
@@ -116,7 +119,9 @@ struct Well {
 /// A server whose certificate is in order, for localhost.
 static WELL: LazyLock<Well> = LazyLock::new(|| {
     let authority = Authority::new("authority");
-    let certificate = authority.sign(&parameters("server", &["localhost"]));
+    let mut server = parameters("server", &["localhost"]);
+    server.serial_number = Some(77.into());
+    let certificate = authority.sign(&server);
     let server = TlsServer::start("tls", &certificate, &authority);
     let ca = path(&server.file("ca.crt", &authority.pem));
     Well { server, authority, ca }
@@ -284,6 +289,37 @@ async fn prefer_and_allow_take_the_other_way_when_one_is_closed() {
 }
 
 #[tokio::test]
+async fn a_revoked_certificate() {
+    let Well { server, authority, ca } = &*WELL;
+    let base = format!("host=localhost user=app password=secret sslmode=verify-full sslrootcert={ca}");
+    let date = |year| rcgen::date_time_ymd(year, 1, 1);
+    for (serial, name) in [(77, "ours.crl"), (78, "other.crl")] {
+        let revoked = RevokedCertParams {
+            serial_number: u64::into(serial),
+            revocation_time: date(2020),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date(2020),
+            next_update: date(2100),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&authority.issuer).unwrap().pem().unwrap();
+        let file = path(&server.file(name, &list));
+        let outcome = server.endpoint(&format!("{base} sslcrl={file}")).connect("pgtandem test", &[]).await;
+        match outcome.map_err(|error| error.fault) {
+            Ok(_) => assert_eq!(serial, 78),
+            Err(ConnectFault::CertificateNotTrusted { .. }) => assert_eq!(serial, 77),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_certificate_out_of_date() {
     let authority = Authority::new("authority");
     let mut expired = parameters("server", &["localhost"]);
@@ -310,4 +346,66 @@ async fn a_self_signed_certificate_given_as_root() {
     server.open(&format!("{base} host=db1.example hostaddr=127.0.0.1 sslmode=verify-ca")).await;
     let error = server.refused(&format!("{base} host=db1.example hostaddr=127.0.0.1 sslmode=verify-full")).await;
     assert!(matches!(error.fault, ConnectFault::CertificateNameMismatch { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn the_replication_connection_follows_the_same_rules() {
+    let Well { server, ca, .. } = &*WELL;
+    let connect = |parameters: String| async move {
+        let endpoint = server.endpoint(&parameters);
+        let host = &endpoint.hosts[0];
+        let settings = [("DateStyle", "ISO, YMD")];
+        let options = endpoint.replication_options(host, "pgtandem test", &settings)?;
+        endpoint.connect_replication(host, &options).await
+    };
+    let checked = format!("user=app sslmode=verify-full sslrootcert={ca}");
+    let bound = format!("host=localhost {checked} password=secret channel_binding=require");
+    let mut client = connect(bound).await.unwrap_or_else(|e| panic!("{e}"));
+    assert!(client.is_tls());
+    assert_eq!(client.parameter("DateStyle"), Some("ISO, YMD"));
+    assert_eq!(client.identify_system().await.unwrap().database, "postgres");
+    let directory = server.cluster.dir().display();
+    let local = format!("host={directory} user=app options='-c IntervalStyle=iso_8601'");
+    let client = connect(local).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(client.parameter("IntervalStyle"), Some("iso_8601"));
+
+    let fault = |parameters: String| async move {
+        match connect(parameters).await {
+            Ok(_) => panic!("connected"),
+            Err(error) => error.fault,
+        }
+    };
+    let name = fault(format!("host=db1.example hostaddr=127.0.0.1 {checked} password=secret")).await;
+    assert!(matches!(name, ConnectFault::CertificateNameMismatch { .. }), "{name:?}");
+    let password = fault(format!("host=localhost {checked} password=wrong")).await;
+    assert!(matches!(password, ConnectFault::PasswordWrong { .. }), "{password:?}");
+    let missing = fault(format!("host=localhost {checked}")).await;
+    assert!(matches!(missing, ConnectFault::PasswordMissing { .. }), "{missing:?}");
+    let plain = fault("host=127.0.0.1 user=only_tls sslmode=disable".to_owned()).await;
+    assert!(matches!(plain, ConnectFault::NotAdmitted { .. }), "{plain:?}");
+    let socket = fault("host=/nowhere user=app".to_owned()).await;
+    assert!(matches!(socket, ConnectFault::SocketMissing { .. }), "{socket:?}");
+    let unknown = fault("host=no-such-host.invalid user=app sslmode=disable".to_owned()).await;
+    assert!(matches!(unknown, ConnectFault::HostNotFound { .. }), "{unknown:?}");
+    let key = fault(format!("host=localhost {checked} sslcert=/not/there sslkey=/not/there")).await;
+    assert!(matches!(key, ConnectFault::ClientCertificate { .. }), "{key:?}");
+}
+
+/// PostgreSQL's manual shows how to make such a certificate (`openssl x509 -req` without extensions). rustls refuses
+/// to read it, libpq does not. Where nothing is verified, it must not be in the way.
+#[tokio::test]
+async fn a_certificate_of_x509_version_1() {
+    let certificate = Holder {
+        pem: include_str!("certificates/version1.crt").to_owned(),
+        key: include_str!("certificates/version1.key").to_owned(),
+    };
+    let server = TlsServer::start("version1", &certificate, &Authority::new("clients"));
+    let base = "host=localhost user=app password=secret channel_binding=require";
+    assert!(encrypted(&server.open(&format!("{base} sslmode=require")).await).await);
+    let ca = path(&server.file("ca.crt", &certificate.pem));
+    let trusted = format!("{base} sslmode=verify-full sslrootcert={ca}");
+    match server.endpoint(&trusted).connect("pgtandem test", &[]).await {
+        Ok(session) => assert!(encrypted(&session).await),
+        Err(error) => panic!("{error}; {}", error.remedy()),
+    }
 }

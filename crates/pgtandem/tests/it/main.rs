@@ -3,5 +3,10 @@
 mod cluster;
 mod connect;
 mod connect_tls;
+mod s01_both_ways;
+mod s02_types;
+mod s03_toast;
+mod s04_unique_values;
+mod s05_truncate;
 mod support;
 mod support_works;

@@ -85,10 +85,8 @@ async fn a_reader_that_stalls_is_neither_dropped_nor_fooled() {
     loop {
         let now = heard().await;
         first = first.or(now);
-        if let (Some(first), Some(now)) = (first, now) {
-            if now - first > 3.0 {
-                break;
-            }
+        if first.zip(now).is_some_and(|(first, now)| now - first > 3.0) {
+            break;
         }
         assert!(since.elapsed() < PATIENCE, "no replies arrive");
         tokio::time::sleep(Duration::from_millis(50)).await;

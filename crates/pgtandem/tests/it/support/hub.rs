@@ -100,3 +100,38 @@ impl Drop for Hub {
         let _ = child.wait();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> (tempfile::TempDir, Hub) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        let hub = Hub::spawn(command, dir.path().join("log"));
+        (dir, hub)
+    }
+
+    #[test]
+    fn a_hub_is_terminated_killed_and_dropped() {
+        const OBEDIENT: &str = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.01; done";
+        let (_dir, hub) = shell(OBEDIENT);
+        hub.wait_for_log("up");
+        assert!(hub.is_running());
+        #[cfg(target_os = "linux")]
+        assert!(hub.peak_memory() > 0);
+        assert_eq!(hub.terminate().code(), Some(3));
+        assert_eq!(hub.log(), "up\nbye\n");
+
+        let (_dir, hub) = shell(OBEDIENT);
+        let pid = hub.pid();
+        hub.kill9();
+        assert!(kill(pid, None).is_err());
+
+        let (_dir, hub) = shell(OBEDIENT);
+        let pid = hub.pid();
+        drop(hub);
+        assert!(kill(pid, None).is_err());
+    }
+}

@@ -1,0 +1,24 @@
+//! Asking before something is changed.
+
+use super::Failure;
+use std::io::{BufRead, IsTerminal, Write};
+
+/// True if the person agrees. Without a terminal there is nobody to ask, and nothing is done.
+pub fn confirm(question: &str, yes: bool) -> Result<bool, Failure> {
+    if yes {
+        return Ok(true);
+    }
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Failure::in_usage(
+            "there is no terminal to ask for your consent, so nothing was done",
+            "add --yes",
+        ));
+    }
+    let mut stderr = std::io::stderr().lock();
+    write!(stderr, "{question} [y/N] ")?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    stdin.lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+}

@@ -1,0 +1,93 @@
+//! `pgtandem down`
+
+use super::{Failure, Global, Outcome, Style, confirm, say};
+use crate::lifecycle::{self, DownPlan, Proof};
+use clap::Args;
+
+/// Takes the link away: removes everything `up` made, restores what it changed, and proves it.
+///
+/// The tables and their rows stay as they are on every node. The proof is a comparison of the catalog with what it was
+/// before `up`. Exit code 1 if something of ours was left behind.
+#[derive(Args)]
+pub struct Down {
+    /// Only take this node out of the link: it is not wanted any more, or gone for good
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    /// Print the proof as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Down {
+    pub async fn run(self, global: &Global) -> Result<Outcome, Failure> {
+        let config = global.load_config()?;
+        let leaving = self.node.as_deref();
+        let plan = lifecycle::plan_down(&config, leaving).await?;
+        let style = if self.json { Style::plain() } else { Style::of_stdout() };
+        if !self.json {
+            print_plan(&plan, style);
+        }
+        let mut proofs = Vec::new();
+        if !plan.is_empty() {
+            if !confirm::confirm("Do this?", self.yes)? {
+                say("nothing was done");
+                return Ok(Outcome::Fine);
+            }
+            proofs = lifecycle::down(&config, leaving, &plan).await?;
+        }
+        let clean = proofs.iter().all(|proof| proof.left_behind.is_empty());
+        if self.json {
+            say(format!("{:#}", serde_json::json!({ "clean": clean, "plan": plan, "nodes": proofs })));
+        } else {
+            proofs.iter().for_each(|proof| print_proof(proof, style));
+        }
+        Ok(if clean { Outcome::Fine } else { Outcome::Differs })
+    }
+}
+
+fn print_plan(plan: &DownPlan, style: Style) {
+    if plan.is_empty() {
+        say("nothing to do: no node is linked");
+    }
+    for cleaning in &plan.clean {
+        say(format!(
+            "{} drop the slot {}, the publication and the schema pgtandem; restore the sequences and replica \
+             identities of {}",
+            style.bold(format!("{}:", cleaning.node)),
+            cleaning.slot,
+            if cleaning.tables.is_empty() { "no table".to_owned() } else { cleaning.tables.join(", ") }
+        ));
+    }
+    if let Some((leaving, told)) = &plan.forget {
+        say(format!("{} forget the node {leaving}", style.bold(format!("{}:", told.join(", ")))));
+    }
+    for away in &plan.out_of_reach {
+        say(format!(
+            "{} {} cannot be reached. If it comes back, its slot keeps WAL until `pgtandem down --node {}` has run there",
+            style.warn("note:"),
+            away.node,
+            away.node
+        ));
+    }
+}
+
+fn print_proof(proof: &Proof, style: Style) {
+    let node = style.bold(format!("{}:", proof.node));
+    if proof.left_behind.is_empty() {
+        let objects = proof.objects;
+        say(format!("{node} {} {objects} objects compared with the catalog before `up`", style.good("nothing left.")));
+    }
+    let sides = |difference: &crate::catalog::Difference| {
+        let side = |text: &Option<String>| text.clone().unwrap_or_else(|| "not there".to_owned());
+        format!("{} (before: {}; now: {})", difference.object, side(&difference.before), side(&difference.after))
+    };
+    for difference in &proof.left_behind {
+        say(format!("{node} {} {}", style.bad("left behind:"), sides(difference)));
+    }
+    for difference in &proof.changed_by_others {
+        say(format!("{node} changed by others since `up`: {}", difference.object));
+    }
+}

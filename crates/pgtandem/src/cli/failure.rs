@@ -1,0 +1,73 @@
+//! How a command ends.
+
+use super::Style;
+use crate::config::ConfigFaults;
+use crate::lifecycle::LifecycleError;
+use std::process::ExitCode;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Fine,
+    /// Something differs, or a check failed; the command has said what.
+    Differs,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Fine => Self::SUCCESS,
+            Outcome::Differs => Self::from(1),
+        }
+    }
+}
+
+/// Why a command did not get to its end.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    message: String,
+    remedy: Option<String>,
+}
+
+impl Failure {
+    /// The command line or the configuration is wrong.
+    pub fn in_usage(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { code: 2, message: message.into(), remedy: Some(remedy.into()) }
+    }
+
+    pub fn at_run_time(message: impl Into<String>) -> Self {
+        Self { code: 3, message: message.into(), remedy: None }
+    }
+
+    /// Says it on standard error.
+    pub fn report(&self) -> ExitCode {
+        let style = Style::of_stderr();
+        eprintln!("{} {}", style.bad("error:"), self.message.trim_end());
+        if let Some(remedy) = &self.remedy {
+            eprintln!("{} {remedy}", style.dim("  try:"));
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<ConfigFaults> for Failure {
+    fn from(faults: ConfigFaults) -> Self {
+        Self { code: 2, message: faults.render(Style::of_stderr().is_coloured()), remedy: None }
+    }
+}
+
+impl From<LifecycleError> for Failure {
+    fn from(error: LifecycleError) -> Self {
+        let code = match error {
+            LifecycleError::Refused { .. } => 1,
+            LifecycleError::Connect { .. } | LifecycleError::Sql { .. } | LifecycleError::Replication { .. } => 3,
+        };
+        Self { code, message: error.to_string(), remedy: error.remedy() }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::at_run_time(error.to_string())
+    }
+}

@@ -1,0 +1,94 @@
+//! `pgtandem up`
+
+use super::{Failure, Global, Outcome, Style, check, confirm, plan, say};
+use crate::lifecycle::{self, Progress};
+use crate::sql::QualifiedName;
+use clap::Args;
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::sync::Mutex;
+
+/// Links the nodes: shows what it will make and change, asks, and does it.
+///
+/// May be repeated: after it was interrupted it goes on where it was, after a change of the configuration it does what
+/// is missing, and otherwise it changes nothing. Both applications may go on writing meanwhile.
+#[derive(Args)]
+pub struct Up {
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl Up {
+    pub async fn run(self, global: &Global) -> Result<Outcome, Failure> {
+        let config = global.load_config()?;
+        let (report, agreed) = lifecycle::make_plan(&config).await?;
+        let style = Style::of_stdout();
+        let Some(agreed) = agreed else {
+            check::print(&report, style);
+            return Ok(Outcome::Differs);
+        };
+        plan::print(&agreed, style);
+        if agreed.is_empty() {
+            return Ok(Outcome::Fine);
+        }
+        if !confirm::confirm("Do this?", self.yes)? {
+            say("nothing was done");
+            return Ok(Outcome::Fine);
+        }
+        say("");
+        lifecycle::up(&config, &agreed, &Watch::new()).await?;
+        say(format!("{} next: pgtandem run", style.good("linked.")));
+        Ok(Outcome::Fine)
+    }
+}
+
+/// A line for each step; rows with rate and remaining time, on a terminal.
+struct Watch {
+    bar: Mutex<Option<ProgressBar>>,
+    terminal: bool,
+}
+
+impl Watch {
+    fn new() -> Self {
+        Self { bar: Mutex::new(None), terminal: std::io::stderr().is_terminal() }
+    }
+
+    fn with_bar<T>(&self, use_it: impl FnOnce(&mut Option<ProgressBar>) -> T) -> T {
+        // A bar whose last user panicked is still a bar.
+        use_it(&mut self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+impl Progress for Watch {
+    fn step(&self, text: &str) {
+        eprintln!("{text}");
+    }
+
+    fn rows(&self, table: &QualifiedName, done: u64, total: u64) {
+        if !self.terminal {
+            return;
+        }
+        self.with_bar(|bar| {
+            let bar = bar.get_or_insert_with(|| {
+                let style = ProgressStyle::with_template(
+                    "  {msg} {wide_bar} {human_pos}/{human_len} rows, {per_sec}, {eta} left",
+                )
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+                let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+                bar.with_style(style).with_message(table.plain())
+            });
+            bar.set_length(total);
+            bar.set_position(done);
+        });
+    }
+
+    fn rows_end(&self, table: &QualifiedName, rows: u64) {
+        self.with_bar(|bar| {
+            if let Some(bar) = bar.take() {
+                bar.finish_and_clear();
+            }
+        });
+        eprintln!("  {}: {} rows copied", table.plain(), HumanCount(rows));
+    }
+}

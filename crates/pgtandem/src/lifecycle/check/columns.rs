@@ -1,0 +1,58 @@
+//! Whether a value of one node's column can stand in another's.
+
+use crate::catalog::Column;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fit {
+    Same,
+    /// Some values may not fit: those are held and reported, never changed. Says which.
+    Mostly(&'static str),
+    /// Says why not.
+    Never(&'static str),
+}
+
+const SMALLINT: u32 = 21;
+const INTEGER: u32 = 23;
+const BIGINT: u32 = 20;
+const NUMERIC: u32 = 1700;
+const REAL: u32 = 700;
+const DOUBLE: u32 = 701;
+const JSON: u32 = 114;
+const JSONB: u32 = 3802;
+const DATE: u32 = 1082;
+const TIMESTAMP: u32 = 1114;
+const TIMESTAMPTZ: u32 = 1184;
+
+/// From either column to the other: changes travel both ways.
+pub fn fit(a: &Column, b: &Column) -> Fit {
+    if a.type_text == b.type_text {
+        return Fit::Same;
+    }
+    if a.base_type_oid == b.base_type_oid && a.is_builtin() && b.is_builtin() {
+        return Fit::Mostly("values too long or too large for the narrower one");
+    }
+    let pair = (a.base_type_oid.min(b.base_type_oid), a.base_type_oid.max(b.base_type_oid));
+    let integer = |oid| matches!(oid, SMALLINT | INTEGER | BIGINT);
+    let number = |oid| integer(oid) || matches!(oid, NUMERIC | REAL | DOUBLE);
+    match pair {
+        (x, y) if integer(x) && integer(y) => Fit::Mostly("numbers too large for the narrower one"),
+        (x, y) if (integer(x) || x == NUMERIC) && (integer(y) || y == NUMERIC) => {
+            Fit::Mostly("numbers with a fraction, or too large")
+        }
+        (x, y) if number(x) && number(y) => Fit::Never("a floating-point number cannot hold every exact one"),
+        (JSON, JSONB) => Fit::Never("jsonb changes a json text's spacing and order of keys"),
+        (DATE, TIMESTAMP | TIMESTAMPTZ) => Fit::Never("a date would drop the time of day"),
+        (TIMESTAMP, TIMESTAMPTZ) => {
+            Fit::Mostly("none, but a timestamp without time zone is taken as UTC: is that what the application means?")
+        }
+        _ if a.category == 'S' && b.category == 'S' => Fit::Mostly("values too long for the narrower one"),
+        _ if matches!((a.category, b.category), ('S', 'E') | ('E', 'S')) => {
+            Fit::Mostly("texts that are no label of the enum")
+        }
+        // Types of the database's own: the names decide, and their text passes.
+        _ if !a.is_builtin() && !b.is_builtin() && a.category == b.category => {
+            Fit::Mostly("values that only one of the two types has")
+        }
+        _ => Fit::Never("values of these types cannot be told from each other's text"),
+    }
+}

@@ -1,0 +1,78 @@
+//! `check`: every prerequisite on every node, all faults in one report, each with what mends it.
+
+mod across;
+mod columns;
+mod node;
+mod tables;
+
+use super::{LifecycleError, NodeSurvey, OpenNode, Report, open_nodes, survey, table_names};
+use crate::config::Config;
+use crate::sql::QualifiedName;
+use futures::future::join_all;
+
+pub use columns::{Fit, fit};
+
+pub(super) use across::judge_table as judge_pair;
+pub(super) use tables::judge_shape_alone as judge_single;
+
+/// Connects to every node and looks. What is wrong, a node that cannot be reached included, is in the report.
+pub async fn check(config: &Config) -> Report {
+    check_and_survey(config).await.0
+}
+
+/// With what was read of the nodes that could be reached: all of them, if there is no fault.
+pub(super) async fn check_and_survey(config: &Config) -> (Report, Vec<NodeSurvey>) {
+    let mut report = Report::default();
+    let mut open = Vec::new();
+    for (node, opened) in config.nodes.iter().zip(open_nodes(config).await.nodes) {
+        match opened {
+            Ok(opened) => open.push(opened),
+            Err(error) => unreachable_node(&mut report, &node.name, &error),
+        }
+    }
+    let surveys = survey_all(&open, &table_names(config)).await;
+    let mut read = Vec::new();
+    for (node, survey) in open.iter().zip(surveys) {
+        match survey {
+            Ok(survey) => read.push(survey),
+            Err(error) => unreachable_node(&mut report, &node.name, &error),
+        }
+    }
+    report.findings.extend(judge(config, &read).findings);
+    report.sort();
+    (report, read)
+}
+
+pub(super) async fn survey_all(
+    nodes: &[OpenNode],
+    tables: &[QualifiedName],
+) -> Vec<Result<NodeSurvey, LifecycleError>> {
+    join_all(nodes.iter().map(|node| survey(node.client(), &node.name, tables))).await
+}
+
+fn unreachable_node(report: &mut Report, node: &str, error: &LifecycleError) {
+    // The node is named beside the finding already.
+    let what = error.to_string();
+    let what = what.strip_prefix(&format!("node {node}: ")).unwrap_or(&what).to_owned();
+    let finding = report.fault("connection", what).on(node);
+    if let Some(remedy) = error.remedy() {
+        finding.mend(remedy);
+    }
+}
+
+/// Judges what was read, without asking anything more. Nodes that could not be reached are missing in `surveys`.
+pub fn judge(config: &Config, surveys: &[NodeSurvey]) -> Report {
+    let mut report = Report::default();
+    for survey in surveys {
+        node::judge(&mut report, survey);
+        for table in &config.tables {
+            tables::judge(&mut report, survey, table);
+        }
+    }
+    across::judge_nodes(&mut report, surveys);
+    for table in &config.tables {
+        across::judge_table(&mut report, surveys, &table.name);
+    }
+    report.sort();
+    report
+}

@@ -1,0 +1,219 @@
+//! A plan for people, and as SQL.
+
+use super::identity::Identity;
+use super::plan::{Plan, Rows, Step};
+use crate::link::{PUBLICATION, SCHEMA_SQL};
+use crate::sql::{self, Ident, Literal, QualifiedName};
+
+impl Plan {
+    fn name(&self, node: usize) -> &str {
+        &self.identities[node].name
+    }
+
+    /// The node a step is about, if it is about one.
+    pub fn node_of(&self, step: &Step) -> Option<&str> {
+        let node = match step {
+            Step::Unlink { node, .. }
+            | Step::Install { node }
+            | Step::AddPeer { node, .. }
+            | Step::SlotCount { node }
+            | Step::ReplicaIdentity { node, .. }
+            | Step::Publish { node, .. }
+            | Step::CreateSlot { node }
+            | Step::Register { node, .. }
+            | Step::Policy { node, .. } => *node,
+            Step::Interleave(_) | Step::Fill { .. } => return None,
+        };
+        Some(self.name(node))
+    }
+
+    /// One line, without the node's name.
+    pub fn describe(&self, step: &Step) -> String {
+        match step {
+            Step::Unlink { table, .. } => {
+                format!("take {} out of the link, and restore its replica identity and sequences", table.plain())
+            }
+            Step::Install { .. } => "make the schema pgtandem".to_owned(),
+            Step::AddPeer { peer, .. } => format!("make the node {} known", self.name(*peer)),
+            Step::SlotCount { .. } => format!("keep ids apart for {} nodes", self.slot_count),
+            Step::ReplicaIdentity { table, from, to, .. } => {
+                format!("set the replica identity of {} to {} (it is {})", table.plain(), to.sql(), from.sql())
+            }
+            Step::Publish { create, tables, .. } => {
+                let names: Vec<String> = tables.iter().map(QualifiedName::plain).collect();
+                match create {
+                    true => format!("make the publication {PUBLICATION} of {}", names.join(", ")),
+                    false => format!("add {} to the publication {PUBLICATION}", names.join(", ")),
+                }
+            }
+            Step::CreateSlot { node } => format!("make the replication slot {}", shown_slot(&self.identities[*node])),
+            Step::Register { table, .. } => {
+                format!("list {} (conflicts: {}, ids: {})", table.name.plain(), table.resolve, table.ids)
+            }
+            Step::Policy { table, .. } => {
+                format!("change {} to conflicts: {}, ids: {}", table.name.plain(), table.resolve, table.ids)
+            }
+            Step::Interleave(interleaving) => {
+                let residues: Vec<String> = interleaving
+                    .sequences
+                    .iter()
+                    .map(|entry| match interleaving.pattern.examples(entry.number) {
+                        Some(examples) => format!("{}: {examples}", self.name(entry.node)),
+                        None => self.name(entry.node).to_owned(),
+                    })
+                    .collect();
+                format!(
+                    "interleave the ids of {} ({}): {}",
+                    interleaving.table.plain(),
+                    interleaving.column.as_str(),
+                    residues.join("; ")
+                )
+            }
+            Step::Fill { table, rows, .. } => self.describe_rows(table, rows),
+        }
+    }
+
+    fn describe_rows(&self, table: &QualifiedName, rows: &Rows) -> String {
+        let names = |nodes: &[usize]| nodes.iter().map(|node| self.name(*node)).collect::<Vec<_>>().join(", ");
+        let table = table.plain();
+        match rows {
+            Rows::NoneYet => format!("link {table}: it is empty everywhere"),
+            Rows::Copy { from, to } => {
+                format!("copy {table} from {} to {}", self.name(*from), names(to))
+            }
+            Rows::Compare { nodes, copy_to } if copy_to.is_empty() => {
+                format!("compare {table} on {}: it is linked if its rows are equal", names(nodes))
+            }
+            Rows::Compare { nodes, copy_to } => {
+                format!("compare {table} on {}: if its rows are equal, copy them to {}", names(nodes), names(copy_to))
+            }
+        }
+    }
+
+    /// What a step runs, for reading before consenting: `(node, SQL)`. Values that are only known when it runs
+    /// (positions, the ids to go on from) stand as comments.
+    pub fn sql(&self, step: &Step) -> Vec<(String, String)> {
+        let one = |node: &usize, sql: String| vec![(self.name(*node).to_owned(), sql)];
+        match step {
+            Step::Unlink { node, id, table } => one(
+                node,
+                format!(
+                    "ALTER PUBLICATION {} DROP TABLE {table};\nDELETE FROM pgtandem.linked_table WHERE id = {id};\n\
+                     -- replica identity and sequences: as saved in pgtandem.restore",
+                    Ident::new(PUBLICATION)
+                ),
+            ),
+            Step::Install { node } => one(node, self.install_sql(*node)),
+            Step::AddPeer { node, peer } => one(node, peer_sql(&self.identities[*peer])),
+            Step::SlotCount { node } => {
+                one(node, format!("UPDATE pgtandem.node SET slot_count = {};", self.slot_count))
+            }
+            Step::ReplicaIdentity { node, table, to, .. } => {
+                one(node, format!("{};", sql::alter_replica_identity(table, &to.sql())))
+            }
+            Step::Publish { node, create, tables } => {
+                let publication = Ident::new(PUBLICATION);
+                let statement = match create {
+                    true => sql::create_publication(&publication, tables),
+                    false => sql::add_to_publication(&publication, tables),
+                };
+                one(node, format!("{statement};"))
+            }
+            Step::CreateSlot { node } => one(
+                node,
+                format!(
+                    "SELECT pg_create_logical_replication_slot({}, 'pgoutput');",
+                    Literal(&shown_slot(&self.identities[*node]))
+                ),
+            ),
+            Step::Register { node, id, table } => one(node, register_sql(*id, table)),
+            Step::Policy { node, id, table } => one(
+                node,
+                format!(
+                    "UPDATE pgtandem.linked_table SET resolve = {}, ids = {} WHERE id = {id};",
+                    Literal(&table.resolve.to_string()),
+                    Literal(&table.ids.to_string())
+                ),
+            ),
+            Step::Interleave(interleaving) => interleaving
+                .sequences
+                .iter()
+                .filter_map(|entry| {
+                    let options = entry.options(interleaving.pattern)?;
+                    let statement = options.alter(&entry.sequence.name, None);
+                    let above = "RESTART WITH /* its first value above every id on any node */";
+                    Some((self.name(entry.node).to_owned(), format!("{statement} {above};")))
+                })
+                .collect(),
+            Step::Fill { id, table, rows } => self.fill_sql(*id, table, rows),
+        }
+    }
+
+    fn install_sql(&self, node: usize) -> String {
+        let peers: Vec<String> = self.identities.iter().map(peer_sql).collect();
+        let identity = &self.identities[node];
+        format!(
+            "{}\n-- INSERT INTO pgtandem.node: number {}, name {}, incarnation, slot, secret, this server's and \
+             database's identity\n{}\n-- INSERT INTO pgtandem.restore: a fingerprint of the catalog as it was before",
+            SCHEMA_SQL.trim_end(),
+            identity.number,
+            Literal(&identity.name),
+            peers.join("\n")
+        )
+    }
+
+    fn fill_sql(&self, id: i32, table: &QualifiedName, rows: &Rows) -> Vec<(String, String)> {
+        let (sources, targets): (&[usize], &[usize]) = match rows {
+            Rows::NoneYet => (&[], &[]),
+            Rows::Copy { from, to } => (std::slice::from_ref(from), to),
+            Rows::Compare { nodes, copy_to } => (nodes, copy_to),
+        };
+        let mut all = Vec::new();
+        for node in sources {
+            all.push((
+                self.name(*node).to_owned(),
+                format!("-- in a snapshot: COPY (SELECT … FROM {table}) TO STDOUT;"),
+            ));
+        }
+        for node in targets {
+            all.push((self.name(*node).to_owned(), format!("COPY {table} (…) FROM STDIN;")));
+        }
+        let live = format!("UPDATE pgtandem.linked_table SET state = 'live', linked_at = now() WHERE id = {id};");
+        all.extend(self.identities.iter().map(|identity| (identity.name.clone(), live.clone())));
+        all
+    }
+}
+
+/// The incarnation of a node that is not in the link yet is drawn when it joins.
+fn shown_slot(identity: &Identity) -> String {
+    let slot = identity.slot();
+    match identity.is_new {
+        true => format!("{}…", &slot[..slot.len() - 8]),
+        false => slot,
+    }
+}
+
+fn peer_sql(peer: &Identity) -> String {
+    let (number, name) = (peer.number, Literal(&peer.name));
+    match peer.is_new {
+        true => format!(
+            "INSERT INTO pgtandem.peer (number, name, incarnation) VALUES ({number}, {name}, gen_random_uuid());"
+        ),
+        false => format!(
+            "INSERT INTO pgtandem.peer (number, name, incarnation) VALUES ({number}, {name}, '{}');",
+            peer.incarnation
+        ),
+    }
+}
+
+fn register_sql(id: i32, table: &crate::config::Table) -> String {
+    format!(
+        "INSERT INTO pgtandem.linked_table (id, schema_name, table_name, relid, resolve, ids, start_position, state)\n\
+         VALUES ({id}, {}, {}, {}::regclass, {}, {}, '0/0', 'linking');",
+        Literal(table.name.schema.as_str()),
+        Literal(table.name.name.as_str()),
+        Literal(&table.name.to_string()),
+        Literal(&table.resolve.to_string()),
+        Literal(&table.ids.to_string()),
+    )
+}

@@ -1,0 +1,242 @@
+//! `down`: takes the link away, and proves it.
+
+use super::error::On;
+use super::{LifecycleError, OpenNode, locks, open_nodes, restore};
+use crate::catalog::{Difference, Fingerprint, read_fingerprint, read_slot};
+use crate::config::Config;
+use crate::link::{self, Installed, LinkedTable, NodeRow, Peer, RestoreKind};
+use crate::sql::Ident;
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+/// What `down` will do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DownPlan {
+    /// Nodes that are to be cleaned altogether.
+    pub clean: Vec<Cleaning>,
+    /// A node that leaves while others stay linked: `(leaving, who is told)`.
+    pub forget: Option<(String, Vec<String>)>,
+    /// Nodes that are to go but cannot be reached.
+    pub out_of_reach: Vec<OutOfReach>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cleaning {
+    pub node: String,
+    pub tables: Vec<String>,
+    pub slot: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OutOfReach {
+    pub node: String,
+    pub why: String,
+}
+
+/// What a node's catalog looks like after it was cleaned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Proof {
+    pub node: String,
+    /// How many objects were compared.
+    pub objects: usize,
+    /// What differs although `up` and `down` touched it, or is ours and still there.
+    pub left_behind: Vec<Difference>,
+    /// What differs because others changed it since `up`.
+    pub changed_by_others: Vec<Difference>,
+}
+
+impl DownPlan {
+    pub fn is_empty(&self) -> bool {
+        self.clean.is_empty() && self.forget.is_none()
+    }
+}
+
+/// A node with what it says of the link; none: it is not linked.
+struct Found {
+    node: OpenNode,
+    link: Option<(NodeRow, Vec<Peer>, Vec<LinkedTable>)>,
+}
+
+/// `leaving`: only this node is to go, because it is not wanted or gone for good. None: all.
+pub async fn plan_down(config: &Config, leaving: Option<&str>) -> Result<DownPlan, LifecycleError> {
+    let (found, away) = look(config).await?;
+    make(config, &found, away, leaving)
+}
+
+/// Does what `plan_down` says, and compares each cleaned node's catalog with what it was before `up`.
+pub async fn down(config: &Config, leaving: Option<&str>, agreed: &DownPlan) -> Result<Vec<Proof>, LifecycleError> {
+    let (found, away) = look(config).await?;
+    if make(config, &found, away, leaving)? != *agreed {
+        return Err(LifecycleError::refused(
+            "what there is to do has changed since it was shown",
+            "run `pgtandem down` again",
+        ));
+    }
+    let mut proofs = Vec::new();
+    for one in &found {
+        let is_cleaned = agreed.clean.iter().any(|cleaning| cleaning.node == one.node.name);
+        let Some((row, peers, tables)) = &one.link else {
+            continue;
+        };
+        locks::keep_others_away_from(&one.node).await?;
+        if is_cleaned {
+            proofs.push(clean(&one.node, row, tables).await?);
+        } else if let Some((leaving, _)) = &agreed.forget {
+            for peer in peers.iter().filter(|peer| peer.name == *leaving) {
+                forget(&one.node, peer).await?;
+            }
+        }
+    }
+    Ok(proofs)
+}
+
+async fn look(config: &Config) -> Result<(Vec<Found>, Vec<OutOfReach>), LifecycleError> {
+    let (mut found, mut away) = (Vec::new(), Vec::new());
+    for (wanted, opened) in config.nodes.iter().zip(open_nodes(config).await.nodes) {
+        match opened {
+            Ok(node) => {
+                let link = read(&node).await?;
+                found.push(Found { node, link });
+            }
+            Err(error) => away.push(OutOfReach { node: wanted.name.clone(), why: error.to_string() }),
+        }
+    }
+    Ok((found, away))
+}
+
+async fn read(node: &OpenNode) -> Result<Option<(NodeRow, Vec<Peer>, Vec<LinkedTable>)>, LifecycleError> {
+    let client = node.client();
+    let work = async {
+        if link::is_installed(client).await? != Installed::Yes {
+            return Ok(None);
+        }
+        let Some(row) = link::read_node(client).await? else {
+            return Ok(None);
+        };
+        Ok(Some((row, link::read_peers(client).await?, link::read_linked_tables(client).await?)))
+    };
+    work.await.on(&node.name, "reading the link")
+}
+
+fn make(
+    config: &Config,
+    found: &[Found],
+    away: Vec<OutOfReach>,
+    leaving: Option<&str>,
+) -> Result<DownPlan, LifecycleError> {
+    let linked = || found.iter().filter_map(|one| Some((one, one.link.as_ref()?)));
+    let Some(leaving) = leaving else {
+        if let Some(first) = away.first() {
+            return Err(LifecycleError::refused(
+                format!("the node {} cannot be reached: {}", first.node, first.why),
+                format!("start it again; if it is gone for good: `pgtandem down --node {}`", first.node),
+            ));
+        }
+        let clean = linked().map(|(one, link)| cleaning(&one.node, link)).collect();
+        return Ok(DownPlan { clean, forget: None, out_of_reach: Vec::new() });
+    };
+    let is_known = config.node(leaving).is_some()
+        || linked().any(|(_, (_, peers, _))| peers.iter().any(|peer| peer.name == leaving));
+    if !is_known {
+        return Err(LifecycleError::refused(
+            format!("there is no node {leaving}, neither in the link nor in {}", config.file.display()),
+            "give the name of a node",
+        ));
+    }
+    let staying: Vec<_> = linked().filter(|(one, _)| one.node.name != leaving).collect();
+    let others_away = away.iter().any(|node| node.node != leaving);
+    // A link of one is none.
+    let is_end = staying.len() < 2 && !others_away;
+    let clean = linked()
+        .filter(|(one, _)| is_end || one.node.name == leaving)
+        .map(|(one, link)| cleaning(&one.node, link))
+        .collect();
+    let told: Vec<String> = staying
+        .iter()
+        .filter(|(_, (_, peers, _))| !is_end && peers.iter().any(|peer| peer.name == leaving))
+        .map(|(one, _)| one.node.name.clone())
+        .collect();
+    let forget = (!told.is_empty()).then(|| (leaving.to_owned(), told));
+    let out_of_reach = away.into_iter().filter(|node| node.node == leaving).collect();
+    Ok(DownPlan { clean, forget, out_of_reach })
+}
+
+fn cleaning(node: &OpenNode, (row, _, tables): &(NodeRow, Vec<Peer>, Vec<LinkedTable>)) -> Cleaning {
+    Cleaning {
+        node: node.name.clone(),
+        tables: tables.iter().map(|table| table.name.plain()).collect(),
+        slot: row.slot.clone(),
+    }
+}
+
+async fn forget(node: &OpenNode, peer: &Peer) -> Result<(), LifecycleError> {
+    let work = async {
+        link::set_left(node.client(), peer.incarnation).await?;
+        link::notify_changed(node.client()).await
+    };
+    work.await.on(&node.name, "taking a node out of the link")
+}
+
+/// The slot first: it keeps WAL. The schema last: it knows what is still to be done if we are killed.
+async fn clean(node: &OpenNode, row: &NodeRow, tables: &[LinkedTable]) -> Result<Proof, LifecycleError> {
+    const DOING: &str = "removing the link";
+    let client = node.client();
+    drop_slot(node, &row.slot).await?;
+    let mut touched: Vec<String> = Vec::new();
+    for kind in [RestoreKind::ReplicaIdentity, RestoreKind::Sequence] {
+        let saved = link::list_restore(client, kind).await.on(&node.name, DOING)?;
+        touched.extend(saved.into_iter().map(|saved| saved.object));
+    }
+    for table in tables {
+        restore::restore_table(node, &table.name).await?;
+    }
+    let saved = link::read_restore(client, RestoreKind::Catalog, "database").await.on(&node.name, DOING)?;
+    let before = saved.and_then(|saved| serde_json::from_value::<Fingerprint>(saved.before).ok()).unwrap_or_default();
+    let publication = Ident::new(row.publication.as_str());
+    let script = format!("BEGIN; DROP PUBLICATION IF EXISTS {publication}; DROP SCHEMA pgtandem CASCADE; COMMIT");
+    if let Err(error) = client.batch_execute(&script).await {
+        client.batch_execute("ROLLBACK").await.on(&node.name, DOING)?;
+        return Err(LifecycleError::sql(&node.name, DOING, error));
+    }
+    let after = read_fingerprint(client).await.on(&node.name, "comparing the catalog")?;
+    let (left_behind, changed_by_others) =
+        before.differences(&after).into_iter().partition(|difference| is_ours(difference, &touched));
+    Ok(Proof { node: node.name.clone(), objects: after.0.len(), left_behind, changed_by_others })
+}
+
+fn is_ours(difference: &Difference, touched: &[String]) -> bool {
+    let bare = |name: &str| name.replace('"', "");
+    let object = bare(&difference.object);
+    let name = object.split_once(' ').map_or("", |(_, name)| name);
+    object.contains("pgtandem") || touched.iter().any(|touched| bare(touched) == name)
+}
+
+/// A hub that reads from it is sent away.
+async fn drop_slot(node: &OpenNode, slot: &str) -> Result<(), LifecycleError> {
+    const DOING: &str = "dropping the replication slot";
+    const PATIENCE: Duration = Duration::from_secs(20);
+    const END_READER: &str = "SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots
+                              WHERE slot_name = $1 AND active_pid IS NOT NULL";
+    let client = node.client();
+    let since = Instant::now();
+    while let Some(found) = read_slot(client, slot).await.on(&node.name, DOING)? {
+        if !found.active {
+            let dropped = client.execute("SELECT pg_catalog.pg_drop_replication_slot($1)", &[&slot]).await;
+            match dropped {
+                Ok(_) => return Ok(()),
+                // Somebody was faster.
+                Err(error) if error.code().is_some_and(|code| code.code() == "55006") => {}
+                Err(error) => return Err(LifecycleError::sql(&node.name, DOING, error)),
+            }
+        }
+        if since.elapsed() > PATIENCE {
+            return Err(LifecycleError::refused(
+                format!("node {}: somebody keeps reading from the replication slot {slot}", node.name),
+                "stop the running pgtandem, and run `pgtandem down` again",
+            ));
+        }
+        client.execute(END_READER, &[&slot]).await.on(&node.name, DOING)?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! What can go wrong on the way.
+
+use crate::connect::ConnectError;
+use std::error::Error as _;
+use std::fmt::Write as _;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LifecycleError {
+    #[error("node {node}: {error}")]
+    Connect { node: String, error: Box<ConnectError> },
+    #[error("node {node}: {doing}: {}", describe(error))]
+    Sql { node: String, doing: String, error: tokio_postgres::Error },
+    #[error("node {node}: {doing}: {error}")]
+    Replication { node: String, doing: String, error: wire::Error },
+    /// It was not tried, or was taken back, because it would not have been right.
+    #[error("{what}")]
+    Refused { what: String, remedy: String },
+}
+
+impl LifecycleError {
+    pub fn connect(node: &str, error: ConnectError) -> Self {
+        Self::Connect { node: node.to_owned(), error: Box::new(error) }
+    }
+
+    pub fn sql(node: &str, doing: impl Into<String>, error: tokio_postgres::Error) -> Self {
+        Self::Sql { node: node.to_owned(), doing: doing.into(), error }
+    }
+
+    pub fn replication(node: &str, doing: impl Into<String>, error: wire::Error) -> Self {
+        Self::Replication { node: node.to_owned(), doing: doing.into(), error }
+    }
+
+    pub fn refused(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Refused { what: what.into(), remedy: remedy.into() }
+    }
+
+    /// What the person can do about it.
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Connect { error, .. } => Some(error.remedy()),
+            Self::Sql { error, .. } => error.as_db_error().and_then(|error| error.hint()).map(str::to_owned),
+            Self::Replication { .. } => None,
+            Self::Refused { remedy, .. } => Some(remedy.clone()),
+        }
+    }
+
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Self::Sql { error, .. } => error.code().map(|state| state.code()),
+            Self::Replication { error, .. } => error.code(),
+            Self::Connect { .. } | Self::Refused { .. } => None,
+        }
+    }
+}
+
+/// tokio-postgres shows a server's error as "db error" and keeps the rest for those who ask.
+fn describe(error: &tokio_postgres::Error) -> String {
+    let Some(server) = error.as_db_error() else {
+        return match error.source() {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+    };
+    let mut text = format!("{} (SQLSTATE {})", server.message(), server.code().code());
+    if let Some(detail) = server.detail() {
+        let _ = write!(text, "; {detail}");
+    }
+    text
+}
+
+/// For what is asked of a node's session: names the node and what was being done.
+pub(super) trait On<T> {
+    fn on(self, node: &str, doing: &str) -> Result<T, LifecycleError>;
+}
+
+impl<T> On<T> for Result<T, tokio_postgres::Error> {
+    fn on(self, node: &str, doing: &str) -> Result<T, LifecycleError> {
+        self.map_err(|error| LifecycleError::sql(node, doing, error))
+    }
+}

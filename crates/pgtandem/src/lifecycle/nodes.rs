@@ -1,0 +1,78 @@
+//! Sessions on all nodes.
+
+use super::LifecycleError;
+use crate::config::{Config, Node};
+use crate::connect::{Endpoint, Session};
+use futures::future::join_all;
+
+/// Set on every session of ours, so that a value reads the same wherever it comes from and goes to, whatever the
+/// database's or the role's own settings are, and nothing of the application stands in the way.
+pub const SESSION_SETTINGS: &[(&str, &str)] = &[
+    ("search_path", ""),
+    ("DateStyle", "ISO, MDY"),
+    ("IntervalStyle", "postgres"),
+    ("TimeZone", "UTC"),
+    ("extra_float_digits", "3"),
+    ("bytea_output", "hex"),
+    ("xmloption", "content"),
+    ("lc_monetary", "C"),
+    ("client_encoding", "UTF8"),
+    ("standard_conforming_strings", "on"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "off"),
+    ("default_transaction_deferrable", "off"),
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("row_security", "off"),
+    ("check_function_bodies", "off"),
+];
+
+/// A node we have a session on. The session ends when this is dropped.
+pub struct OpenNode {
+    pub name: String,
+    pub endpoint: Endpoint,
+    pub session: Session,
+}
+
+impl OpenNode {
+    pub async fn open(node: &Node) -> Result<Self, LifecycleError> {
+        Self::open_at(&node.name, &node.endpoint).await
+    }
+
+    pub async fn open_at(name: &str, endpoint: &Endpoint) -> Result<Self, LifecycleError> {
+        let session = endpoint
+            .connect("pgtandem", SESSION_SETTINGS)
+            .await
+            .map_err(|error| LifecycleError::connect(name, error))?;
+        // Later sessions of this command go where this one went, if the endpoint names several servers.
+        let endpoint = endpoint.at(&session.host);
+        Ok(Self { name: name.to_owned(), endpoint, session })
+    }
+
+    /// Another session on the same server.
+    pub async fn another(&self) -> Result<Self, LifecycleError> {
+        Self::open_at(&self.name, &self.endpoint).await
+    }
+
+    pub fn client(&self) -> &tokio_postgres::Client {
+        &self.session.client
+    }
+}
+
+/// Every node of the configuration, in its order.
+pub struct Opened {
+    pub nodes: Vec<Result<OpenNode, LifecycleError>>,
+}
+
+/// Tries all nodes at once.
+pub async fn open_nodes(config: &Config) -> Opened {
+    Opened { nodes: join_all(config.nodes.iter().map(OpenNode::open)).await }
+}
+
+impl Opened {
+    /// All, or the first fault.
+    pub fn all(self) -> Result<Vec<OpenNode>, LifecycleError> {
+        self.nodes.into_iter().collect()
+    }
+}

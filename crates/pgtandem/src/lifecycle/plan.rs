@@ -1,0 +1,243 @@
+//! `plan`: every step from what the nodes are to what the configuration asks for.
+//!
+//! A plan is made from surveys alone. `up` shows it, asks, and takes the steps in this order; each is left out once
+//! it has been taken, so that an interrupted `up` goes on where it was and a repeated one has nothing to do.
+
+use super::identity::{Identity, identities, slot_count};
+use super::interleave::{Interleaving, interleavings};
+use super::{LifecycleError, NodeSurvey};
+use crate::catalog::ReplicaIdentity;
+use crate::config::{Config, Ids, Table};
+use crate::sql::QualifiedName;
+
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// In the order of the configuration, as everywhere a node is given by its index.
+    pub identities: Vec<Identity>,
+    pub slot_count: i16,
+    pub steps: Vec<Step>,
+}
+
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// A table that is no longer in the configuration leaves the link.
+    Unlink {
+        node: usize,
+        id: i32,
+        table: QualifiedName,
+    },
+    /// The schema `pgtandem`.
+    Install {
+        node: usize,
+    },
+    /// The node learns of another one.
+    AddPeer {
+        node: usize,
+        peer: usize,
+    },
+    SlotCount {
+        node: usize,
+    },
+    /// Old rows are written to the WAL as far as we need them. `table` holds the rows: a leaf, if partitioned.
+    ReplicaIdentity {
+        node: usize,
+        table: QualifiedName,
+        from: ReplicaIdentity,
+        to: ReplicaIdentity,
+    },
+    Publish {
+        node: usize,
+        create: bool,
+        tables: Vec<QualifiedName>,
+    },
+    CreateSlot {
+        node: usize,
+    },
+    /// The node keeps note of the table, as being linked.
+    Register {
+        node: usize,
+        id: i32,
+        table: Table,
+    },
+    Policy {
+        node: usize,
+        id: i32,
+        table: Table,
+    },
+    Interleave(Interleaving),
+    /// The rows become the same on all nodes, and the table live.
+    Fill {
+        id: i32,
+        table: QualifiedName,
+        rows: Rows,
+    },
+}
+
+/// What is to be done about a table's rows, as it looks before `up`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rows {
+    /// No node has any.
+    NoneYet,
+    /// One node has rows: they are copied to these.
+    Copy { from: usize, to: Vec<usize> },
+    /// Several have: they are compared, and copied to those that have none, if there are such.
+    Compare { nodes: Vec<usize>, copy_to: Vec<usize> },
+}
+
+impl Plan {
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+}
+
+/// `surveys`: one per node of the configuration, in its order.
+pub fn plan(config: &Config, surveys: &[NodeSurvey]) -> Result<Plan, LifecycleError> {
+    let identities = identities(config, surveys)?;
+    let slot_count = slot_count(config, surveys, &identities)?;
+    let mut planner = Planner { config, surveys, identities: &identities, slot_count, steps: Vec::new() };
+    planner.unlink();
+    for node in 0..surveys.len() {
+        planner.install(node);
+    }
+    for node in 0..surveys.len() {
+        planner.node(node);
+    }
+    for table in parents_first(config, surveys) {
+        planner.table(table);
+    }
+    let steps = planner.steps;
+    Ok(Plan { identities, slot_count, steps })
+}
+
+/// Where foreign keys act on our rows too, a row's parent has to be there before it.
+fn parents_first<'a>(config: &'a Config, surveys: &[NodeSurvey]) -> Vec<&'a Table> {
+    let mut waiting: Vec<&Table> = config.tables.iter().collect();
+    let mut ordered = Vec::new();
+    while !waiting.is_empty() {
+        let has_waiting_parent = |table: &&Table| {
+            let shapes = surveys.iter().filter_map(|survey| survey.table(&table.name));
+            let mut parents = shapes.flat_map(|shape| &shape.foreign_keys_out).map(|key| &key.referenced);
+            parents.any(|parent| *parent != table.name && waiting.iter().any(|other| other.name == *parent))
+        };
+        // Tables that refer to each other in a circle: the first one begins.
+        let next = waiting.iter().position(|table| !has_waiting_parent(table)).unwrap_or(0);
+        ordered.push(waiting.remove(next));
+    }
+    ordered
+}
+
+/// What the replica identity of a table that holds rows must be.
+///
+/// With a TOAST table, values that an update leaves alone are missing in the WAL unless the whole old row is there.
+/// Without one the primary key will do, and FULL does no harm.
+pub fn wanted_identity(leaf: &crate::catalog::Leaf) -> ReplicaIdentity {
+    match (&leaf.replica_identity, leaf.has_toast) {
+        (ReplicaIdentity::Full, _) | (_, true) => ReplicaIdentity::Full,
+        _ => ReplicaIdentity::Default,
+    }
+}
+
+struct Planner<'a> {
+    config: &'a Config,
+    surveys: &'a [NodeSurvey],
+    identities: &'a [Identity],
+    slot_count: i16,
+    steps: Vec<Step>,
+}
+
+impl Planner<'_> {
+    fn unlink(&mut self) {
+        for (node, survey) in self.surveys.iter().enumerate() {
+            for linked in survey.link.iter().flat_map(|link| &link.tables) {
+                if !self.config.tables.iter().any(|table| table.name == linked.name) {
+                    self.steps.push(Step::Unlink { node, id: linked.id, table: linked.name.clone() });
+                }
+            }
+        }
+    }
+
+    fn install(&mut self, node: usize) {
+        let Some(link) = &self.surveys[node].link else {
+            // Installing tells the node of all peers at once.
+            self.steps.push(Step::Install { node });
+            return;
+        };
+        for (peer, identity) in self.identities.iter().enumerate() {
+            if !link.peers.iter().any(|known| known.incarnation == identity.incarnation) {
+                self.steps.push(Step::AddPeer { node, peer });
+            }
+        }
+        if link.node.slot_count != self.slot_count {
+            self.steps.push(Step::SlotCount { node });
+        }
+    }
+
+    fn node(&mut self, node: usize) {
+        let survey = &self.surveys[node];
+        for table in self.config.tables.iter().filter_map(|table| survey.table(&table.name)) {
+            for leaf in &table.leaves {
+                let (from, to) = (leaf.replica_identity.clone(), wanted_identity(leaf));
+                if from != to {
+                    self.steps.push(Step::ReplicaIdentity { node, table: leaf.name.clone(), from, to });
+                }
+            }
+        }
+        let published = survey.publication.as_ref().map(|publication| publication.tables.as_slice());
+        let missing: Vec<QualifiedName> = self
+            .config
+            .tables
+            .iter()
+            .map(|table| table.name.clone())
+            .filter(|table| !published.unwrap_or_default().contains(table))
+            .collect();
+        if published.is_none() || !missing.is_empty() {
+            self.steps.push(Step::Publish { node, create: published.is_none(), tables: missing });
+        }
+        if survey.slot.is_none() {
+            self.steps.push(Step::CreateSlot { node });
+        }
+        for table in &self.config.tables {
+            let id = self.table_id(table);
+            match survey.linked(&table.name) {
+                None => self.steps.push(Step::Register { node, id, table: table.clone() }),
+                Some(linked) if linked.resolve != table.resolve.to_string() || linked.ids != table.ids => {
+                    self.steps.push(Step::Policy { node, id: linked.id, table: table.clone() });
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// What some node calls it already, or else a number that none has used.
+    fn table_id(&self, table: &Table) -> i32 {
+        let known =
+            |table: &Table| self.surveys.iter().find_map(|survey| survey.linked(&table.name)).map(|linked| linked.id);
+        known(table).unwrap_or_else(|| {
+            let highest = self.surveys.iter().filter_map(|survey| Some(survey.link.as_ref()?.last_table_id)).max();
+            let new = self.config.tables.iter().filter(|other| known(other).is_none());
+            let place = new.take_while(|other| other.name != table.name).count();
+            highest.unwrap_or(0) + 1 + i32::try_from(place).unwrap_or(i32::MAX)
+        })
+    }
+
+    fn table(&mut self, table: &Table) {
+        if table.ids == Ids::Interleave {
+            let all = interleavings(&table.name, self.surveys, self.identities, self.slot_count);
+            self.steps.extend(all.into_iter().filter(|one| !one.is_done()).map(Step::Interleave));
+        }
+        if self.surveys.iter().all(|survey| survey.is_live(&table.name)) {
+            return;
+        }
+        let holds_rows = |node: &usize| {
+            let survey = &self.surveys[*node];
+            survey.is_live(&table.name) || survey.filled.contains(&table.name)
+        };
+        let (filled, empty): (Vec<usize>, Vec<usize>) = (0..self.surveys.len()).partition(holds_rows);
+        let rows = match filled.as_slice() {
+            [] => Rows::NoneYet,
+            [from] => Rows::Copy { from: *from, to: empty },
+            _ => Rows::Compare { nodes: filled, copy_to: empty },
+        };
+        self.steps.push(Step::Fill { id: self.table_id(table), table: table.name.clone(), rows });
+    }
+}

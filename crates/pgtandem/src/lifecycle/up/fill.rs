@@ -1,0 +1,199 @@
+//! Making a table's rows the same on all nodes, and the table live.
+
+use super::Work;
+use super::compare::{compare, digest};
+use super::copy::Copy;
+use super::snapshot::Snapshot;
+use crate::catalog::TableShape;
+use crate::lifecycle::error::On;
+use crate::lifecycle::{LifecycleError, OpenNode};
+use crate::link::{self, RestoreKind, TableState};
+use crate::sql::{self, Ident, QualifiedName};
+use tokio_postgres::types::PgLsn;
+
+impl Work<'_> {
+    /// Durable, in this order: where the rows were taken from (`start_position` of the source), the rows themselves
+    /// together with the target's own `start_position` and a note that they are there, then `live` on each node.
+    /// A hub that runs before the last of these keeps everything from these positions on.
+    pub(super) async fn fill(&mut self, id: i32, table: &QualifiedName) -> Result<(), LifecycleError> {
+        self.take_snapshots().await?;
+        let columns = self.common_columns(table);
+        let resumed = self.resume(id).await?;
+        let mut filled = Vec::new();
+        let mut empty = Vec::new();
+        for (node, snapshot) in self.snapshots().iter().enumerate() {
+            if resumed.targets.contains(&node) {
+                continue;
+            }
+            let live = self.surveys[node].is_live(table);
+            let is_filled = live || resumed.source == Some(node) || holds_rows(snapshot, table).await?;
+            if is_filled { &mut filled } else { &mut empty }.push(node);
+        }
+        if resumed.source.is_none() {
+            self.require_equal(table, &columns, &filled).await?;
+            for node in &filled {
+                self.start_from_snapshot(id, table, *node).await?;
+            }
+        }
+        match resumed.source.or(filled.first().copied()) {
+            Some(source) => {
+                for target in empty {
+                    self.copy(id, table, &columns, source, target).await?;
+                }
+            }
+            None => {
+                for node in empty {
+                    self.start_from_snapshot(id, table, node).await?;
+                }
+            }
+        }
+        self.make_live(id, table).await
+    }
+
+    async fn take_snapshots(&mut self) -> Result<(), LifecycleError> {
+        if self.snapshots.is_some() {
+            return Ok(());
+        }
+        self.progress.step("waiting for the transactions that are open now");
+        let snapshots = self.nodes.iter().map(Snapshot::take);
+        self.snapshots = Some(futures::future::try_join_all(snapshots).await?);
+        Ok(())
+    }
+
+    pub(super) fn snapshots(&self) -> &[Snapshot] {
+        self.snapshots.as_deref().unwrap_or_default()
+    }
+
+    fn shape(&self, node: usize, table: &QualifiedName) -> Option<&TableShape> {
+        self.surveys[node].table(table)
+    }
+
+    /// Columns that all nodes have and write, in the first node's order. The others stay as their node has them.
+    fn common_columns(&self, table: &QualifiedName) -> Vec<Ident> {
+        let everywhere = |column: &Ident| {
+            (0..self.nodes.len()).all(|node| {
+                let shape = self.shape(node, table);
+                shape.is_some_and(|shape| shape.written_columns().any(|written| written.name == *column))
+            })
+        };
+        let first = self.shape(0, table).into_iter().flat_map(TableShape::written_columns);
+        first.map(|column| column.name.clone()).filter(everywhere).collect()
+    }
+
+    async fn require_equal(
+        &self,
+        table: &QualifiedName,
+        columns: &[Ident],
+        filled: &[usize],
+    ) -> Result<(), LifecycleError> {
+        let [first, others @ ..] = filled else {
+            return Ok(());
+        };
+        let first_digest = digest(&self.snapshots()[*first], table, columns);
+        let digests = others.iter().map(|node| digest(&self.snapshots()[*node], table, columns));
+        let (first_digest, digests) =
+            futures::future::try_join(first_digest, futures::future::try_join_all(digests)).await?;
+        for (other, digest) in others.iter().zip(digests) {
+            if digest == first_digest {
+                continue;
+            }
+            let key = self.shape(*first, table).map(|shape| shape.primary_key.clone()).unwrap_or_default();
+            let snapshots = (&self.snapshots()[*first], &self.snapshots()[*other]);
+            let differences = compare(snapshots, table, &key, columns).await?;
+            let names = (&self.nodes[*first].name, &self.nodes[*other].name);
+            return Err(LifecycleError::refused(
+                format!(
+                    "{} holds rows on {} and on {}, and they differ: {} only on {}, {} only on {}, {} on both but not \
+                     the same",
+                    table.plain(),
+                    names.0,
+                    names.1,
+                    differences.only_first,
+                    names.0,
+                    differences.only_second,
+                    names.1,
+                    differences.different
+                ),
+                format!(
+                    "merging two filled tables is not there yet; make them equal, or empty one side (TRUNCATE {table}) \
+                     and run `pgtandem up` again"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The node's own rows stand as its snapshot shows them; what it changes from there on is judged.
+    async fn start_from_snapshot(&self, id: i32, table: &QualifiedName, node: usize) -> Result<(), LifecycleError> {
+        if self.surveys[node].is_live(table) {
+            return Ok(());
+        }
+        let position = self.snapshots()[node].position;
+        let node = &self.nodes[node];
+        link::set_start_position(node.client(), id, position).await.on(&node.name, "noting where a table begins")
+    }
+
+    async fn copy(
+        &self,
+        id: i32,
+        table: &QualifiedName,
+        columns: &[Ident],
+        source: usize,
+        target: usize,
+    ) -> Result<(), LifecycleError> {
+        let (Some(from), Some(to)) = (self.shape(source, table), self.shape(target, table)) else {
+            return Ok(());
+        };
+        let copy = Copy {
+            id,
+            from,
+            to,
+            columns,
+            source: &self.snapshots()[source],
+            source_identity: &self.plan.identities[source],
+            source_start: self.start_position(source, id).await?,
+            target: self.nodes[target].another().await?,
+            target_position: self.snapshots()[target].position,
+            replica_role: self.surveys[target].role.may_set_replication_role,
+            live: self.surveys[source].is_live(table),
+            numbers: self.plan.identities.iter().map(|identity| identity.number).max().unwrap_or(0) + 1,
+        };
+        let rows = copy.run(self.progress).await?;
+        self.progress.rows_end(table, rows);
+        Ok(())
+    }
+
+    pub(super) async fn start_position(&self, node: usize, id: i32) -> Result<PgLsn, LifecycleError> {
+        let node = &self.nodes[node];
+        let tables = link::read_linked_tables(node.client()).await.on(&node.name, "reading the linked tables")?;
+        Ok(tables.iter().find(|table| table.id == id).map_or(PgLsn::from(0), |table| table.start_position))
+    }
+
+    async fn make_live(&mut self, id: i32, table: &QualifiedName) -> Result<(), LifecycleError> {
+        const DOING: &str = "making a table live";
+        for node in &mut self.nodes {
+            let name = node.name.clone();
+            let work = async {
+                let transaction = node.session.client.transaction().await?;
+                link::set_live(&transaction, id).await?;
+                link::delete_restore(&transaction, RestoreKind::Copy, &id.to_string()).await?;
+                transaction.commit().await
+            };
+            work.await.on(&name, DOING)?;
+        }
+        for survey in &mut self.surveys {
+            for linked in survey.link.iter_mut().flat_map(|link| &mut link.tables) {
+                if linked.name == *table {
+                    linked.state = TableState::Live;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn holds_rows(snapshot: &Snapshot, table: &QualifiedName) -> Result<bool, LifecycleError> {
+    let session: OpenNode = snapshot.session().await?;
+    let row = session.client().query_one(&sql::holds_rows(table), &[]).await;
+    Ok(row.on(&session.name, "looking whether a table has rows")?.get(0))
+}

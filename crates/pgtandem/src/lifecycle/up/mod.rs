@@ -1,0 +1,105 @@
+//! `up`: takes the steps of a plan.
+//!
+//! Each step is one transaction per node and leaves a durable trace by which the next survey knows that it was
+//! taken. So `up` may be killed at any point, and a repeated one goes on from there.
+
+mod clash;
+mod compare;
+mod copy;
+mod fill;
+mod install;
+mod interleave;
+mod publish;
+mod resume;
+mod snapshot;
+
+pub use compare::Differences;
+
+use super::check::{check_and_survey, judge, survey_all};
+use super::plan::{Plan, Step, plan};
+use super::{LifecycleError, NodeSurvey, OpenNode, Report, locks, open_nodes, restore, table_names};
+use crate::config::Config;
+use crate::link;
+use crate::sql::QualifiedName;
+
+/// What a person watches while it works. All of it may be left out.
+pub trait Progress: Send + Sync {
+    /// A step begins.
+    fn step(&self, _text: &str) {}
+    /// So many rows of a table are done, of about so many.
+    fn rows(&self, _table: &QualifiedName, _done: u64, _total: u64) {}
+    /// The table's rows are done.
+    fn rows_end(&self, _table: &QualifiedName, _rows: u64) {}
+}
+
+/// For those who do not watch.
+pub struct Silent;
+
+impl Progress for Silent {}
+
+/// What `up` would do, and what `check` says; no plan if there are faults.
+pub async fn make_plan(config: &Config) -> Result<(Report, Option<Plan>), LifecycleError> {
+    let (report, surveys) = check_and_survey(config).await;
+    let agreed = if report.is_passed() { Some(plan(config, &surveys)?) } else { None };
+    Ok((report, agreed))
+}
+
+/// Takes the steps of `agreed`, if it is still what there is to do.
+pub async fn up(config: &Config, agreed: &Plan, progress: &dyn Progress) -> Result<(), LifecycleError> {
+    let nodes = open_nodes(config).await.all()?;
+    progress.step("asking a running hub to wait");
+    locks::keep_others_away(&nodes).await?;
+    let names = table_names(config);
+    let surveys: Vec<NodeSurvey> = survey_all(&nodes, &names).await.into_iter().collect::<Result<_, _>>()?;
+    let now = plan(config, &surveys)?;
+    let text = |plan: &Plan| plan.steps.iter().map(|step| plan.describe(step)).collect::<Vec<_>>();
+    if !judge(config, &surveys).is_passed() || text(&now) != text(agreed) {
+        return Err(LifecycleError::refused(
+            "what there is to do has changed since the plan was shown",
+            "look at `pgtandem plan` and run `pgtandem up` again",
+        ));
+    }
+    let mut work = Work { nodes, surveys, plan: now, progress, snapshots: None };
+    let steps = work.plan.steps.clone();
+    for step in &steps {
+        work.take(step).await?;
+    }
+    for node in &work.nodes {
+        link::notify_changed(node.client()).await.map_err(|e| LifecycleError::sql(&node.name, "waking the hub", e))?;
+    }
+    Ok(())
+}
+
+/// Everything a step needs.
+pub(super) struct Work<'a> {
+    pub nodes: Vec<OpenNode>,
+    /// As it was before the first step.
+    pub surveys: Vec<NodeSurvey>,
+    pub plan: Plan,
+    pub progress: &'a dyn Progress,
+    /// One per node, taken when the first table is filled.
+    pub snapshots: Option<Vec<snapshot::Snapshot>>,
+}
+
+impl Work<'_> {
+    async fn take(&mut self, step: &Step) -> Result<(), LifecycleError> {
+        let text = self.plan.describe(step);
+        match self.plan.node_of(step) {
+            Some(node) => self.progress.step(&format!("{node}: {text}")),
+            None => self.progress.step(&text),
+        }
+        match step {
+            Step::Unlink { node, id, table } => restore::unlink_table(&self.nodes[*node], *id, table).await,
+            Step::Install { node } => self.install(*node).await,
+            Step::AddPeer { node, peer } => self.add_peer(*node, *peer).await,
+            Step::SlotCount { node } => self.set_slot_count(*node).await,
+            Step::ReplicaIdentity { node, table, from, to } => self.set_replica_identity(*node, table, from, to).await,
+            Step::Publish { node, create, tables } => self.publish(*node, *create, tables).await,
+            Step::CreateSlot { node } => self.create_slot(*node).await,
+            Step::Register { node, id, table } => self.register(*node, *id, table).await,
+            Step::Policy { node, id, table } => self.set_policy(*node, *id, table).await,
+            Step::Interleave(interleaving) => self.interleave(interleaving).await,
+            Step::Fill { id, table, .. } => self.fill(*id, table).await,
+        }
+    }
+}
