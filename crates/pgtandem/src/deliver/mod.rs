@@ -4,6 +4,7 @@ mod arrays;
 mod batch;
 mod careful;
 mod error;
+mod patience;
 mod pipeline;
 mod record;
 mod session;
@@ -11,5 +12,6 @@ mod target;
 
 pub use error::DeliverError;
 pub use record::{Held, row_json};
-pub use session::{Landing, LandingId, Target};
+pub use patience::Patience;
+pub use session::{Landing, LandingId, Target, TargetRole};
 pub use target::{TargetColumn, TargetTable, TargetTables};

@@ -3,5 +3,9 @@
 mod cluster;
 mod connect;
 mod connect_tls;
+mod s20_no_loops;
+mod s21_conflicts;
+mod s26_one_of_three_is_away;
+mod s30_delivery_in_doubt;
 mod support;
 mod support_works;
