@@ -55,13 +55,7 @@ pub struct Began {
 
 impl<'p> Stage<'p> {
     /// Fresh databases, `prepare` run on both, the tables linked, nothing running.
-    pub fn set(
-        pair: &'p Pair,
-        system: System,
-        content: Content,
-        prepare: &str,
-        tables: &[&'static str],
-    ) -> Stage<'p> {
+    pub fn set(pair: &'p Pair, system: System, content: Content, prepare: &str, tables: &[&'static str]) -> Stage<'p> {
         let database = system.database();
         pair.create_databases(database, content);
         for cluster in pair.clusters() {

@@ -118,7 +118,8 @@ fn link_by_hand(pair: &Pair, database: &str, tables: &[&str]) {
             }
         }
         sql.run(&format!("CREATE PUBLICATION pgtandem FOR TABLE {list} WITH (publish_via_partition_root = true)"));
-        let slot = format!("SELECT lsn::text FROM pg_create_logical_replication_slot('{database}_{number}', 'pgoutput')");
+        let slot =
+            format!("SELECT lsn::text FROM pg_create_logical_replication_slot('{database}_{number}', 'pgoutput')");
         let start = sql.field::<String>(&slot).expect("one row");
         for (id, table) in (1..).zip(tables) {
             sql.run(&format!(

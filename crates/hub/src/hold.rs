@@ -32,12 +32,7 @@ impl Span {
 
     /// Whether a change had seen another node's, given what the landings before it cover and where the key is an
     /// exception to that.
-    pub(crate) fn seen<'a>(
-        spans: impl Iterator<Item = &'a Span>,
-        change: Dot,
-        other: Dot,
-        cover: &Cover,
-    ) -> bool {
+    pub(crate) fn seen<'a>(spans: impl Iterator<Item = &'a Span>, change: Dot, other: Dot, cover: &Cover) -> bool {
         let mut held = false;
         for span in spans.filter(|s| s.contains(change)) {
             match (span.early, span.cover.contains(other)) {
@@ -116,14 +111,7 @@ impl<I: Clone> Hub<I> {
     }
 
     /// The delivery at `position` stored the key as held. If it truncated the table, the row is gone all the same.
-    pub(crate) fn hold(
-        &mut self,
-        slot: u32,
-        node: NodeId,
-        position: Position,
-        before: &Cover,
-        truncated: bool,
-    ) {
+    pub(crate) fn hold(&mut self, slot: u32, node: NodeId, position: Position, before: &Cover, truncated: bool) {
         let entry = self.window.get_mut(slot);
         if !entry.flying.contains(node) {
             return;
@@ -137,12 +125,7 @@ impl<I: Clone> Hub<I> {
             entry.open_span(node, position, before.clone());
         }
         if truncated {
-            entry.writes.push(Write {
-                position,
-                node,
-                current: false,
-                sure: true,
-            });
+            entry.writes.push(Write { position, node, current: false, sure: true });
         }
         self.queue(slot);
     }

@@ -122,11 +122,7 @@ impl Database {
     /// A TRUNCATE does nothing to a key that has no row: there nothing can be lost.
     fn note_swept(&mut self, table: TableId, dot: Dot) {
         let absent = |k: &&Key| k.table == table && self.cell(k).image.is_none();
-        let idle = self
-            .all_keys
-            .iter()
-            .filter(absent)
-            .map(|k| (k.clone(), dot));
+        let idle = self.all_keys.iter().filter(absent).map(|k| (k.clone(), dot));
         let idle: Vec<(Key, Dot)> = idle.collect();
         self.idle.extend(idle);
     }

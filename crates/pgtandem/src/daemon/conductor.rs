@@ -49,6 +49,12 @@ pub enum Report {
     Unreachable {
         error: ReachError,
     },
+    /// Whether the server is at work on a delivery from which nothing was heard for long.
+    Probed {
+        node: NodeId,
+        id: LandingId,
+        at_work: bool,
+    },
     CaptureEnded {
         node: NodeId,
         generation: u64,
@@ -115,6 +121,7 @@ impl Conductor {
         let now = Instant::now();
         for seat in &mut self.seats {
             seat.note_owed(self.hub.owed(seat.node) > 0, now);
+            seat.doubt_flight(now, &self.report);
         }
         Ok(None)
     }
@@ -181,6 +188,10 @@ impl Conductor {
                 self.delivered(node, id, target, &delivery, result)
             }
             Heard::Report(Report::Unreachable { error }) => Err(error.into()),
+            Heard::Report(Report::Probed { node, id, at_work }) => {
+                self.seats[usize::from(node.0)].probed(id, at_work, &self.report);
+                Ok(None)
+            }
             Heard::Report(Report::Up { node, up, outcome }) => Ok(self.node_up(node, *up, outcome)),
             Heard::Report(Report::CaptureEnded { node, generation, error }) => {
                 self.capture_ended(node, generation, error)
@@ -219,6 +230,10 @@ impl Conductor {
         result: Result<Landing, DeliverError>,
     ) -> Result<Option<Ended>, RunError> {
         let seat = &mut self.seats[usize::from(node.0)];
+        if !seat.is_flying(id) {
+            // Its answer was no longer waited for; what became of it is being looked for.
+            return Ok(None);
+        }
         match result {
             Ok(landing) => {
                 seat.landed(id, delivery, &landing);
@@ -303,11 +318,13 @@ impl Conductor {
             let Some(mut target) = seat.take_off(id, &delivery, woken) else { continue };
             let reload = std::mem::take(&mut seat.reload_tables);
             let (report, context) = (self.report.clone(), Arc::clone(&seat.context));
-            tokio::spawn(async move {
+            let pid = target.pid;
+            let flight = async move {
                 let result = deliver(&mut target, &context, reload, id, &delivery).await;
                 // Nobody listens only when the run is over.
                 drop(report.send(Report::Delivered { node, id, target, delivery, result }));
-            });
+            };
+            seat.fly(flight, pid);
         }
     }
 
@@ -378,6 +395,11 @@ impl Conductor {
                 self.hub.held(seat.node).filter(|key| !self.hub.is_paused(key.table, seat.node)).cloned().collect();
             held.iter().for_each(|key| self.hub.retry_held(seat.node, key));
         }
+    }
+
+    /// Whether a delivery met a table that is not what it was taken for, since this was last asked.
+    pub fn take_shape_doubts(&mut self) -> bool {
+        self.seats.iter_mut().fold(false, |any, seat| std::mem::take(&mut seat.shape_doubted) | any)
     }
 
     /// The target reads its tables again before the next delivery.
