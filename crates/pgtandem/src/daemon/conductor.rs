@@ -2,6 +2,7 @@
 //!
 //! Nothing here waits for a server. Deliveries and reconnects run as tasks of their own and report as [`Report`]s.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -385,14 +386,14 @@ impl Conductor {
         self.seats[usize::from(node.0)].name.clone()
     }
 
-    /// Every held key is owed again: what was in its way may be gone.
-    pub fn retry_held(&mut self) {
+    /// Every held key is owed again, but for those of paused tables: what was in its way may be gone.
+    pub fn retry_held(&mut self, paused: &BTreeSet<(TableId, NodeId)>) {
         for seat in &self.seats {
             if seat.is_away() {
                 continue;
             }
-            let held: Vec<Key> =
-                self.hub.held(seat.node).filter(|key| !self.hub.is_paused(key.table, seat.node)).cloned().collect();
+            let held = self.hub.held(seat.node).filter(|key| !paused.contains(&(key.table, seat.node)));
+            let held: Vec<Key> = held.cloned().collect();
             held.iter().for_each(|key| self.hub.retry_held(seat.node, key));
         }
     }

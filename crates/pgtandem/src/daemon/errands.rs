@@ -134,7 +134,7 @@ impl Errands {
         }
         if now >= self.retry_at {
             self.retry_at = now + PATIENCE;
-            conductor.retry_held();
+            conductor.retry_held(&self.paused);
         }
         if !self.writing && now >= self.write_at {
             self.write_at = now + SECOND;

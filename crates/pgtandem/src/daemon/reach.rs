@@ -188,7 +188,7 @@ pub async fn bring_up_again(
             tracing::warn!(node = %context.name, "cannot be reached: {text}");
             last_said = text;
             // Something happens over there: it starts, for instance.
-            pause = SHORTEST_PAUSE;
+            pause = SHORTEST_RECONNECT;
         }
         match error.retry() {
             Retry::Soon => {}
