@@ -30,6 +30,8 @@ pub(crate) struct History<I> {
     pub changes: Vec<Past<I>>,
     /// Per node, the first change, kept or not.
     pub firsts: SmallVec<[Dot; 2]>,
+    /// The other keys of its key changes.
+    pub bound: Vec<Key>,
     /// Known from a held record; its change was acknowledged.
     pub from_record: Option<Dot>,
 }
@@ -39,6 +41,7 @@ impl<I> Default for History<I> {
         History {
             changes: Vec::new(),
             firsts: SmallVec::new(),
+            bound: Vec::new(),
             from_record: None,
         }
     }
@@ -49,6 +52,11 @@ impl<I: Clone> History<I> {
         let Dot { node, position } = change.dot;
         if !self.firsts.iter().any(|d| d.node == node) {
             self.firsts.push(change.dot);
+        }
+        for partner in change.half.iter().flat_map(|h| &h.partners) {
+            if !self.bound.contains(partner) {
+                self.bound.push(partner.clone());
+            }
         }
         let Some(index) = self.changes.iter().rposition(|c| c.dot.node == node) else {
             return self.changes.push(change);

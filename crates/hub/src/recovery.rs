@@ -99,7 +99,7 @@ impl<I: Clone> Recovery<I> {
                     winner,
                     loser,
                     forfeit,
-                    number: u64::MAX,
+                    number: Made::KEPT,
                 });
             }
         }
@@ -342,6 +342,7 @@ impl<I: Clone> Recovery<I> {
         self.owe_uncovered(slot, &history, &landings);
         self.landings = landings;
         let entry = self.hub.window.get_mut(slot);
+        history.bound.iter().for_each(|partner| entry.bind(partner));
         entry.touched = self.hub.sequence;
         let reference = SlotRef {
             slot,
@@ -561,7 +562,7 @@ impl<I: Clone> Recovery<I> {
         }
     }
 
-    /// Parts of key changes that lost here take their partners with them.
+    /// Parts of key changes that lost here take their partners with them. Those that lost before the restart did so then.
     fn note_forfeits(
         &self,
         slot: u32,
@@ -572,7 +573,7 @@ impl<I: Clone> Recovery<I> {
         let entry = self.hub.window.get(slot);
         for past in history.changes {
             if let Some(half) = past.half
-                && entry.lost_a_conflict(past.dot)
+                && entry.lost_just_now(past.dot)
             {
                 forfeits.push((key.clone(), half.partners.to_vec(), past.dot));
             }

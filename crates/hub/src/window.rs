@@ -99,8 +99,13 @@ pub(crate) struct Made {
     pub loser: Dot,
     /// The loser was a part of a key change that lost on another key. It may stand here as what it fell back to.
     pub forfeit: bool,
-    /// Its number in the log; past its end if it was made before a restart.
+    /// Its number in the log, or `KEPT`.
     pub number: u64,
+}
+
+impl Made {
+    /// Made before a restart.
+    pub(crate) const KEPT: u64 = u64::MAX;
 }
 
 /// What few entries have.
@@ -111,6 +116,8 @@ pub(crate) struct Extra<I> {
     pub spans: Vec<Span>,
     /// Set while the canonical is part of a key change.
     pub half: Option<Half<I>>,
+    /// The other keys of key changes since it entered the window: they retire together.
+    pub bound: Vec<Key>,
     /// For a TRUNCATE: how many entries began from it.
     pub dependents: usize,
 }
@@ -121,6 +128,7 @@ impl<I> Default for Extra<I> {
             decisions: Vec::new(),
             spans: Vec::new(),
             half: None,
+            bound: Vec::new(),
             dependents: 0,
         }
     }
@@ -205,6 +213,16 @@ impl<I> Entry<I> {
         self.extra.get_or_insert_default()
     }
 
+    pub(crate) fn bound(&self) -> &[Key] {
+        self.extra.as_ref().map_or(&[], |x| &x.bound)
+    }
+
+    pub(crate) fn bind(&mut self, partner: &Key) {
+        if !self.bound().contains(partner) {
+            self.extra().bound.push(partner.clone());
+        }
+    }
+
     pub(crate) fn half(&self) -> Option<&Half<I>> {
         self.extra.as_ref()?.half.as_ref()
     }
@@ -239,12 +257,10 @@ impl<I> Entry<I> {
             .any(|d| d.loser == dot && !d.forfeit)
     }
 
-    /// A change that had not seen it beat it: unlike one of its own node that was written over a delivery.
-    pub(crate) fn lost_a_conflict(&self, dot: Dot) -> bool {
-        let mut lost = self
-            .decisions()
-            .iter()
-            .filter(|d| d.loser == dot && !d.forfeit);
+    /// A change that had not seen it beat it, in a decision that is not on any node yet.
+    pub(crate) fn lost_just_now(&self, dot: Dot) -> bool {
+        let made = |d: &&Made| d.number != Made::KEPT && !d.forfeit && d.loser == dot;
+        let mut lost = self.decisions().iter().filter(made);
         lost.any(|d| d.winner.node != dot.node)
     }
 

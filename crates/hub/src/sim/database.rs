@@ -202,7 +202,7 @@ impl Database {
     pub fn land(
         &mut self,
         delivery: &Delivery<Image>,
-        swept: &BTreeMap<Key, Dot>,
+        swept: &BTreeMap<Key, Option<Dot>>,
         missed: Vec<Key>,
         before_deletes: Position,
     ) -> Landed {
@@ -306,7 +306,7 @@ impl Database {
     fn land_truncates(
         &mut self,
         delivery: &Delivery<Image>,
-        swept: &BTreeMap<Key, Dot>,
+        swept: &BTreeMap<Key, Option<Dot>>,
         position: Position,
     ) -> Vec<Key> {
         let mut held = Vec::new();
@@ -342,7 +342,7 @@ impl Database {
                     key.clone(),
                     Cell {
                         image: None,
-                        dot: Some(swept.get(key).copied().unwrap_or(truncate.dot)),
+                        dot: swept.get(key).copied().unwrap_or(Some(truncate.dot)),
                     },
                 );
             }

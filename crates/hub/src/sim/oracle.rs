@@ -205,6 +205,10 @@ impl Simulation {
         let entry = self.hub.window.get(slot);
         let swept =
             delivery.truncates.iter().any(|t| t.table == key.table) && entry.state == State::Absent;
+        // What the target truncated itself is gone there as well.
+        let truncate = self.hub.truncate_of(key.table);
+        let own = truncate.is_some_and(|t| t.sources.contains(delivery.node));
+        let swept = swept || own && entry.is_untouched_truncate();
         if entry.dot() == dot && !swept && !delivery.rows.iter().any(|r| r.key == *key) {
             return Err(format!(
                 "{key:?}: delivery to {:?} covers {dot:?} without this key",

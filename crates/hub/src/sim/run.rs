@@ -8,8 +8,8 @@ use rand::{Rng, SeedableRng};
 use super::database::{Cell, Database, Image, TABLES, Write};
 use crate::hub::Broken;
 use crate::{
-    Contender, Cover, Delivery, Dot, Hub, Kept, Key, Landing, Newest, NodeId, Policies, Position,
-    Prefer, Recovery, TableId, Verdict,
+    Change, Contender, Cover, Delivery, Dot, Hub, Kept, Key, Landing, Newest, NodeId, Policies,
+    Position, Prefer, Recovery, TableId, Verdict,
 };
 
 /// What a schedule may contain.
@@ -55,7 +55,7 @@ pub struct Simulation {
     pub hub: Hub<Image>,
     pub flying: Vec<Option<Delivery<Image>>>,
     /// Beside `flying`: which absent keys its TRUNCATEs sweep, and what is canonical there.
-    swept: Vec<BTreeMap<Key, Dot>>,
+    swept: Vec<BTreeMap<Key, Option<Dot>>>,
     pub acknowledged: Vec<Position>,
     pub down: Vec<bool>,
     pub paused: BTreeSet<(TableId, NodeId)>,
@@ -271,11 +271,11 @@ impl Simulation {
     }
 
     /// What the hub counts a TRUNCATE in the delivery as writing: the absent canonical.
-    fn swept_by_flight(&self, node: NodeId) -> BTreeMap<Key, Dot> {
+    fn swept_by_flight(&self, node: NodeId) -> BTreeMap<Key, Option<Dot>> {
         let flight = self.hub.node(node).flight.as_ref();
         let slots = flight.map_or(&[][..], |f| &f.swept);
         let entries = slots.iter().map(|s| self.hub.window.get(*s));
-        entries.map(|e| (e.key.clone(), e.dot())).collect()
+        entries.map(|e| (e.key.clone(), Some(e.dot()))).collect()
     }
 
     /// The delivery commits, or sometimes fails.
@@ -303,7 +303,11 @@ impl Simulation {
         let index = usize::from(delivery.node.0);
         let before = Position(self.databases[index].position.0 + 1);
         let missed = self.missed_deletes(delivery);
-        let landed = self.databases[index].land(delivery, &self.swept[index], missed, before);
+        let mut swept = self.swept[index].clone();
+        for key in self.written_behind(delivery) {
+            swept.entry(key).or_insert(None);
+        }
+        let landed = self.databases[index].land(delivery, &swept, missed, before);
         if self.broken == Some(Broken::Released) {
             self.databases[index]
                 .held
@@ -315,6 +319,23 @@ impl Simulation {
             self.databases[index].fold(below);
         }
         landed
+    }
+
+    /// Keys that a truncating transaction in the delivery wrote behind its TRUNCATE: who finds them swept has not seen
+    /// what became of them.
+    fn written_behind(&self, delivery: &Delivery<Image>) -> Vec<Key> {
+        let dots = delivery.truncates.iter().map(|t| t.dot);
+        let of_dot = |dot: Dot| {
+            let log = &self.databases[usize::from(dot.node.0)].log;
+            log.iter().find(|t| t.position == dot.position)
+        };
+        let changes = dots.filter_map(of_dot).flat_map(|t| &t.changes);
+        let written = changes.filter_map(|change| match change {
+            Change::Row { key, .. } => Some(key.clone()),
+            Change::KeyChange { to, .. } => Some(to.clone()),
+            Change::Truncate { .. } => None,
+        });
+        written.collect()
     }
 
     /// Deletes that find no row lock nothing: the application may insert between the statement and the landing's
