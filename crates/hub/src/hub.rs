@@ -26,6 +26,8 @@ pub struct Hub<I> {
     /// What may retire: by the one node that need not cover it, and last those that all must.
     pub(crate) retiring: Vec<Fifo<SlotRef>>,
     pub(crate) paused: HashSet<(TableId, NodeId)>,
+    /// Something that waited for others to settle was queued while retiring.
+    pub(crate) woken: bool,
     /// How many TRUNCATEs are in the window.
     pub(crate) truncates: usize,
     #[cfg(test)]
@@ -99,6 +101,7 @@ impl<I: Clone> Hub<I> {
             sequence: 0,
             retiring: (0..=nodes).map(|_| Fifo::new()).collect(),
             paused: HashSet::new(),
+            woken: false,
             truncates: 0,
             #[cfg(test)]
             broken: None,

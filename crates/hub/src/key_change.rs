@@ -101,6 +101,7 @@ impl<I: Clone> Hub<I> {
         if !half.partners.contains(partner) {
             half.partners.push(partner.clone());
         }
+        entry.bind(partner);
     }
 
     /// A part of a key change that lost: by its own rival, or because another part did.

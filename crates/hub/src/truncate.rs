@@ -76,6 +76,7 @@ impl<I: Clone> Hub<I> {
         {
             let extra = self.window.get_mut(from).extra();
             extra.dependents -= 1;
+            self.woken |= extra.dependents == 0;
             self.queue(from);
         }
     }
