@@ -99,7 +99,10 @@ async fn begin(config: &Config, holder: &str) -> Result<(Conductor, Errands), Ru
     let (report, reports) = mpsc::unbounded_channel();
     let started = start::start(config, &controls, holder, &report).await?;
     for table in &started.linked {
-        tracing::debug!(table = %table.name.plain(), "linked");
+        match &table.pause_reason {
+            None => tracing::debug!(table = %table.name.plain(), "linked"),
+            Some(why) => tracing::warn!(table = %table.name.plain(), "is paused: {why}"),
+        }
     }
     tracing::info!(
         epoch = started.epoch,
