@@ -69,10 +69,11 @@ async fn turn(turn: Turn, args: PauseArgs, global: &Global) -> Result<Outcome, F
     let away: Vec<String> = pausing.away.iter().map(|(node, why)| format!("{node}: {}", why.reason)).collect();
     match away.is_empty() {
         true => Ok(Outcome::Fine),
-        false => Err(Failure::at_run_time(format!(
-            "not every node could be told; repeat the command when it is back\n{}",
-            away.join("\n")
-        ))),
+        false => {
+            let some = if pausing.tables.is_empty() { "no node" } else { "not every node" };
+            let again = "could be told; repeat the command when it is back";
+            Err(Failure::at_run_time(format!("{some} {again}\n{}", away.join("\n"))))
+        }
     }
 }
 

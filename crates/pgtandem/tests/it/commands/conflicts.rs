@@ -28,7 +28,10 @@ fn a_conflict_is_listed_once_with_both_rows_from_whichever_node_can_be_reached()
     assert_eq!(conflict["key"], serde_json::json!({ "id": "1" }));
     assert_eq!((&conflict["winner"]["node"], &conflict["loser"]["node"]), (&"legacy".into(), &"new".into()));
     assert_eq!((&conflict["policy"], &conflict["why"]), (&"newest".into(), &"committed later".into()));
-    assert_eq!((&conflict["winner"]["row"]["price"], &conflict["loser"]["row"]["price"]), (&"200".into(), &"100".into()));
+    assert_eq!(
+        (&conflict["winner"]["row"]["price"], &conflict["loser"]["row"]["price"]),
+        (&"200".into(), &"100".into())
+    );
 
     let text = pair.pgtandem(["conflicts", "--table", "products", "--since", "1h"]).ok();
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -38,7 +41,10 @@ fn a_conflict_is_listed_once_with_both_rows_from_whichever_node_can_be_reached()
         lines.iter().filter(|line| line.starts_with('≠')).map(|line| line.split_whitespace().nth(1).unwrap()).collect();
     assert_eq!(differing, ["name", "price"], "{text}");
 
-    assert_eq!(pair.pgtandem(["conflicts", "--since", "2000-01-01", "--limit", "1"]).ok().matches("won over").count(), 1);
+    assert_eq!(
+        pair.pgtandem(["conflicts", "--since", "2000-01-01", "--limit", "1"]).ok().matches("won over").count(),
+        1
+    );
     assert_eq!(pair.pgtandem(["conflicts", "--since", "2999-01-01"]).ok(), "no conflicts\n");
     let wrong = pair.pgtandem(["conflicts", "--table", "nowhere"]).exits(2).stderr;
     assert!(wrong.contains("nowhere is not linked") && wrong.contains("one of: products"), "{wrong}");

@@ -15,7 +15,9 @@ const HELD: &str = "SELECT count(*) FROM pgtandem.held WHERE released IS NULL";
 fn linked(setup: Setup) -> Pair {
     let pair = Pair::with(setup.table("products", PRODUCTS));
     for node in pair.nodes() {
-        node.sql("INSERT INTO products (id, name, price, created_at, updated_at) VALUES (1, 'chair', 5, 'epoch', 'epoch')");
+        node.sql(
+            "INSERT INTO products (id, name, price, created_at, updated_at) VALUES (1, 'chair', 5, 'epoch', 'epoch')",
+        );
     }
     pair.pgtandem(["up", "--yes"]).ok();
     pair

@@ -21,7 +21,10 @@ fn a_paused_table_keeps_changes_whole_and_delivers_them_at_resume() {
     assert_eq!(pair["new"].sql("SELECT count(*) FROM products"), "1");
     let status = pair.pgtandem(["status", "--json"]).exits(1);
     let table = &json(&status.stdout)["tables"][0];
-    assert_eq!((&table["state"], &table["paused_by"], &table["held_keys"]), (&"paused".into(), &"user".into(), &2.into()));
+    assert_eq!(
+        (&table["state"], &table["paused_by"], &table["held_keys"]),
+        (&"paused".into(), &"user".into(), &2.into())
+    );
     // What waits for a resume needs no attention of its own.
     assert_eq!(json(&status.stdout)["attention"], serde_json::json!(["products is paused"]));
 
