@@ -3,7 +3,7 @@
 use clap::Args;
 use jiff::Timestamp;
 
-use super::{Failure, Global, Outcome, Style};
+use super::{Failure, Global, Outcome, Style, say};
 use crate::config;
 use crate::lifecycle::{self, Pausing, Stand, Turn};
 use crate::observe::{self, Observer};
@@ -62,41 +62,41 @@ async fn turn(turn: Turn, args: PauseArgs, global: &Global) -> Result<Outcome, F
     }
     let status = observe::Status::new(&config, &observer.look().await, Timestamp::now());
     if args.json {
-        println!("{:#}", json(&pausing, status.hub.state.is_alive()));
+        say(format!("{:#}", json(&pausing, status.hub.state.is_alive())));
     } else {
         print(turn, &pausing, status.hub.state.is_alive());
     }
     let away: Vec<String> = pausing.away.iter().map(|(node, why)| format!("{node}: {}", why.reason)).collect();
     match away.is_empty() {
         true => Ok(Outcome::Fine),
-        false => Err(Failure::at_run_time(format!(
-            "not every node could be told; repeat the command when it is back\n{}",
-            away.join("\n")
-        ))),
+        false => {
+            let some = if pausing.tables.is_empty() { "no node" } else { "not every node" };
+            let again = "could be told; repeat the command when it is back";
+            Err(Failure::at_run_time(format!("{some} {again}\n{}", away.join("\n"))))
+        }
     }
 }
 
 fn print(turn: Turn, pausing: &Pausing, hub: bool) {
     let style = Style::of_stdout();
+    let paused = style.warn("paused");
     for (table, stand) in &pausing.tables {
         let table = style.bold(table.plain());
-        match stand {
-            Stand::Paused => println!("{table} is {}", style.warn("paused")),
-            Stand::WasPaused => println!("{table} was {} already", style.warn("paused")),
-            Stand::Resumed => println!("{table} {}", style.good("goes on")),
-            Stand::WasLive => println!("{table} was not paused"),
-            Stand::Drifted { reason } => {
-                println!("{table} stays {} until its columns fit: {reason}", style.warn("paused"));
-            }
-        }
+        say(match stand {
+            Stand::Paused => format!("{table} is {paused}"),
+            Stand::WasPaused => format!("{table} was {paused} already"),
+            Stand::Resumed => format!("{table} {}", style.good("goes on")),
+            Stand::WasLive => format!("{table} was not paused"),
+            Stand::Drifted { reason } => format!("{table} stays {paused} until its columns fit: {reason}"),
+        });
     }
-    let change = |stand: &Stand| matches!(stand, Stand::Paused | Stand::Resumed);
-    if pausing.tables.iter().any(|(_, stand)| change(stand)) {
-        match (turn, hub) {
-            (Turn::Pause, true) => println!("the hub keeps changes from now on; `pgtandem resume` delivers them"),
-            (Turn::Resume, true) => println!("the hub delivers what was kept"),
-            (_, false) => println!("no hub is running: this counts from its next start"),
-        }
+    let changed = |stand: &Stand| matches!(stand, Stand::Paused | Stand::Resumed);
+    if pausing.tables.values().any(changed) {
+        say(match (turn, hub) {
+            (Turn::Pause, true) => "the hub keeps changes from now on; `pgtandem resume` delivers them",
+            (Turn::Resume, true) => "the hub delivers what was kept",
+            (_, false) => "no hub is running: this counts from its next start",
+        });
     }
 }
 

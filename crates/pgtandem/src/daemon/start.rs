@@ -90,7 +90,12 @@ async fn common_tables(controls: &[Control]) -> Result<Vec<LinkedTable>, RunErro
     for control in controls {
         let tables = link::read_linked_tables(&control.client).await.map_err(ReachError::from)?;
         for table in tables.into_iter().filter(|table| table.state == TableState::Live) {
-            common.entry(table.id).or_insert_with(|| (table, 0)).1 += 1;
+            let (known, nodes) = common.entry(table.id).or_insert_with(|| (table.clone(), 0));
+            *nodes += 1;
+            // A node that was away when a person paused the table does not undo it.
+            if known.paused_by.is_none() {
+                (known.paused_by, known.pause_reason) = (table.paused_by, table.pause_reason);
+            }
         }
     }
     let everywhere = common.into_values().filter(|(_, nodes)| *nodes == controls.len());

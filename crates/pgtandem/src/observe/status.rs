@@ -56,6 +56,8 @@ pub enum HubState {
     Lost,
     /// No hub has worked here yet.
     NeverRan,
+    /// No node could be asked.
+    Unknown,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -239,7 +241,7 @@ impl HubState {
 
     fn complaint(self) -> Option<&'static str> {
         match self {
-            Self::Running | Self::Starting => None,
+            Self::Running | Self::Starting | Self::Unknown => None,
             Self::Silent => Some("the hub does not answer"),
             Self::Ended | Self::Lost | Self::NeverRan => Some("the hub is not running"),
         }

@@ -17,8 +17,10 @@ pub(super) fn hub_status(observed: &[Observed]) -> HubStatus {
     let locked = links().filter_map(|link| link.lock.as_ref()).any(|lock| lock.application == HUB_APPLICATION);
     let others = links().filter_map(|link| link.lock.as_ref()).find(|lock| lock.application != HUB_APPLICATION);
     let lately = row.and_then(|row| row.seen_seconds_ago).is_some_and(|ago| ago <= SEEN_LATELY);
+    let asked = observed.iter().any(Result::is_ok);
     let ended = row.is_some_and(|row| row.seen_at.is_none());
     let state = match (locked, row) {
+        _ if !asked => HubState::Unknown,
         (true, Some(_)) if lately => HubState::Running,
         // It writes its status once it has recovered.
         (true, _) if row.is_none() || ended => HubState::Starting,

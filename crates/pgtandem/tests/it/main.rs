@@ -1,6 +1,7 @@
 //! Scenarios on real servers, which the tests start themselves.
 
 mod cluster;
+mod commands;
 mod connect;
 mod connect_tls;
 mod s01_both_ways;

@@ -6,21 +6,25 @@ use jiff::Zoned;
 use serde_json::Value as Json;
 
 use crate::cli::Style;
-use crate::cli::layout::{Cell, Grid, Tone, bytes, clip, count, milliseconds};
+use crate::cli::layout::{Cell, Grid, Tone, bytes, clip, count, milliseconds, wrap};
 use crate::cli::when::{ago, clock, duration};
 use crate::observe::{HeldKeys, HubState, NodeState, NodeStatus, Owner, Status, TableStatus, TableWell};
 
 const WIDTH: usize = 80;
+/// Where what is said below a name begins, if names are of a usual length.
+const INDENT: usize = 12;
 
 pub fn render(status: &Status, now: &Zoned, style: Style) -> String {
     let mut text = String::new();
     text.push_str(&hub(status, now, style));
     text.push('\n');
     text.push_str(&nodes(status, style));
-    text.push('\n');
-    text.push_str(&tables(status, style));
-    text.push('\n');
-    text.push_str(&conflicts(status));
+    if !status.nothing_reached() {
+        text.push('\n');
+        text.push_str(&tables(status, style));
+        text.push('\n');
+        text.push_str(&conflicts(status));
+    }
     for held in &status.held {
         let paused = |table: &&TableStatus| table.name == held.table && table.state == TableWell::Paused;
         text.push_str(&held_keys(held, status.tables.iter().any(|table| paused(&table)), now, style));
@@ -55,6 +59,7 @@ fn hub(status: &Status, now: &Zoned, style: Style) -> String {
             Tone::Bad,
             format!(": {holder}, {seen}\n     it was killed, or waits for a node that is away; start `pgtandem run`"),
         ),
+        HubState::Unknown => ("unknown", Tone::Bad, ": no node could be asked".to_owned()),
         HubState::NeverRan => ("not running", Tone::Bad, ": it never was; start `pgtandem run`".to_owned()),
     };
     let mut text = format!("hub  {}{more}\n", tone.paint(style, word));
@@ -64,7 +69,8 @@ fn hub(status: &Status, now: &Zoned, style: Style) -> String {
             writeln!(text, "     {} more hub{s} wait{} to take over", hub.waiting, if s.is_empty() { "s" } else { "" });
     }
     if let Some(command) = &hub.other_command {
-        let _ = writeln!(text, "     {} is at work", if command.is_empty() { "another session" } else { command });
+        let command = if command == "pgtandem" { "another pgtandem command" } else { command };
+        let _ = writeln!(text, "     {command} has the lock; the hub waits for it");
     }
     text
 }
@@ -130,7 +136,9 @@ fn node_row(name: Cell, node: &NodeStatus) -> [Cell; 8] {
 }
 
 fn remark(grid: &mut Grid, tone: Tone, text: &str) {
-    grid.row([Cell::new(""), Cell::new(text).tone(tone)]);
+    for line in wrap(text, WIDTH - INDENT) {
+        grid.row([Cell::new(""), Cell::new(line).tone(tone)]);
+    }
 }
 
 fn remedy(grid: &mut Grid, node: &NodeStatus) {
