@@ -11,7 +11,8 @@ use super::conductor::Report;
 use super::error::RunError;
 use super::reach::{NodeContext, NodeUp, bring_up_again};
 use crate::capture::Image;
-use crate::capture::wal::{CaptureError, Captured, SourceColumn, WalCapture};
+use super::settings::SPELLING;
+use crate::capture::wal::{CaptureError, Captured, Source, SourceColumn, WalCapture};
 use crate::deliver::{DeliverError, Landing, LandingId, Target};
 
 /// What may wait between a capture and the hub, in transactions; more waits in the socket and in the server.
@@ -215,6 +216,11 @@ impl Seat {
                 self.counters.last_error = Some(error.to_string());
                 Ok(())
             }
+            CaptureError::Source(error) => {
+                tracing::warn!(node = %self.name, "cannot ask for what the stream leaves out: {error}");
+                self.counters.last_error = Some(error);
+                Ok(())
+            }
             error => Err(RunError::Capture { node: self.name.clone(), error }),
         }
     }
@@ -258,7 +264,7 @@ impl Seat {
         self.captured = Some(receiver);
         let context = &self.context;
         let capture =
-            WalCapture::new(up.stream, context.captured.clone(), context.shapes.clone(), &context.secret, judged);
+            WalCapture::new(up.stream, Source::new(context.endpoint.clone(), &SPELLING), context.captured.clone(), context.shapes.clone(), &context.secret, judged);
         let (report, node, generation) = (report.clone(), self.node, self.generation);
         self.task = Task::spawn(async move {
             let error = capture.run(sender).await.err();
