@@ -157,6 +157,14 @@ BEGIN
 END
 $$;
 
+-- Raised where a delivery finds that what it wrote is not what is there, or that it must not write it.
+CREATE FUNCTION pgtandem.refuse(state text, message text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = refuse.state, MESSAGE = refuse.message;
+END
+$$;
+
 REVOKE ALL ON ALL TABLES IN SCHEMA pgtandem FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgtandem FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pgtandem FROM PUBLIC;

@@ -312,6 +312,20 @@ impl ConnectFault {
 }
 
 /// What to do about a server's refusal that has no name of its own here.
+/// What a server said, in one line: tokio-postgres shows a server's error as "db error" only.
+#[must_use]
+pub fn in_words(error: &tokio_postgres::Error) -> String {
+    let Some(server) = error.as_db_error() else {
+        return error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+    };
+    let mut text = server.message().to_owned();
+    for more in [server.detail(), server.hint()].into_iter().flatten() {
+        text.push_str("; ");
+        text.push_str(more);
+    }
+    text
+}
+
 fn retry_of(sqlstate: &str) -> Retry {
     match sqlstate.get(..2) {
         // connection, resources, operator, system, internal

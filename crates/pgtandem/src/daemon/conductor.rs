@@ -435,8 +435,8 @@ async fn deliver(
     id: LandingId,
     delivery: &Delivery<Image>,
 ) -> Result<Landing, DeliverError> {
-    if reload {
-        let tables = read_target_tables(&target.client, &context.linked).await?;
+    if reload || target.is_stale() {
+        let tables = read_target_tables(&target.client, &context.linked, target.is_replica).await?;
         target.replace_tables(tables);
     }
     target.deliver(id, delivery).await

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use crate::capture::wal::CaptureError;
-use crate::connect::{ConnectError, FaultClass, Retry};
+use crate::connect::{ConnectError, FaultClass, Retry, in_words};
 use crate::deliver::DeliverError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReachError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("{0}")]
+    #[error("{}", in_words(.0))]
     Sql(#[from] tokio_postgres::Error),
     #[error(transparent)]
     Replication(#[from] wire::Error),

@@ -94,7 +94,11 @@ fn image_of_json(key: &Key, json: &Json, shapes: &Shapes) -> Image {
     let mut builder = ImageBuilder::default();
     builder.start(shapes.intern(Shape { table: key.table, columns }));
     for value in row.values() {
-        builder.push(value.as_str().map_or(Value::Null, |text| Value::Text(text.as_bytes())));
+        builder.push(match value {
+            Json::String(text) => Value::Text(text.as_bytes()),
+            Json::Object(_) => Value::Unchanged,
+            _ => Value::Null,
+        });
     }
     Image::in_memory(builder.bytes())
 }

@@ -14,7 +14,10 @@ pub use copying::{
     copy_in, copy_out, copy_table, create_copy_table, digest, holds_rows, insert_from_copy_table, rest_of_copy_table,
     row_hashes,
 };
-pub use rows::{WrittenColumn, delete, delete_all, delete_found, stash, truncate, unstash, update, upsert};
+pub use rows::{
+    NOT_WRITTEN, WrittenColumn, counted_upsert, delete, delete_all, delete_found, lock_rows, move_rows,
+    refuse_duplicates, refuse_present, refuse_referenced, select_values, stash, truncate, unstash, upsert,
+};
 pub use sequence::{SequenceOptions, highest_value, sequence_state, set_value};
 pub use table::{add_to_publication, alter_replica_identity, create_publication, drop_from_publication, lock_table};
 

@@ -11,7 +11,7 @@ fn shop() -> Pair {
 }
 
 fn fill(pair: &Pair) {
-    pair["new"].sql("INSERT INTO orders (who) SELECT 'customer ' || i FROM generate_series(1, 200) i");
+    pair["new"].sql("INSERT INTO orders SELECT i, 'customer ' || i FROM generate_series(1, 200) i");
     pair["new"].sql("INSERT INTO lines (order_id, what) SELECT id, 'thing' FROM orders, generate_series(1, 3)");
     pair.quiesce();
 }
