@@ -1,5 +1,4 @@
 //! Scenarios on real servers, which the tests start themselves.
 
 mod cluster;
-mod connect;
-mod connect_tls;
+mod link;

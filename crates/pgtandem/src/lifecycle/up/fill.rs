@@ -1,7 +1,6 @@
 //! Making a table's rows the same on all nodes, and the table live.
 
 use super::Work;
-use super::compare::{compare, digest};
 use super::copy::Copy;
 use super::snapshot::Snapshot;
 use crate::catalog::TableShape;
@@ -25,17 +24,23 @@ impl Work<'_> {
         let resumed = self.resume(id).await?;
         let mut filled = Vec::new();
         let mut empty = Vec::new();
+        // Those that are linked with each other already are one: the first speaks for all.
+        let first_live = self.surveys.iter().position(|survey| survey.is_live(table));
         for (node, snapshot) in self.snapshots().iter().enumerate() {
-            if resumed.targets.contains(&node) {
+            let live = self.surveys[node].is_live(table);
+            if resumed.targets.contains(&node) || (live && first_live != Some(node)) {
                 continue;
             }
-            let live = self.surveys[node].is_live(table);
             let is_filled =
                 live || resumed.source == Some(node) || holds_rows(snapshot, table).await?;
             if is_filled { &mut filled } else { &mut empty }.push(node);
         }
         if resumed.source.is_none() {
-            self.require_equal(table, &columns, &filled).await?;
+            let mut sessions = Vec::new();
+            for node in &filled {
+                sessions.push(self.snapshots()[*node].session().await?);
+            }
+            self.require_equal(table, &sessions).await?;
             for node in &filled {
                 self.start_from_snapshot(id, table, *node).await?;
             }
@@ -70,12 +75,12 @@ impl Work<'_> {
         self.snapshots.as_deref().unwrap_or_default()
     }
 
-    fn shape(&self, node: usize, table: &QualifiedName) -> Option<&TableShape> {
+    pub(super) fn shape(&self, node: usize, table: &QualifiedName) -> Option<&TableShape> {
         self.surveys[node].table(table)
     }
 
     /// Columns that all nodes have and write, in the first node's order. The others stay as their node has them.
-    fn common_columns(&self, table: &QualifiedName) -> Vec<Ident> {
+    pub(super) fn common_columns(&self, table: &QualifiedName) -> Vec<Ident> {
         let everywhere = |column: &Ident| {
             (0..self.nodes.len()).all(|node| {
                 let shape = self.shape(node, table);
@@ -94,54 +99,6 @@ impl Work<'_> {
             .map(|column| column.name.clone())
             .filter(everywhere)
             .collect()
-    }
-
-    async fn require_equal(
-        &self,
-        table: &QualifiedName,
-        columns: &[Ident],
-        filled: &[usize],
-    ) -> Result<(), LifecycleError> {
-        let [first, others @ ..] = filled else {
-            return Ok(());
-        };
-        let first_digest = digest(&self.snapshots()[*first], table, columns);
-        let digests = others
-            .iter()
-            .map(|node| digest(&self.snapshots()[*node], table, columns));
-        let (first_digest, digests) =
-            futures::future::try_join(first_digest, futures::future::try_join_all(digests)).await?;
-        for (other, digest) in others.iter().zip(digests) {
-            if digest == first_digest {
-                continue;
-            }
-            let key = self
-                .shape(*first, table)
-                .map(|shape| shape.primary_key.clone())
-                .unwrap_or_default();
-            let snapshots = (&self.snapshots()[*first], &self.snapshots()[*other]);
-            let differences = compare(snapshots, table, &key, columns).await?;
-            let names = (&self.nodes[*first].name, &self.nodes[*other].name);
-            return Err(LifecycleError::refused(
-                format!(
-                    "{} holds rows on {} and on {}, and they differ: {} only on {}, {} only on {}, {} on both but not \
-                     the same",
-                    table.plain(),
-                    names.0,
-                    names.1,
-                    differences.only_first,
-                    names.0,
-                    differences.only_second,
-                    names.1,
-                    differences.different
-                ),
-                format!(
-                    "merging two filled tables is not there yet; make them equal, or empty one side (TRUNCATE {table}) \
-                     and run `pgtandem up` again"
-                ),
-            ));
-        }
-        Ok(())
     }
 
     /// The node's own rows stand as its snapshot shows them; what it changes from there on is judged.

@@ -6,6 +6,7 @@
 mod clash;
 mod compare;
 mod copy;
+mod equal;
 mod fill;
 mod install;
 mod interleave;
@@ -84,6 +85,7 @@ pub async fn up(
         progress,
         snapshots: None,
     };
+    work.refuse_different_tables().await?;
     let steps = work.plan.steps.clone();
     for step in &steps {
         work.take(step).await?;
