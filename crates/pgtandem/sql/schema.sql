@@ -51,6 +51,7 @@ CREATE TABLE pgtandem.linked_table (
     relid          oid NOT NULL,                        -- tells a rename from a drop
     resolve        text NOT NULL,                       -- 'newest' or 'prefer:NODE'
     ids            text NOT NULL CHECK (ids IN ('interleave', 'keep')),
+    columns        text[] NOT NULL,                     -- of this node's table when it was linked or last fitted its peers'; a later one must be on all nodes
     start_position pg_lsn NOT NULL,                     -- changes of this node that committed before it are in the copied rows and are not judged
     state          text NOT NULL CHECK (state IN ('linking', 'live')),  -- 'linking': `up` is at work
     paused_by      text CHECK (paused_by IN ('user', 'drift')),
@@ -68,8 +69,10 @@ CREATE TABLE pgtandem.landing (
     cover        pg_lsn[] NOT NULL,                     -- index = node number + 1
     acknowledged pg_lsn NOT NULL,                       -- this node's acknowledged position when the delivery was sent
     row_count    integer NOT NULL,
+    wrote        bytea,                                 -- eight bytes for each key it wrote: tells after a crash what it may have overwritten
     landed_at    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
+ALTER TABLE pgtandem.landing ALTER COLUMN wrote SET STORAGE EXTERNAL;  -- hashes do not compress
 
 -- Conflicts that were decided, each with the row that lost, so that it can be put back. Looked up before
 -- a conflict is decided: a decision is made once.
@@ -110,6 +113,7 @@ CREATE TABLE pgtandem.held (
     sqlstate        text,
     held_since      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     last_tried      timestamptz,
+    released        pg_lsn,                             -- the landing that wrote the key after all; the record is deleted once nobody needs it
     PRIMARY KEY (table_id, key_bytes)
 );
 

@@ -12,10 +12,7 @@ use crate::options::{ChannelBinding, ConnectOptions};
 use crate::transport::Transport;
 
 /// Answers the server's requests until it says that all is well.
-pub(crate) async fn authenticate(
-    frames: &mut Frames<Transport>,
-    options: &ConnectOptions,
-) -> Result<()> {
+pub(crate) async fn authenticate(frames: &mut Frames<Transport>, options: &ConnectOptions) -> Result<()> {
     let mut bound = false;
     loop {
         let body = next_request(frames).await?;
@@ -23,9 +20,7 @@ pub(crate) async fn authenticate(
         let method = request.i32("kind of authentication")?;
         // Anything but a bound SCRAM leaves open who is at the other end.
         if options.channel_binding == ChannelBinding::Require && !bound && method != 10 {
-            return Err(Error::ChannelBinding {
-                why: "the server wants to let us in without it",
-            });
+            return Err(Error::ChannelBinding { why: "the server wants to let us in without it" });
         }
         match method {
             0 => return Ok(()),
@@ -70,10 +65,7 @@ async fn next_request(frames: &mut Frames<Transport>) -> Result<bytes::Bytes> {
             // Notices, and the offer of an older minor protocol version.
             b'N' | b'v' => {}
             other => {
-                return Err(Error::Unexpected {
-                    tag: char::from(other),
-                    during: "during authentication",
-                });
+                return Err(Error::Unexpected { tag: char::from(other), during: "during authentication" });
             }
         }
     }
@@ -94,18 +86,13 @@ async fn send(frames: &mut Frames<Transport>, message: &[u8]) -> Result<()> {
 
 async fn send_password(frames: &mut Frames<Transport>, password: &[u8]) -> Result<()> {
     let mut message = BytesMut::new();
-    frontend::password_message(password, &mut message).map_err(|_| Error::InvalidOption {
-        what: "the password has a NUL byte in it".to_owned(),
-    })?;
+    frontend::password_message(password, &mut message)
+        .map_err(|_| Error::InvalidOption { what: "the password has a NUL byte in it".to_owned() })?;
     send(frames, &message).await
 }
 
 /// SCRAM-SHA-256, bound to the server's certificate where both sides can.
-async fn scram(
-    frames: &mut Frames<Transport>,
-    options: &ConnectOptions,
-    offer: &mut Cursor<'_>,
-) -> Result<()> {
+async fn scram(frames: &mut Frames<Transport>, options: &ConnectOptions, offer: &mut Cursor<'_>) -> Result<()> {
     let mut plain = false;
     let mut plus = false;
     loop {
@@ -124,9 +111,7 @@ async fn scram(
     frontend::sasl_initial_response(mechanism, exchange.message(), &mut message)?;
     send(frames, &message).await?;
 
-    let unproven = |error: std::io::Error| Error::ServerUnproven {
-        why: error.to_string(),
-    };
+    let unproven = |error: std::io::Error| Error::ServerUnproven { why: error.to_string() };
     let challenge = sasl_step(frames, 11).await?;
     exchange.update(&challenge[4..]).map_err(unproven)?;
     message.clear();
@@ -151,22 +136,13 @@ fn choose(
     };
     let missing = |why| Err(Error::ChannelBinding { why });
     match end_point {
-        Some(digest) if plus => Ok((
-            sasl::SCRAM_SHA_256_PLUS,
-            sasl::ChannelBinding::tls_server_end_point(digest),
-        )),
-        _ if wanted == ChannelBinding::Require && !transport.is_tls() => {
-            missing("the connection does not use TLS")
-        }
+        Some(digest) if plus => Ok((sasl::SCRAM_SHA_256_PLUS, sasl::ChannelBinding::tls_server_end_point(digest))),
+        _ if wanted == ChannelBinding::Require && !transport.is_tls() => missing("the connection does not use TLS"),
         _ if wanted == ChannelBinding::Require && !plus => missing("the server does not offer it"),
-        _ if wanted == ChannelBinding::Require => {
-            missing("the signature of the server's certificate names no hash")
-        }
+        _ if wanted == ChannelBinding::Require => missing("the signature of the server's certificate names no hash"),
         Some(_) if plain => Ok((sasl::SCRAM_SHA_256, sasl::ChannelBinding::unrequested())),
         None if plain => Ok((sasl::SCRAM_SHA_256, sasl::ChannelBinding::unsupported())),
-        _ => Err(Error::UnsupportedAuth {
-            method: "SASL without SCRAM-SHA-256".to_owned(),
-        }),
+        _ => Err(Error::UnsupportedAuth { method: "SASL without SCRAM-SHA-256".to_owned() }),
     }
 }
 
@@ -176,9 +152,7 @@ async fn sasl_step(frames: &mut Frames<Transport>, expected: i32) -> Result<byte
     let body = next_request(frames).await?;
     let kind = Cursor::new(&body).i32("kind of authentication")?;
     if kind != expected {
-        return Err(Error::ServerUnproven {
-            why: "it broke off the SCRAM exchange".to_owned(),
-        });
+        return Err(Error::ServerUnproven { why: "it broke off the SCRAM exchange".to_owned() });
     }
     Ok(body)
 }

@@ -91,12 +91,7 @@ impl ReplicationClient {
     }
 
     /// Makes a logical slot for pgoutput. Waits until every transaction that is open now has ended.
-    pub async fn create_slot(
-        &mut self,
-        name: &str,
-        temporary: bool,
-        export_snapshot: bool,
-    ) -> Result<CreatedSlot> {
+    pub async fn create_slot(&mut self, name: &str, temporary: bool, export_snapshot: bool) -> Result<CreatedSlot> {
         let temporary = if temporary { " TEMPORARY" } else { "" };
         // The older form, without parentheses, is the one that 14 knows; later ones keep it for it.
         let snapshot = match (self.server_major() >= 15, export_snapshot) {
@@ -105,15 +100,9 @@ impl ReplicationClient {
             (false, true) => "EXPORT_SNAPSHOT",
             (false, false) => "NOEXPORT_SNAPSHOT",
         };
-        let command = format!(
-            "CREATE_REPLICATION_SLOT {}{temporary} LOGICAL pgoutput {snapshot}",
-            Ident(name)
-        );
+        let command = format!("CREATE_REPLICATION_SLOT {}{temporary} LOGICAL pgoutput {snapshot}", Ident(name));
         let row = self.one_row(&command).await?;
-        Ok(CreatedSlot {
-            consistent_point: parsed(&row, 1)?,
-            snapshot: row.get(2).cloned().flatten(),
-        })
+        Ok(CreatedSlot { consistent_point: parsed(&row, 1)?, snapshot: row.get(2).cloned().flatten() })
     }
 
     /// Drops a slot. If it is in use: waits until it no longer is, or else fails.
@@ -127,12 +116,7 @@ impl ReplicationClient {
     /// slot has confirmed, whichever is later.
     ///
     /// Must be called on a tokio runtime, where it starts the task that sends feedback.
-    pub async fn start(
-        mut self,
-        slot: &str,
-        from: Lsn,
-        options: &PgOutputOptions,
-    ) -> Result<(Stream, Feedback)> {
+    pub async fn start(mut self, slot: &str, from: Lsn, options: &PgOutputOptions) -> Result<(Stream, Feedback)> {
         let status_interval = self.status_interval().await?;
         self.send_query(&start_command(slot, from, options)).await?;
         loop {
@@ -146,21 +130,14 @@ impl ReplicationClient {
         }
         let (frames, write) = self.session.frames.map(|transport| transport.split());
         let feedback = Feedback::spawn(write, status_interval);
-        let stream = Stream::new(
-            frames,
-            feedback.clone(),
-            options.proto_version,
-            self.silence_timeout,
-        );
+        let stream = Stream::new(frames, feedback.clone(), options.proto_version, self.silence_timeout);
         Ok((stream, feedback))
     }
 
     /// The server ends a connection that says nothing for `wal_sender_timeout`, so a status must go
     /// out well before.
     async fn status_interval(&mut self) -> Result<Duration> {
-        let row = self
-            .one_row("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'")
-            .await?;
+        let row = self.one_row("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'").await?;
         let timeout = Duration::from_millis(parsed(&row, 0)?);
         let most = match timeout {
             Duration::ZERO => Duration::MAX,
@@ -172,9 +149,8 @@ impl ReplicationClient {
 
     async fn send_query(&mut self, query: &str) -> Result<()> {
         let mut message = BytesMut::new();
-        frontend::query(query, &mut message).map_err(|_| Error::InvalidOption {
-            what: "a name has a NUL byte in it".to_owned(),
-        })?;
+        frontend::query(query, &mut message)
+            .map_err(|_| Error::InvalidOption { what: "a name has a NUL byte in it".to_owned() })?;
         let transport = self.session.frames.input();
         transport.write_all(&message).await?;
         transport.flush().await?;
@@ -217,10 +193,7 @@ pub(crate) fn server_error(body: &[u8]) -> Result<Error> {
 }
 
 pub(crate) fn unexpected(tag: u8, during: &'static str) -> Error {
-    Error::Unexpected {
-        tag: char::from(tag),
-        during,
-    }
+    Error::Unexpected { tag: char::from(tag), during }
 }
 
 fn data_row(body: &[u8]) -> Result<Row> {
@@ -288,11 +261,8 @@ mod tests {
 
     #[test]
     fn start_command_quotes_names_and_lists_options() {
-        let options = PgOutputOptions {
-            messages: true,
-            origin: Some(Origin::None),
-            ..PgOutputOptions::new(["a\"b", "it's"])
-        };
+        let options =
+            PgOutputOptions { messages: true, origin: Some(Origin::None), ..PgOutputOptions::new(["a\"b", "it's"]) };
         assert_eq!(
             start_command("s", Lsn(0x1_0000_00FF), &options),
             r#"START_REPLICATION SLOT "s" LOGICAL 1/FF (proto_version '1', publication_names '"a""b","it''s"', messages 'true', origin 'none')"#

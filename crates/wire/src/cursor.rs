@@ -87,10 +87,7 @@ impl<'a> Cursor<'a> {
     /// Bytes up to a NUL, which is passed over.
     pub(crate) fn cstr(&mut self, what: &'static str) -> Result<&'a [u8]> {
         let rest = &self.data[self.at..];
-        let length = rest
-            .iter()
-            .position(|byte| *byte == 0)
-            .ok_or(Error::malformed(what, self.at))?;
+        let length = rest.iter().position(|byte| *byte == 0).ok_or(Error::malformed(what, self.at))?;
         self.at += length + 1;
         Ok(&rest[..length])
     }

@@ -17,18 +17,14 @@ pub enum Error {
     #[error("no connection to {target} within {after:?}")]
     ConnectTimeout { target: String, after: Duration },
 
-    #[error(
-        "the server does not speak TLS, and TLS is required; turn it on there (ssl = on) or lower sslmode"
-    )]
+    #[error("the server does not speak TLS, and TLS is required; turn it on there (ssl = on) or lower sslmode")]
     TlsRefused,
 
     /// The certificate does not match, is not trusted, or the two sides have no cipher in common.
     #[error("TLS: {0}")]
     Tls(#[source] io::Error),
 
-    #[error(
-        "channel binding is required, but {why}; use a SCRAM password over TLS or lower channel_binding"
-    )]
+    #[error("channel binding is required, but {why}; use a SCRAM password over TLS or lower channel_binding")]
     ChannelBinding { why: &'static str },
 
     #[error("the server asks for a password ({method}) and none is given")]
@@ -107,9 +103,7 @@ impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         // TLS 1.3 reports a refused client certificate on the first read after the handshake, so any
         // read can bring a TLS error.
-        let tls = error
-            .get_ref()
-            .is_some_and(|inner| inner.is::<rustls::Error>());
+        let tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
         if tls {
             Error::Tls(error)
         } else if error.kind() == io::ErrorKind::UnexpectedEof {

@@ -30,6 +30,8 @@ pub struct Feedback {
 struct Shared {
     flushed: AtomicU64,
     written: AtomicU64,
+    /// Up to where the server said it has sent everything.
+    received: AtomicU64,
     /// What the task is to do now, besides what it does every interval.
     wake: Notify,
     ask_for_reply: AtomicBool,
@@ -52,12 +54,17 @@ impl Feedback {
     /// after a restart. `written` is for `pg_stat_replication` only, and is never behind `flushed`.
     /// Neither moves back. Told to the server with the next status.
     ///
-    /// A server that shuts down waits until what it sent last has been confirmed, so an idle reader
-    /// should confirm the `wal_end` of keepalives.
+    /// What is not confirmed does not hold up a server that shuts down, nor one whose
+    /// `synchronous_standby_names` would match this connection: see `statuses`.
     pub fn set(&self, flushed: Lsn, written: Lsn) {
         self.shared.flushed.fetch_max(flushed.0, Ordering::AcqRel);
         let written = written.max(flushed);
         self.shared.written.fetch_max(written.0, Ordering::AcqRel);
+    }
+
+    /// The server said that it has sent everything up to here.
+    pub(crate) fn received(&self, wal_end: Lsn) {
+        self.shared.received.fetch_max(wal_end.0, Ordering::AcqRel);
     }
 
     /// What has been confirmed so far.
@@ -101,9 +108,7 @@ impl Feedback {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // Nothing under these locks can panic half-way.
-    mutex
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 async fn run(shared: Arc<Shared>, mut write: WriteHalf, status_interval: Duration) {
@@ -113,21 +118,18 @@ async fn run(shared: Arc<Shared>, mut write: WriteHalf, status_interval: Duratio
     }
 }
 
-async fn send_statuses(
-    shared: &Shared,
-    write: &mut WriteHalf,
-    status_interval: Duration,
-) -> io::Result<()> {
+async fn send_statuses(shared: &Shared, write: &mut WriteHalf, status_interval: Duration) -> io::Result<()> {
     let mut ticks = interval(status_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut message = BytesMut::with_capacity(64);
+    let mut message = BytesMut::with_capacity(128);
+    let mut confirmed = 0;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = shared.wake.notified() => {}
         }
         message.clear();
-        status(shared, &mut message);
+        statuses(shared, &mut confirmed, &mut message);
         let last = shared.hang_up.load(Ordering::Acquire);
         if last {
             // Not CopyDone: amid a large transaction the server would go on to its end.
@@ -141,12 +143,23 @@ async fn send_statuses(
     }
 }
 
-/// A Standby Status Update in a CopyData message.
-fn status(shared: &Shared, message: &mut BytesMut) {
-    // `flushed` before `written`, which is set after it: so written >= flushed in what is sent.
+/// What is to be said now. A position is confirmed once, in a status of its own; the status that
+/// stands names no flush position. A server that shuts down then waits only until we have *received*
+/// what it sent (`WalSndDone` falls back to the write position), not until every peer has it; and a
+/// walsender without a flush position never counts as a synchronous standby, for which commits wait.
+fn statuses(shared: &Shared, confirmed: &mut u64, message: &mut BytesMut) {
     let flushed = shared.flushed.load(Ordering::Acquire);
-    let written = shared.written.load(Ordering::Acquire).max(flushed);
+    let written = shared.written.load(Ordering::Acquire).max(shared.received.load(Ordering::Acquire)).max(flushed);
+    if flushed > *confirmed {
+        status(written, flushed, false, message);
+        *confirmed = flushed;
+    }
     let reply = shared.ask_for_reply.swap(false, Ordering::AcqRel);
+    status(written, Lsn::NONE.0, reply, message);
+}
+
+/// A Standby Status Update in a CopyData message.
+fn status(written: u64, flushed: u64, reply: bool, message: &mut BytesMut) {
     message.put_u8(b'd');
     message.put_u32(4 + 1 + 8 * 4 + 1);
     message.put_u8(b'r');
@@ -158,11 +171,7 @@ fn status(shared: &Shared, message: &mut BytesMut) {
 }
 
 fn micros_since_2000() -> i64 {
-    let unix = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let micros = unix
-        .saturating_sub(Duration::from_secs(POSTGRES_EPOCH))
-        .as_micros();
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let micros = unix.saturating_sub(Duration::from_secs(POSTGRES_EPOCH)).as_micros();
     i64::try_from(micros).unwrap_or(i64::MAX)
 }

@@ -34,12 +34,7 @@ pub struct Frames<R> {
 
 impl<R> Frames<R> {
     pub fn new(input: R) -> Self {
-        Frames {
-            input,
-            buffer: BytesMut::with_capacity(READ_BUFFER),
-            limit: LARGEST_FRAME,
-            grown: false,
-        }
+        Frames { input, buffer: BytesMut::with_capacity(READ_BUFFER), limit: LARGEST_FRAME, grown: false }
     }
 
     /// Frames longer than this are malformed. A server that has not yet been authenticated deserves
@@ -55,12 +50,7 @@ impl<R> Frames<R> {
     /// The same frames from another form of the input; what is buffered stays.
     pub(crate) fn map<S, T>(self, change: impl FnOnce(R) -> (S, T)) -> (Frames<S>, T) {
         let (input, rest) = change(self.input);
-        let frames = Frames {
-            input,
-            buffer: self.buffer,
-            limit: self.limit,
-            grown: self.grown,
-        };
+        let frames = Frames { input, buffer: self.buffer, limit: self.limit, grown: self.grown };
         (frames, rest)
     }
 
@@ -107,16 +97,11 @@ impl<R> Frames<R> {
             self.grown = true;
             if room < WORTH_READING {
                 let missing = wanted.saturating_sub(self.buffer.len());
-                let step = self
-                    .buffer
-                    .len()
-                    .max(READ_BUFFER)
-                    .min(missing + WORTH_READING);
+                let step = self.buffer.len().max(READ_BUFFER).min(missing + WORTH_READING);
                 self.buffer.reserve(step);
             }
         } else if room < WORTH_READING {
-            self.buffer
-                .reserve(READ_BUFFER - self.buffer.len().min(READ_BUFFER - WORTH_READING));
+            self.buffer.reserve(READ_BUFFER - self.buffer.len().min(READ_BUFFER - WORTH_READING));
         }
         Ok(())
     }

@@ -44,13 +44,9 @@ pub use error::{Error, Result, ServerError};
 pub use feedback::Feedback;
 pub use lsn::{Lsn, ParseLsnError};
 pub use options::{
-    ChannelBinding, ConnectOptions, Host, Keepalives, Origin, PgOutputOptions, ProtoVersion, Tls,
-    TlsConfig,
+    ChannelBinding, ConnectOptions, Host, Keepalives, Origin, PgOutputOptions, ProtoVersion, Tls, TlsConfig,
 };
-pub use pgoutput::{
-    Column, Columns, Decoded, Decoder, Message, Old, Relation, RelationColumn, ReplicaIdentity,
-    Tuple,
-};
+pub use pgoutput::{Column, Columns, Decoded, Decoder, Message, Old, Relation, RelationColumn, ReplicaIdentity, Tuple};
 pub use secret::Secret;
 pub use stream::{Event, Stream};
 pub use tls::end_point_digest;

@@ -34,8 +34,7 @@ impl FromStr for Lsn {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let half = |digits: &str| -> Option<u64> {
             // `from_str_radix` alone would accept a sign.
-            let plain = (1..=8).contains(&digits.len())
-                && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
             plain.then(|| u64::from_str_radix(digits, 16).ok())?
         };
         text.split_once('/')
@@ -58,18 +57,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_position() {
-        for text in [
-            "",
-            "/",
-            "1",
-            "1/",
-            "/1",
-            "+1/2",
-            "1/-2",
-            "123456789/0",
-            "g/0",
-            "1/2/3",
-        ] {
+        for text in ["", "/", "1", "1/", "/1", "+1/2", "1/-2", "123456789/0", "g/0", "1/2/3"] {
             assert!(text.parse::<Lsn>().is_err(), "{text}");
         }
     }

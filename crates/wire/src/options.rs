@@ -40,9 +40,7 @@ pub struct TlsConfig {
 impl fmt::Debug for TlsConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The config holds trust anchors and perhaps a client key: of no use in a log.
-        f.debug_struct("TlsConfig")
-            .field("server_name", &self.server_name)
-            .finish_non_exhaustive()
+        f.debug_struct("TlsConfig").field("server_name", &self.server_name).finish_non_exhaustive()
     }
 }
 
@@ -169,9 +167,6 @@ pub struct PgOutputOptions {
 impl PgOutputOptions {
     /// Protocol 1, values as text, nothing but row changes.
     pub fn new<P: Into<String>>(publication: impl IntoIterator<Item = P>) -> Self {
-        PgOutputOptions {
-            publication: publication.into_iter().map(Into::into).collect(),
-            ..PgOutputOptions::default()
-        }
+        PgOutputOptions { publication: publication.into_iter().map(Into::into).collect(), ..PgOutputOptions::default() }
     }
 }

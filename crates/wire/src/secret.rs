@@ -41,9 +41,6 @@ mod tests {
 
     #[test]
     fn debug_shows_nothing() {
-        assert_eq!(
-            format!("{:?}", Some(Secret::from("hunter2"))),
-            "Some(Secret)"
-        );
+        assert_eq!(format!("{:?}", Some(Secret::from("hunter2"))), "Some(Secret)");
     }
 }

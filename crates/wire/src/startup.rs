@@ -31,10 +31,7 @@ pub(crate) struct Session {
 #[derive(Clone, Copy)]
 enum Attempt<'a> {
     Plain,
-    Tls {
-        config: &'a TlsConfig,
-        optional: bool,
-    },
+    Tls { config: &'a TlsConfig, optional: bool },
 }
 
 fn attempts<'a>(options: &'a ConnectOptions) -> Vec<Attempt<'a>> {
@@ -52,16 +49,8 @@ fn attempts<'a>(options: &'a ConnectOptions) -> Vec<Attempt<'a>> {
 
 /// Connects and logs in.
 pub(crate) async fn open(options: &ConnectOptions) -> Result<Session> {
-    let unreachable = |source| Error::Connect {
-        target: options.target(),
-        source,
-    };
-    let addresses = within(options, async {
-        resolve(&options.host, options.port)
-            .await
-            .map_err(unreachable)
-    })
-    .await?;
+    let unreachable = |source| Error::Connect { target: options.target(), source };
+    let addresses = within(options, async { resolve(&options.host, options.port).await.map_err(unreachable) }).await?;
     let mut outcome = Err(Error::Closed);
     for address in &addresses {
         outcome = open_address(options, address).await;
@@ -97,33 +86,19 @@ async fn within<T>(options: &ConnectOptions, work: impl Future<Output = Result<T
     if limit == Duration::ZERO {
         return work.await;
     }
-    timeout(limit, work).await.unwrap_or_else(|_| {
-        Err(Error::ConnectTimeout {
-            target: options.target(),
-            after: limit,
-        })
-    })
+    timeout(limit, work).await.unwrap_or_else(|_| Err(Error::ConnectTimeout { target: options.target(), after: limit }))
 }
 
-async fn log_in(
-    options: &ConnectOptions,
-    address: &Address,
-    attempt: Attempt<'_>,
-) -> Result<Session> {
+async fn log_in(options: &ConnectOptions, address: &Address, attempt: Attempt<'_>) -> Result<Session> {
     let mut transport = Transport::connect(address, &options.keepalives)
         .await
-        .map_err(|source| Error::Connect {
-            target: options.target(),
-            source,
-        })?;
+        .map_err(|source| Error::Connect { target: options.target(), source })?;
     if let Attempt::Tls { config, optional } = attempt {
         transport = transport.upgrade(config, optional).await?;
     }
     let mut message = BytesMut::new();
-    frontend::startup_message(parameters(options), &mut message).map_err(|_| {
-        Error::InvalidOption {
-            what: "a setting, the user or the database has a NUL byte in it".to_owned(),
-        }
+    frontend::startup_message(parameters(options), &mut message).map_err(|_| Error::InvalidOption {
+        what: "a setting, the user or the database has a NUL byte in it".to_owned(),
     })?;
     transport.write_all(&message).await?;
     transport.flush().await?;
@@ -149,11 +124,7 @@ fn parameters(options: &ConnectOptions) -> Vec<(&str, &str)> {
 
 /// Takes what the server reports between login and its first prompt.
 async fn until_ready(frames: Frames<Transport>) -> Result<Session> {
-    let mut session = Session {
-        frames,
-        parameters: HashMap::new(),
-        process_id: 0,
-    };
+    let mut session = Session { frames, parameters: HashMap::new(), process_id: 0 };
     loop {
         let Frame { tag, body } = session.frames.next().await?;
         match tag {
@@ -163,10 +134,7 @@ async fn until_ready(frames: Frames<Transport>) -> Result<Session> {
             b'E' => return Err(ServerError::parse(&body)?.at_startup()),
             b'N' => {}
             other => {
-                return Err(Error::Unexpected {
-                    tag: char::from(other),
-                    during: "before it was ready",
-                });
+                return Err(Error::Unexpected { tag: char::from(other), during: "before it was ready" });
             }
         }
     }

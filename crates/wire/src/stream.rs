@@ -152,27 +152,18 @@ impl Stream {
                 let sent_micros = cursor.i64("time of stream data")?;
                 body.advance(1 + 8 * 3);
                 let Decoded { xid, message } = self.decoder.decode(body)?;
-                Ok(Event::Message {
-                    wal_start,
-                    wal_end,
-                    sent_micros,
-                    xid,
-                    message,
-                })
+                Ok(Event::Message { wal_start, wal_end, sent_micros, xid, message })
             }
             b'k' => {
                 let wal_end = Lsn(cursor.u64("end of a keepalive")?);
                 let sent_micros = cursor.i64("time of a keepalive")?;
                 let reply_requested = cursor.bool("reply mark of a keepalive")?;
                 cursor.end("bytes behind a keepalive")?;
+                self.feedback.received(wal_end);
                 if reply_requested {
                     self.feedback.flush_now();
                 }
-                Ok(Event::Keepalive {
-                    wal_end,
-                    sent_micros,
-                    reply_requested,
-                })
+                Ok(Event::Keepalive { wal_end, sent_micros, reply_requested })
             }
             _ => Err(Error::malformed("kind of stream data", 0)),
         }
@@ -180,17 +171,12 @@ impl Stream {
 
     /// Waits until something has been received.
     async fn wait(&mut self) -> Result<()> {
-        let waiting = Waiting {
-            silence: &mut self.silence,
-            since: Instant::now(),
-        };
+        let waiting = Waiting { silence: &mut self.silence, since: Instant::now() };
         loop {
             let waited = waiting.silence.waited + waiting.since.elapsed();
             let limit = match (self.send_failed, self.silence_timeout) {
                 (Some(since), _) => Some(LAST_WORDS.saturating_sub(since.elapsed())),
-                (None, Some(timeout)) if waiting.silence.asked => {
-                    Some(timeout.saturating_sub(waited))
-                }
+                (None, Some(timeout)) if waiting.silence.asked => Some(timeout.saturating_sub(waited)),
                 (None, Some(timeout)) => Some((timeout / 2).saturating_sub(waited)),
                 (None, None) => None,
             };

@@ -4,16 +4,14 @@ use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 use x509_cert::Certificate;
 use x509_cert::der::asn1::{AnyRef, ContextSpecific, ObjectIdentifier};
 use x509_cert::der::oid::db::rfc5912::{
-    ECDSA_WITH_SHA_224, ECDSA_WITH_SHA_256, ECDSA_WITH_SHA_384, ECDSA_WITH_SHA_512, ID_RSASSA_PSS,
-    ID_SHA_1, ID_SHA_224, ID_SHA_256, ID_SHA_384, ID_SHA_512, SHA_1_WITH_RSA_ENCRYPTION,
-    SHA_224_WITH_RSA_ENCRYPTION, SHA_256_WITH_RSA_ENCRYPTION, SHA_384_WITH_RSA_ENCRYPTION,
-    SHA_512_WITH_RSA_ENCRYPTION,
+    ECDSA_WITH_SHA_224, ECDSA_WITH_SHA_256, ECDSA_WITH_SHA_384, ECDSA_WITH_SHA_512, ID_RSASSA_PSS, ID_SHA_1,
+    ID_SHA_224, ID_SHA_256, ID_SHA_384, ID_SHA_512, SHA_1_WITH_RSA_ENCRYPTION, SHA_224_WITH_RSA_ENCRYPTION,
+    SHA_256_WITH_RSA_ENCRYPTION, SHA_384_WITH_RSA_ENCRYPTION, SHA_512_WITH_RSA_ENCRYPTION,
 };
 use x509_cert::der::{Decode, SliceReader, TagNumber};
 use x509_cert::spki::AlgorithmIdentifierRef;
 
-const MD5_WITH_RSA_ENCRYPTION: ObjectIdentifier =
-    ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.4");
+const MD5_WITH_RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.4");
 const ECDSA_WITH_SHA_1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.1");
 
 /// The channel binding data for a server certificate (DER): its hash by the algorithm it is signed
@@ -52,10 +50,9 @@ fn hash_of_signature(signature: ObjectIdentifier) -> Option<ObjectIdentifier> {
 /// RSASSA-PSS names its hash in its parameters, in field 0; SHA-1 when that is left out.
 fn pss_hash(parameters: AnyRef<'_>) -> Option<ObjectIdentifier> {
     let mut fields = SliceReader::new(parameters.value()).ok()?;
-    let hash =
-        ContextSpecific::<AlgorithmIdentifierRef<'_>>::decode_explicit(&mut fields, TagNumber::N0)
-            .ok()?
-            .map_or(ID_SHA_1, |field| field.value.oid);
+    let hash = ContextSpecific::<AlgorithmIdentifierRef<'_>>::decode_explicit(&mut fields, TagNumber::N0)
+        .ok()?
+        .map_or(ID_SHA_1, |field| field.value.oid);
     Some(if hash == ID_SHA_1 { ID_SHA_256 } else { hash })
 }
 
@@ -67,14 +64,8 @@ mod tests {
     fn the_hash_is_the_one_of_the_signature() {
         let rsa_sha512 = include_bytes!("../tests/certificates/rsa_sha512.der");
         let pss_sha384 = include_bytes!("../tests/certificates/rsa_pss_sha384.der");
-        assert_eq!(
-            end_point_digest(rsa_sha512),
-            Some(Sha512::digest(rsa_sha512).to_vec())
-        );
-        assert_eq!(
-            end_point_digest(pss_sha384),
-            Some(Sha384::digest(pss_sha384).to_vec())
-        );
+        assert_eq!(end_point_digest(rsa_sha512), Some(Sha512::digest(rsa_sha512).to_vec()));
+        assert_eq!(end_point_digest(pss_sha384), Some(Sha384::digest(pss_sha384).to_vec()));
     }
 
     #[test]

@@ -34,15 +34,9 @@ pub(crate) async fn resolve(host: &Host, port: u16) -> io::Result<Vec<Address>> 
             if let Ok(address) = name.parse::<IpAddr>() {
                 return Ok(vec![Address::Tcp(SocketAddr::new(address, port))]);
             }
-            let found: Vec<_> = lookup_host((name.as_str(), port))
-                .await?
-                .map(Address::Tcp)
-                .collect();
+            let found: Vec<_> = lookup_host((name.as_str(), port)).await?.map(Address::Tcp).collect();
             match found.is_empty() {
-                true => Err(io::Error::new(
-                    io::ErrorKind::NotFound,
-                    "the name has no address",
-                )),
+                true => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
                 false => Ok(found),
             }
         }
@@ -97,18 +91,12 @@ impl Transport {
         match stream.read_u8().await? {
             b'S' => {
                 let connector = TlsConnector::from(tls.config.clone());
-                let stream = connector
-                    .connect(tls.server_name.clone(), stream)
-                    .await
-                    .map_err(Error::Tls)?;
+                let stream = connector.connect(tls.server_name.clone(), stream).await.map_err(Error::Tls)?;
                 Ok(Transport::Tls(Box::new(stream)))
             }
             b'N' if optional => Ok(Transport::Tcp(stream)),
             b'N' => Err(Error::TlsRefused),
-            other => Err(Error::Unexpected {
-                tag: char::from(other),
-                during: "in answer to the request for TLS",
-            }),
+            other => Err(Error::Unexpected { tag: char::from(other), during: "in answer to the request for TLS" }),
         }
     }
 
@@ -180,11 +168,7 @@ macro_rules! each {
 macro_rules! reads {
     ($kind:ident) => {
         impl AsyncRead for $kind {
-            fn poll_read(
-                self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                buffer: &mut ReadBuf<'_>,
-            ) -> Poll<io::Result<()>> {
+            fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
                 each!($kind, self, poll_read(cx, buffer))
             }
         }
@@ -194,11 +178,7 @@ macro_rules! reads {
 macro_rules! writes {
     ($kind:ident) => {
         impl AsyncWrite for $kind {
-            fn poll_write(
-                self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                bytes: &[u8],
-            ) -> Poll<io::Result<usize>> {
+            fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
                 each!($kind, self, poll_write(cx, bytes))
             }
 

@@ -88,16 +88,10 @@ pub(super) async fn read_primary_keys(
                      JOIN pg_catalog.pg_attribute a ON a.attrelid = con.conrelid AND a.attnum = k.attnum ORDER BY k.place)
         FROM pg_catalog.pg_constraint con WHERE con.contype = 'p' AND con.conrelid = ANY ($1)";
     let rows = client.query(QUERY, &[&relids]).await?;
-    Ok(rows
-        .iter()
-        .map(|row| (row.get(0), (idents(row.get(2)), row.get(1))))
-        .collect())
+    Ok(rows.iter().map(|row| (row.get(0), (idents(row.get(2)), row.get(1)))).collect())
 }
 
-pub(super) async fn read_foreign_keys(
-    client: &impl GenericClient,
-    relids: &[u32],
-) -> Result<Vec<ForeignKey>, Error> {
+pub(super) async fn read_foreign_keys(client: &impl GenericClient, relids: &[u32]) -> Result<Vec<ForeignKey>, Error> {
     const QUERY: &str = "
         SELECT con.conname::text AS name, con.conrelid AS relid, n.nspname::text AS schema, c.relname::text AS table,
                con.confrelid AS referenced_relid, fn.nspname::text AS referenced_schema, fc.relname::text AS referenced_table,
@@ -119,10 +113,7 @@ pub(super) async fn read_foreign_keys(
     let keys = rows.iter().map(|row| ForeignKey {
         name: Ident::new(row.get::<_, String>("name")),
         relid: row.get("relid"),
-        table: QualifiedName::new(
-            row.get::<_, String>("schema"),
-            row.get::<_, String>("table"),
-        ),
+        table: QualifiedName::new(row.get::<_, String>("schema"), row.get::<_, String>("table")),
         columns: idents(row.get("columns")),
         referenced_relid: row.get("referenced_relid"),
         referenced: QualifiedName::new(
@@ -158,21 +149,15 @@ pub(super) async fn read_unique_indexes(
     let mut indexes: HashMap<u32, Vec<UniqueIndex>> = HashMap::new();
     for row in client.query(QUERY, &[&relids]).await? {
         let columns: Vec<Option<String>> = row.get("columns");
-        indexes
-            .entry(row.get("relid"))
-            .or_default()
-            .push(UniqueIndex {
-                name: Ident::new(row.get::<_, String>("name")),
-                columns: columns
-                    .into_iter()
-                    .map(|name| name.map(Ident::new))
-                    .collect(),
-                partial: row.get("partial"),
-                deferrable: row.get("deferrable"),
-                nulls_not_distinct: row.get("nulls_not_distinct"),
-                is_exclusion: row.get("is_exclusion"),
-                definition: row.get("definition"),
-            });
+        indexes.entry(row.get("relid")).or_default().push(UniqueIndex {
+            name: Ident::new(row.get::<_, String>("name")),
+            columns: columns.into_iter().map(|name| name.map(Ident::new)).collect(),
+            partial: row.get("partial"),
+            deferrable: row.get("deferrable"),
+            nulls_not_distinct: row.get("nulls_not_distinct"),
+            is_exclusion: row.get("is_exclusion"),
+            definition: row.get("definition"),
+        });
     }
     Ok(indexes)
 }

@@ -18,8 +18,7 @@ pub struct Difference {
 
 impl Fingerprint {
     pub fn differences(&self, after: &Self) -> Vec<Difference> {
-        let objects: std::collections::BTreeSet<&String> =
-            self.0.keys().chain(after.0.keys()).collect();
+        let objects: std::collections::BTreeSet<&String> = self.0.keys().chain(after.0.keys()).collect();
         objects
             .into_iter()
             .filter(|object| self.0.get(*object) != after.0.get(*object))
@@ -99,14 +98,5 @@ const QUERY: &str = "
 /// With an empty `search_path`, so that names come out qualified.
 pub async fn read_fingerprint(client: &impl GenericClient) -> Result<Fingerprint, Error> {
     let rows = client.query(QUERY, &[]).await?;
-    Ok(Fingerprint(
-        rows.iter()
-            .map(|row| {
-                (
-                    row.get(0),
-                    row.get::<_, Option<String>>(1).unwrap_or_default(),
-                )
-            })
-            .collect(),
-    ))
+    Ok(Fingerprint(rows.iter().map(|row| (row.get(0), row.get::<_, Option<String>>(1).unwrap_or_default())).collect()))
 }

@@ -18,6 +18,5 @@ pub use role::{RoleFacts, TableRights, read_role};
 pub use sequences::{Sequence, ServedBy, read_sequences};
 pub use server::{ServerFacts, read_server};
 pub use tables::{
-    Column, Generated, Identity, Leaf, Persistence, ReplicaIdentity, TableKind, TableShape,
-    list_tables, read_tables,
+    Column, Generated, Identity, Leaf, Persistence, ReplicaIdentity, TableKind, TableShape, list_tables, read_tables,
 };

@@ -51,10 +51,7 @@ pub async fn read_role(client: &impl GenericClient, relids: &[u32]) -> Result<Ro
     let may_set_replication_role = superuser
         || (role.get::<_, i32>(5) >= 150_000
             && client
-                .query_one(
-                    "SELECT pg_catalog.has_parameter_privilege('session_replication_role', 'SET')",
-                    &[],
-                )
+                .query_one("SELECT pg_catalog.has_parameter_privilege('session_replication_role', 'SET')", &[])
                 .await?
                 .get(0));
     let mut tables = HashMap::new();

@@ -40,10 +40,7 @@ pub enum ServedBy {
 }
 
 /// The sequences behind columns of these tables: of identity columns, and those that a column's default draws from.
-pub async fn read_sequences(
-    client: &impl GenericClient,
-    relids: &[u32],
-) -> Result<Vec<Sequence>, Error> {
+pub async fn read_sequences(client: &impl GenericClient, relids: &[u32]) -> Result<Vec<Sequence>, Error> {
     const QUERY: &str = "
         SELECT DISTINCT ON (s.seqrelid, a.attrelid, a.attnum)
                s.seqrelid AS oid, n.nspname::text AS schema, c.relname::text AS name, a.attrelid AS relid,

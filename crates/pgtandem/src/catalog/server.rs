@@ -47,10 +47,7 @@ impl ServerFacts {
             Err(before) => -before.duration().as_secs_f64(),
         };
         let (asked, answered) = (seconds(self.clock_asked), seconds(self.clock_answered));
-        (
-            seconds(self.clock) - (asked + answered) / 2.0,
-            (answered - asked).abs() / 2.0,
-        )
+        (seconds(self.clock) - (asked + answered) / 2.0, (answered - asked).abs() / 2.0)
     }
 }
 
@@ -68,12 +65,8 @@ pub async fn read_server(client: &impl GenericClient) -> Result<ServerFacts, Err
                (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication) AS senders_used,
                (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend') AS connections_used
         FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()";
-    let settings: BTreeMap<String, String> = client
-        .query(SETTINGS, &[])
-        .await?
-        .iter()
-        .map(|row| (row.get(0), row.get(1)))
-        .collect();
+    let settings: BTreeMap<String, String> =
+        client.query(SETTINGS, &[]).await?.iter().map(|row| (row.get(0), row.get(1))).collect();
     let text = |name: &str| settings.get(name).cloned().unwrap_or_default();
     let number = |name: &str| text(name).parse::<i64>().unwrap_or_default();
     let facts = client.query_one(FACTS, &[]).await?;
@@ -104,12 +97,8 @@ pub async fn read_server(client: &impl GenericClient) -> Result<ServerFacts, Err
 }
 
 /// The shortest of three round trips says most.
-async fn read_clock(
-    client: &impl GenericClient,
-) -> Result<(SystemTime, SystemTime, SystemTime), Error> {
-    let statement = client
-        .prepare("SELECT pg_catalog.clock_timestamp()")
-        .await?;
+async fn read_clock(client: &impl GenericClient) -> Result<(SystemTime, SystemTime, SystemTime), Error> {
+    let statement = client.prepare("SELECT pg_catalog.clock_timestamp()").await?;
     let mut best: Option<(SystemTime, SystemTime, SystemTime)> = None;
     for _ in 0..3 {
         let asked = SystemTime::now();
@@ -120,17 +109,12 @@ async fn read_clock(
             best = Some((asked, clock, answered));
         }
     }
-    Ok(best.unwrap_or((
-        SystemTime::UNIX_EPOCH,
-        SystemTime::UNIX_EPOCH,
-        SystemTime::UNIX_EPOCH,
-    )))
+    Ok(best.unwrap_or((SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH)))
 }
 
 /// Only superusers and members of pg_monitor may ask.
 async fn read_wal_bytes(client: &impl GenericClient) -> Result<Option<u64>, Error> {
-    const MAY: &str =
-        "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_ls_waldir()', 'EXECUTE')";
+    const MAY: &str = "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_ls_waldir()', 'EXECUTE')";
     if !client.query_one(MAY, &[]).await?.get::<_, bool>(0) {
         return Ok(None);
     }

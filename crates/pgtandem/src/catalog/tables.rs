@@ -50,9 +50,7 @@ impl TableShape {
 
     /// The columns whose values travel: all but those a node computes itself.
     pub fn written_columns(&self) -> impl Iterator<Item = &Column> {
-        self.columns
-            .iter()
-            .filter(|column| column.generated.is_none())
+        self.columns.iter().filter(|column| column.generated.is_none())
     }
 }
 
@@ -169,17 +167,11 @@ pub async fn list_tables(client: &impl GenericClient) -> Result<Vec<QualifiedNam
                           AND d.objid = c.oid AND d.deptype = 'e')
         ORDER BY 1, 2";
     let rows = client.query(QUERY, &[]).await?;
-    Ok(rows
-        .iter()
-        .map(|row| QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1)))
-        .collect())
+    Ok(rows.iter().map(|row| QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
 }
 
 /// The shapes of those of `names` that exist, in the order given.
-pub async fn read_tables(
-    client: &impl GenericClient,
-    names: &[QualifiedName],
-) -> Result<Vec<TableShape>, Error> {
+pub async fn read_tables(client: &impl GenericClient, names: &[QualifiedName]) -> Result<Vec<TableShape>, Error> {
     const QUERY: &str = "
         SELECT c.oid AS relid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind,
                c.relpersistence::text AS persistence, pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
@@ -216,16 +208,8 @@ pub async fn read_tables(
         (shape.primary_key, shape.pk_deferrable) = keys.remove(&relid).unwrap_or_default();
         shape.unique_indexes = unique_indexes.remove(&relid).unwrap_or_default();
         shape.triggers = triggers.remove(&relid).unwrap_or_default();
-        shape.foreign_keys_out = foreign_keys
-            .iter()
-            .filter(|key| key.relid == relid)
-            .cloned()
-            .collect();
-        shape.foreign_keys_in = foreign_keys
-            .iter()
-            .filter(|key| key.referenced_relid == relid)
-            .cloned()
-            .collect();
+        shape.foreign_keys_out = foreign_keys.iter().filter(|key| key.relid == relid).cloned().collect();
+        shape.foreign_keys_in = foreign_keys.iter().filter(|key| key.referenced_relid == relid).cloned().collect();
     }
     Ok(shapes)
 }
@@ -271,17 +255,12 @@ fn replica_identity(row: &Row) -> ReplicaIdentity {
         // 'i' without an index: it has been dropped, and PostgreSQL acts as with NOTHING.
         'i' => row
             .get::<_, Option<String>>("identity_index_name")
-            .map_or(ReplicaIdentity::Nothing, |name| {
-                ReplicaIdentity::Index(Ident::new(name))
-            }),
+            .map_or(ReplicaIdentity::Nothing, |name| ReplicaIdentity::Index(Ident::new(name))),
         _ => ReplicaIdentity::Default,
     }
 }
 
-async fn read_leaves(
-    client: &impl GenericClient,
-    relids: &[u32],
-) -> Result<HashMap<u32, Vec<Leaf>>, Error> {
+async fn read_leaves(client: &impl GenericClient, relids: &[u32]) -> Result<HashMap<u32, Vec<Leaf>>, Error> {
     const QUERY: &str = "
         SELECT wanted.root, c.oid AS relid, n.nspname::text AS schema, c.relname::text AS name,
                c.relreplident::text AS replica_identity, c.reltoastrelid <> 0 AS has_toast,
@@ -305,10 +284,7 @@ async fn read_leaves(
     Ok(leaves)
 }
 
-async fn read_columns(
-    client: &impl GenericClient,
-    relids: &[u32],
-) -> Result<HashMap<u32, Vec<Column>>, Error> {
+async fn read_columns(client: &impl GenericClient, relids: &[u32]) -> Result<HashMap<u32, Vec<Column>>, Error> {
     const QUERY: &str = "
         SELECT a.attrelid AS relid, a.attname::text AS name, a.attnum,
                pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_text,
@@ -336,10 +312,7 @@ async fn read_columns(
         ORDER BY a.attrelid, a.attnum";
     let mut columns: HashMap<u32, Vec<Column>> = HashMap::new();
     for row in client.query(QUERY, &[&relids]).await? {
-        columns
-            .entry(row.get("relid"))
-            .or_default()
-            .push(column(&row));
+        columns.entry(row.get("relid")).or_default().push(column(&row));
     }
     Ok(columns)
 }

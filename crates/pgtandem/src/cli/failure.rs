@@ -32,19 +32,11 @@ pub struct Failure {
 impl Failure {
     /// The command line or the configuration is wrong.
     pub fn in_usage(message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            code: 2,
-            message: message.into(),
-            remedy: Some(remedy.into()),
-        }
+        Self { code: 2, message: message.into(), remedy: Some(remedy.into()) }
     }
 
     pub fn at_run_time(message: impl Into<String>) -> Self {
-        Self {
-            code: 3,
-            message: message.into(),
-            remedy: None,
-        }
+        Self { code: 3, message: message.into(), remedy: None }
     }
 
     /// Says it on standard error.
@@ -60,11 +52,7 @@ impl Failure {
 
 impl From<ConfigFaults> for Failure {
     fn from(faults: ConfigFaults) -> Self {
-        Self {
-            code: 2,
-            message: faults.render(Style::of_stderr().is_coloured()),
-            remedy: None,
-        }
+        Self { code: 2, message: faults.render(Style::of_stderr().is_coloured()), remedy: None }
     }
 }
 
@@ -72,15 +60,9 @@ impl From<LifecycleError> for Failure {
     fn from(error: LifecycleError) -> Self {
         let code = match error {
             LifecycleError::Refused { .. } => 1,
-            LifecycleError::Connect { .. }
-            | LifecycleError::Sql { .. }
-            | LifecycleError::Replication { .. } => 3,
+            LifecycleError::Connect { .. } | LifecycleError::Sql { .. } | LifecycleError::Replication { .. } => 3,
         };
-        Self {
-            code,
-            message: error.to_string(),
-            remedy: error.remedy(),
-        }
+        Self { code, message: error.to_string(), remedy: error.remedy() }
     }
 }
 

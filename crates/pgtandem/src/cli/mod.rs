@@ -6,13 +6,20 @@
 
 mod check;
 mod confirm;
+mod conflicts;
+mod demo;
 mod down;
 mod failure;
 mod init;
+mod layout;
 mod output;
+mod pause;
 mod plan;
+mod run;
+mod status;
 mod style;
 mod up;
+mod when;
 
 pub use failure::{Failure, Outcome};
 pub use output::say;
@@ -41,13 +48,7 @@ struct CommandLine {
 #[derive(Args)]
 pub struct Global {
     /// The configuration [default: pgtandem.toml in the working directory]
-    #[arg(
-        short,
-        long = "config",
-        value_name = "FILE",
-        env = "PGTANDEM_CONFIG",
-        global = true
-    )]
+    #[arg(short, long = "config", value_name = "FILE", env = "PGTANDEM_CONFIG", global = true)]
     config: Option<PathBuf>,
 }
 
@@ -57,7 +58,13 @@ enum Command {
     Check(check::Check),
     Plan(plan::PlanCommand),
     Up(up::Up),
+    Run(run::Run),
+    Status(status::Status),
+    Conflicts(conflicts::Conflicts),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
     Down(down::Down),
+    Demo(demo::DemoCommand),
 }
 
 impl Global {
@@ -73,26 +80,36 @@ impl Global {
 
 pub fn main() -> ExitCode {
     let CommandLine { global, command } = CommandLine::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => return Failure::at_run_time(format!("cannot start: {error}")).report(),
+    let outcome = match command {
+        // One thread of its own: the hub is one loop.
+        Command::Run(run) => run.run(&global),
+        Command::Demo(demo) => demo.run(),
+        command => in_runtime(command, &global),
     };
-    let outcome = runtime.block_on(async {
-        match command {
-            Command::Init(init) => init.run(&global).await,
-            Command::Check(check) => check.run(&global).await,
-            Command::Plan(plan) => plan.run(&global).await,
-            Command::Up(up) => up.run(&global).await,
-            Command::Down(down) => down.run(&global).await,
-        }
-    });
-    // A connection that hangs must not keep the process alive.
-    runtime.shutdown_background();
     match outcome {
         Ok(outcome) => outcome.into(),
         Err(failure) => failure.report(),
     }
+}
+
+fn in_runtime(command: Command, global: &Global) -> Result<Outcome, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Init(init) => init.run(global).await,
+            Command::Check(check) => check.run(global).await,
+            Command::Plan(plan) => plan.run(global).await,
+            Command::Up(up) => up.run(global).await,
+            Command::Run(run) => run.run(global),
+            Command::Demo(demo) => demo.run(),
+            Command::Status(status) => status.run(global).await,
+            Command::Conflicts(conflicts) => conflicts.run(global).await,
+            Command::Pause(pause) => pause.run(global).await,
+            Command::Resume(resume) => resume.run(global).await,
+            Command::Down(down) => down.run(global).await,
+        }
+    });
+    // A connection that hangs must not keep the process alive.
+    runtime.shutdown_background();
+    outcome
 }

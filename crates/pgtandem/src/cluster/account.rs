@@ -24,27 +24,17 @@ impl Account {
         let us = Uid::effective();
         let user = if us.is_root() {
             let by_name = |name| User::from_name(name).ok().flatten();
-            by_name("postgres")
-                .or_else(|| by_name("nobody"))
-                .ok_or(ClusterError::NoServerUser)?
+            by_name("postgres").or_else(|| by_name("nobody")).ok_or(ClusterError::NoServerUser)?
         } else {
             // A uid without a passwd entry (some containers) is initdb's to complain about.
             return Ok(Account {
-                name: User::from_uid(us)
-                    .ok()
-                    .flatten()
-                    .map_or_else(|| us.to_string(), |user| user.name),
+                name: User::from_uid(us).ok().flatten().map_or_else(|| us.to_string(), |user| user.name),
                 uid: us.as_raw(),
                 gid: nix::unistd::Gid::effective().as_raw(),
                 lent: false,
             });
         };
-        Ok(Account {
-            name: user.name,
-            uid: user.uid.as_raw(),
-            gid: user.gid.as_raw(),
-            lent: true,
-        })
+        Ok(Account { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw(), lent: true })
     }
 
     pub fn lent(&self) -> bool {

@@ -5,31 +5,20 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    #[error(
-        "no PostgreSQL server (14 or newer) was found on this machine\nlooked in: {looked_in}\n{INSTALL}"
-    )]
+    #[error("no PostgreSQL server (14 or newer) was found on this machine\nlooked in: {looked_in}\n{INSTALL}")]
     NotFound { looked_in: String },
 
     #[error("PGTANDEM_PG_BIN is {}, but {why}\nset it to the directory that holds `postgres` and `initdb`, or unset it", dir.display())]
     BadBin { dir: PathBuf, why: String },
 
     #[error("{what} {}: {source}", path.display())]
-    Io {
-        what: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { what: &'static str, path: PathBuf, source: io::Error },
 
     #[error(
         "server {name}: user {user} may not run {}: {source}\nmake the file and every directory above it readable for {user} (chmod a+rX), or set PGTANDEM_PG_BIN to an installation that is",
         program.display()
     )]
-    MayNotRun {
-        name: String,
-        user: String,
-        program: PathBuf,
-        source: io::Error,
-    },
+    MayNotRun { name: String, user: String, program: PathBuf, source: io::Error },
 
     #[error(
         "running as root, and there is neither a user `postgres` nor a user `nobody` to run the server as\nPostgreSQL refuses to run as root: create one (useradd --system postgres), or run as an ordinary user"
@@ -40,18 +29,10 @@ pub enum ClusterError {
     Initdb { name: String, output: String },
 
     #[error("server {name} did not start: {why}\nend of its log:\n{log}")]
-    Start {
-        name: String,
-        why: String,
-        log: String,
-    },
+    Start { name: String, why: String, log: String },
 
     #[error("server {name} did not stop within {seconds} s\nend of its log:\n{log}")]
-    Stop {
-        name: String,
-        seconds: u64,
-        log: String,
-    },
+    Stop { name: String, seconds: u64, log: String },
 
     #[error("server {name} {state}")]
     State { name: String, state: &'static str },
@@ -84,11 +65,7 @@ pub struct SqlError {
 
 impl ClusterError {
     pub(super) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
-        ClusterError::Io {
-            what,
-            path: path.to_owned(),
-            source,
-        }
+        ClusterError::Io { what, path: path.to_owned(), source }
     }
 }
 

@@ -56,12 +56,7 @@ impl Home {
             .stderr(Stdio::null())
             .spawn()
             .map_err(|e| ClusterError::io("run", Path::new("/bin/sh"), e))?;
-        Ok(Home {
-            path,
-            account: account.clone(),
-            watchdog: Some(watchdog),
-            _owner: owner,
-        })
+        Ok(Home { path, account: account.clone(), watchdog: Some(watchdog), _owner: owner })
     }
 
     pub fn path(&self) -> &Path {
@@ -78,8 +73,7 @@ impl Home {
             .mode(0o600)
             .open(&path)
             .map_err(|e| ClusterError::io("create", &path, e))?;
-        file.write_all(text.as_bytes())
-            .map_err(|e| ClusterError::io("write", &path, e))?;
+        file.write_all(text.as_bytes()).map_err(|e| ClusterError::io("write", &path, e))?;
         self.account.give(&path)?;
         Ok(path)
     }
@@ -121,11 +115,7 @@ fn parent_dir(account: &Account) -> PathBuf {
     let temp = std::env::temp_dir();
     let short = temp.as_os_str().len() + PREFIX.len() + 6 <= LONGEST_DIR;
     let open = |dir: &Path| fs::metadata(dir).is_ok_and(|m| m.permissions().mode() & 0o001 != 0);
-    if short && (!account.lent() || temp.ancestors().all(open)) {
-        temp
-    } else {
-        PathBuf::from("/tmp")
-    }
+    if short && (!account.lent() || temp.ancestors().all(open)) { temp } else { PathBuf::from("/tmp") }
 }
 
 /// The file gets its name only when it is locked, so no sweep ever sees it unlocked.
@@ -146,9 +136,7 @@ fn sweep(parent: &Path, account: &Account) {
         return;
     };
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(PREFIX)
-            && is_abandoned(&entry.path(), account)
-        {
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) && is_abandoned(&entry.path(), account) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }

@@ -75,11 +75,7 @@ impl ClusterOptions {
         if !self.fsync {
             // full_page_writes only guards against a crash of the machine, too. Files instead of
             // POSIX shared memory go with the directory, also after kill -9.
-            settings.extend([
-                ("fsync", "off"),
-                ("full_page_writes", "off"),
-                ("dynamic_shared_memory_type", "mmap"),
-            ]);
+            settings.extend([("fsync", "off"), ("full_page_writes", "off"), ("dynamic_shared_memory_type", "mmap")]);
         }
         let given = self.settings.iter().map(|(n, v)| (n.as_str(), v.as_str()));
         let mut conf = String::from("\n# what pgtandem set\n");

@@ -38,16 +38,10 @@ impl Version {
         let text = text.split_whitespace().next()?;
         let digits = |s: &str| -> String { s.chars().take_while(char::is_ascii_digit).collect() };
         let major = digits(text).parse().ok()?;
-        let minor = text.split_once('.').map_or(0, |(_, rest)| {
-            digits(rest)
-                .parse()
-                .expect("a dot in a version is followed by a number")
-        });
-        Some(Version {
-            major,
-            minor,
-            text: text.to_owned(),
-        })
+        let minor = text
+            .split_once('.')
+            .map_or(0, |(_, rest)| digits(rest).parse().expect("a dot in a version is followed by a number"));
+        Some(Version { major, minor, text: text.to_owned() })
     }
 }
 
@@ -71,17 +65,12 @@ impl PgBin {
                 None => looked_in.push(place.name),
             }
         }
-        Err(ClusterError::NotFound {
-            looked_in: looked_in.join(", "),
-        })
+        Err(ClusterError::NotFound { looked_in: looked_in.join(", ") })
     }
 
     /// The programs in this directory, which must hold a whole server of a version we support.
     pub fn in_dir(dir: &Path) -> Result<PgBin> {
-        let bad = |why: String| ClusterError::BadBin {
-            dir: dir.to_owned(),
-            why,
-        };
+        let bad = |why: String| ClusterError::BadBin { dir: dir.to_owned(), why };
         for program in ["postgres", "initdb"] {
             if !dir.join(program).is_file() {
                 return Err(bad(format!("there is no `{program}` in it")));
@@ -97,14 +86,9 @@ impl PgBin {
             bad(format!("`postgres --version` there says: {text}{said}"))
         })?;
         if version.major < OLDEST {
-            return Err(bad(format!(
-                "it holds PostgreSQL {version}, and pgtandem needs {OLDEST} or newer"
-            )));
+            return Err(bad(format!("it holds PostgreSQL {version}, and pgtandem needs {OLDEST} or newer")));
         }
-        Ok(PgBin {
-            dir: dir.to_owned(),
-            version,
-        })
+        Ok(PgBin { dir: dir.to_owned(), version })
     }
 
     pub fn dir(&self) -> &Path {
@@ -130,40 +114,21 @@ fn usual_places() -> Vec<Place> {
     let pg_config = pg_config.ok().filter(|o| o.status.success());
     let path = env::var_os("PATH").unwrap_or_default();
     vec![
-        Place {
-            name: "/usr/lib/postgresql/*/bin",
-            dirs: below("/usr/lib/postgresql", "", "bin"),
-        },
+        Place { name: "/usr/lib/postgresql/*/bin", dirs: below("/usr/lib/postgresql", "", "bin") },
         Place {
             name: "`pg_config --bindir`",
-            dirs: pg_config
-                .map(|o| PathBuf::from(String::from_utf8_lossy(&o.stdout).trim()))
-                .into_iter()
-                .collect(),
+            dirs: pg_config.map(|o| PathBuf::from(String::from_utf8_lossy(&o.stdout).trim())).into_iter().collect(),
         },
-        Place {
-            name: "PATH",
-            dirs: env::split_paths(&path).collect(),
-        },
-        Place {
-            name: "/usr/pgsql-*/bin",
-            dirs: below("/usr", "pgsql-", "bin"),
-        },
+        Place { name: "PATH", dirs: env::split_paths(&path).collect() },
+        Place { name: "/usr/pgsql-*/bin", dirs: below("/usr", "pgsql-", "bin") },
         Place {
             name: "Homebrew",
-            dirs: [
-                "/opt/homebrew/opt",
-                "/usr/local/opt",
-                "/home/linuxbrew/.linuxbrew/opt",
-            ]
-            .iter()
-            .flat_map(|opt| below(opt, "postgresql", "bin"))
-            .collect(),
+            dirs: ["/opt/homebrew/opt", "/usr/local/opt", "/home/linuxbrew/.linuxbrew/opt"]
+                .iter()
+                .flat_map(|opt| below(opt, "postgresql", "bin"))
+                .collect(),
         },
-        Place {
-            name: "Postgres.app",
-            dirs: below("/Applications/Postgres.app/Contents/Versions", "", "bin"),
-        },
+        Place { name: "Postgres.app", dirs: below("/Applications/Postgres.app/Contents/Versions", "", "bin") },
     ]
 }
 
@@ -188,14 +153,8 @@ mod tests {
         let parse = |s| Version::parse(s).map(|v| (v.major, v.minor, v.to_string()));
         let debian = "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n";
         assert_eq!(parse(debian), Some((15, 18, "15.18".into())));
-        assert_eq!(
-            parse("postgres (PostgreSQL) 18beta1"),
-            Some((18, 0, "18beta1".into()))
-        );
-        assert_eq!(
-            parse("postgres (PostgreSQL) 19devel").map(|v| v.0),
-            Some(19)
-        );
+        assert_eq!(parse("postgres (PostgreSQL) 18beta1"), Some((18, 0, "18beta1".into())));
+        assert_eq!(parse("postgres (PostgreSQL) 19devel").map(|v| v.0), Some(19));
         assert_eq!(parse("bash: no such file"), None);
     }
 
@@ -203,13 +162,7 @@ mod tests {
     fn a_directory_without_a_server_is_named_with_the_remedy() {
         let dir = tempfile::tempdir().unwrap();
         let message = PgBin::in_dir(dir.path()).unwrap_err().to_string();
-        assert!(
-            message.contains("there is no `postgres` in it"),
-            "{message}"
-        );
-        assert!(
-            message.contains(&dir.path().display().to_string()),
-            "{message}"
-        );
+        assert!(message.contains("there is no `postgres` in it"), "{message}");
+        assert!(message.contains(&dir.path().display().to_string()), "{message}");
     }
 }

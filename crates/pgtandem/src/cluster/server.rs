@@ -23,11 +23,7 @@ use super::session::Session;
 const START_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// macOS has no C.UTF-8.
-const LOCALE: &str = if cfg!(target_os = "macos") {
-    "C"
-} else {
-    "C.UTF-8"
-};
+const LOCALE: &str = if cfg!(target_os = "macos") { "C" } else { "C.UTF-8" };
 
 /// How to stop a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,14 +91,8 @@ impl Cluster {
     /// Starts several servers side by side.
     pub fn start_all(options: impl IntoIterator<Item = ClusterOptions>) -> Result<Vec<Cluster>> {
         std::thread::scope(|scope| {
-            let threads: Vec<_> = options
-                .into_iter()
-                .map(|options| scope.spawn(|| Cluster::start(options)))
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().expect("starting a server does not panic"))
-                .collect()
+            let threads: Vec<_> = options.into_iter().map(|options| scope.spawn(|| Cluster::start(options))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("starting a server does not panic")).collect()
         })
     }
 
@@ -143,13 +133,7 @@ impl Cluster {
 
     /// Over TCP, as somebody else.
     pub fn url_as(&self, user: &str, password: &str, database: &str) -> String {
-        format!(
-            "postgres://{}:{}@127.0.0.1:{}/{}",
-            percent(user),
-            percent(password),
-            self.port(),
-            percent(database)
-        )
+        format!("postgres://{}:{}@127.0.0.1:{}/{}", percent(user), percent(password), self.port(), percent(database))
     }
 
     /// Through the socket, without password.
@@ -175,14 +159,7 @@ impl Cluster {
 
     /// What `psql -At -c` would print, without needing psql.
     pub fn psql(&self, database: &str, sql: &str) -> Result<String, SqlError> {
-        Session::connect(
-            &self.name,
-            self.dir(),
-            self.port(),
-            &self.superuser,
-            database,
-        )?
-        .run(sql)
+        Session::connect(&self.name, self.dir(), self.port(), &self.superuser, database)?.run(sql)
     }
 
     pub fn create_database(&self, database: &str) -> Result<()> {
@@ -212,9 +189,7 @@ impl Cluster {
 
     pub fn is_running(&self) -> bool {
         let mut state = self.lock();
-        state
-            .as_mut()
-            .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        state.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     pub fn stop(&self, how: Stop) -> Result<()> {
@@ -307,9 +282,7 @@ impl Cluster {
             .arg("-D")
             .arg(&data)
             .stdin(Stdio::null());
-        let output = command
-            .output()
-            .map_err(|e| self.spawn_error(&command, e))?;
+        let output = command.output().map_err(|e| self.spawn_error(&command, e))?;
         if !output.status.success() {
             let text = [output.stdout, output.stderr].concat();
             return Err(ClusterError::Initdb {
@@ -325,18 +298,9 @@ impl Cluster {
         let log_path = self.home.path().join("log");
         let log = self.open_log(&log_path)?;
         let log_start = log.metadata().map_or(0, |m| m.len()) as usize;
-        let log_too = log
-            .try_clone()
-            .map_err(|e| ClusterError::io("open", &log_path, e))?;
-        let mut command = self
-            .account
-            .command(self.bin.program("postgres"), self.dir());
-        command
-            .arg("-D")
-            .arg(self.data_dir())
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(log_too);
+        let log_too = log.try_clone().map_err(|e| ClusterError::io("open", &log_path, e))?;
+        let mut command = self.account.command(self.bin.program("postgres"), self.dir());
+        command.arg("-D").arg(self.data_dir()).stdin(Stdio::null()).stdout(log).stderr(log_too);
         let child = command.spawn().map_err(|e| self.spawn_error(&command, e))?;
         let pid = child.id();
         let child = state.insert(child);
@@ -360,11 +324,7 @@ impl Cluster {
             }
         };
         let log = self.log();
-        Err(ClusterError::Start {
-            name: self.name.clone(),
-            why,
-            log: log.get(log_start..).unwrap_or(&log).to_owned(),
-        })
+        Err(ClusterError::Start { name: self.name.clone(), why, log: log.get(log_start..).unwrap_or(&log).to_owned() })
     }
 
     /// The eighth line of postmaster.pid, which pg_ctl waits for, too. Needs no client.
@@ -382,10 +342,7 @@ impl Cluster {
         if !path.exists() {
             self.home.write("log", "")?;
         }
-        OpenOptions::new()
-            .append(true)
-            .open(path)
-            .map_err(|e| ClusterError::io("open", path, e))
+        OpenOptions::new().append(true).open(path).map_err(|e| ClusterError::io("open", path, e))
     }
 
     fn end(&self, state: &mut Option<Child>, pid: Pid, how: Stop, limit: Duration) -> Result<()> {
@@ -393,9 +350,7 @@ impl Cluster {
             Stop::Fast => Signal::SIGINT,
             Stop::Immediate => Signal::SIGQUIT,
         };
-        signal(pid, number)
-            .and_then(|()| thaw(pid))
-            .map_err(|e| self.signal_error(e))?;
+        signal(pid, number).and_then(|()| thaw(pid)).map_err(|e| self.signal_error(e))?;
         let Some(child) = state.as_mut() else {
             return Ok(());
         };
@@ -406,11 +361,22 @@ impl Cluster {
         Ok(())
     }
 
+    /// A server that was killed leaves a System V segment of 56 bytes, which its next start would
+    /// remove; there is none, and the system allows only so many. The seventh line of
+    /// postmaster.pid has its key and id.
+    fn free_shared_memory(&self) {
+        let left = self.read("data/postmaster.pid").unwrap_or_default();
+        let id = left.lines().nth(6).and_then(|line| line.split_whitespace().nth(1));
+        if let Some(id) = id {
+            let mut remove = self.account.command("ipcrm", self.dir());
+            // Without the tool it stays.
+            let _ = remove.args(["-m", id]).stderr(Stdio::null()).status();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Child>> {
         // A test that panicked with the lock held must still be able to stop the server.
-        self.postmaster
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.postmaster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn running_pid(&self, state: &mut Option<Child>) -> Result<Pid> {
@@ -430,17 +396,11 @@ impl Cluster {
     }
 
     fn state_error(&self, state: &'static str) -> ClusterError {
-        ClusterError::State {
-            name: self.name.clone(),
-            state,
-        }
+        ClusterError::State { name: self.name.clone(), state }
     }
 
     fn signal_error(&self, source: nix::Error) -> ClusterError {
-        ClusterError::Signal {
-            name: self.name.clone(),
-            source,
-        }
+        ClusterError::Signal { name: self.name.clone(), source }
     }
 
     fn stop_error(&self, limit: Duration) -> ClusterError {
@@ -456,12 +416,7 @@ impl Cluster {
     fn spawn_error(&self, command: &Command, source: std::io::Error) -> ClusterError {
         let program = PathBuf::from(command.get_program());
         if source.kind() == ErrorKind::PermissionDenied {
-            ClusterError::MayNotRun {
-                name: self.name.clone(),
-                user: self.account.name.clone(),
-                program,
-                source,
-            }
+            ClusterError::MayNotRun { name: self.name.clone(), user: self.account.name.clone(), program, source }
         } else {
             ClusterError::io("run", &program, source)
         }
@@ -472,15 +427,16 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         let mut state = self.lock();
         let Ok(pid) = self.running_pid(&mut state) else {
-            return;
+            return self.free_shared_memory();
         };
         // Nobody needs the data: no checkpoint. If it does not obey, kill it.
         let stopped = self.end(&mut state, pid, Stop::Immediate, Duration::from_secs(10));
         drop(state);
-        if stopped.is_err()
-            && let Err(e) = self.kill9()
-        {
-            tracing::warn!("{e}");
+        if stopped.is_err() {
+            if let Err(e) = self.kill9() {
+                tracing::warn!("{e}");
+            }
+            self.free_shared_memory();
         }
     }
 }
@@ -494,9 +450,7 @@ fn percent(text: &str) -> String {
     let mut escaped = String::new();
     for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                escaped.push(byte as char)
-            }
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => escaped.push(byte as char),
             _ => escaped.push_str(&format!("%{byte:02X}")),
         }
     }

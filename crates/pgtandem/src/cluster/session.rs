@@ -36,21 +36,9 @@ pub struct Pending<'a> {
 
 impl Session {
     /// Through the socket in `socket_dir`, without password. `name` is the server's, for messages.
-    pub fn connect(
-        name: &str,
-        socket_dir: &Path,
-        port: u16,
-        user: &str,
-        database: &str,
-    ) -> Result<Session, SqlError> {
+    pub fn connect(name: &str, socket_dir: &Path, port: u16, user: &str, database: &str) -> Result<Session, SqlError> {
         let mut config = tokio_postgres::Config::new();
-        config
-            .host_path(socket_dir)
-            .port(port)
-            .user(user)
-            .dbname(database)
-            .connect_timeout(Duration::from_secs(30))
-            .application_name("pgtandem cluster");
+        config.host_path(socket_dir).port(port).user(user).dbname(database).application_name("pgtandem cluster");
         Session::with_config(name, config)
     }
 
@@ -59,20 +47,13 @@ impl Session {
         let (ready, connected) = blocking::channel();
         let database = config.get_dbname().unwrap_or_default().to_owned();
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             match runtime {
                 Ok(runtime) => runtime.block_on(serve(config, inbox, ready)),
                 Err(e) => drop(ready.send(Err(format!("no runtime: {e}")))),
             }
         });
-        let mut session = Session {
-            name: name.to_owned(),
-            database,
-            requests: Some(requests),
-            thread: Some(thread),
-        };
+        let mut session = Session { name: name.to_owned(), database, requests: Some(requests), thread: Some(thread) };
         match connected.recv() {
             Ok(Ok(())) => Ok(session),
             failure => {
@@ -101,17 +82,9 @@ impl Session {
         let (answer, receiver) = blocking::channel();
         if let Some(requests) = &self.requests {
             // When the thread has ended, the receiver says so.
-            let _ = requests.send(Request {
-                sql: sql.clone(),
-                answer,
-            });
+            let _ = requests.send(Request { sql: sql.clone(), answer });
         }
-        Pending {
-            session: self,
-            sql,
-            answer: receiver,
-            arrived: None,
-        }
+        Pending { session: self, sql, answer: receiver, arrived: None }
     }
 }
 
@@ -157,9 +130,14 @@ async fn serve(
     mut inbox: mpsc::UnboundedReceiver<Request>,
     ready: blocking::Sender<Result<(), String>>,
 ) {
-    let (client, connection) = match config.connect(NoTls).await {
-        Ok(both) => both,
-        Err(e) => return drop(ready.send(Err(describe(&e)))),
+    // The configuration's own timeout ends with the handshake of TCP; a frozen server, whose
+    // kernel does that for it, would keep us for ever.
+    let limit = config.get_connect_timeout().copied();
+    let limit = limit.unwrap_or(Duration::from_secs(30));
+    let (client, connection) = match tokio::time::timeout(limit, config.connect(NoTls)).await {
+        Ok(Ok(both)) => both,
+        Ok(Err(e)) => return drop(ready.send(Err(describe(&e)))),
+        Err(_) => return drop(ready.send(Err(format!("timed out after {limit:?}")))),
     };
     // An error of the connection reaches the caller as the error of its statement.
     let connection = tokio::spawn(connection);
@@ -193,11 +171,7 @@ fn as_text(messages: Vec<SimpleQueryMessage>) -> String {
 fn describe(error: &tokio_postgres::Error) -> String {
     if let Some(db) = error.as_db_error() {
         let mut text = format!("{}: {} ({})", db.severity(), db.message(), db.code().code());
-        for (label, part) in [
-            ("DETAIL", db.detail()),
-            ("HINT", db.hint()),
-            ("WHERE", db.where_()),
-        ] {
+        for (label, part) in [("DETAIL", db.detail()), ("HINT", db.hint()), ("WHERE", db.where_())] {
             if let Some(part) = part {
                 write!(text, "\n{label}: {part}").expect("a String takes all");
             }

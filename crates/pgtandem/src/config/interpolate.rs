@@ -10,10 +10,7 @@ pub(super) struct InterpolationFault {
 }
 
 /// Puts variables in; `$${` stands for a literal `${`. All faults of the text are collected.
-pub(super) fn interpolate(
-    text: &str,
-    environment: &Environment,
-) -> Result<String, Vec<InterpolationFault>> {
+pub(super) fn interpolate(text: &str, environment: &Environment) -> Result<String, Vec<InterpolationFault>> {
     let mut result = String::with_capacity(text.len());
     let mut faults = Vec::new();
     let mut rest = text;
@@ -31,9 +28,9 @@ pub(super) fn interpolate(
         };
         let name = &rest[at + 2..at + 2 + length];
         match environment.get(name) {
-            _ if !is_variable_name(name) => faults.push(malformed(
-                "what stands between `${` and `}` is not the name of a variable",
-            )),
+            _ if !is_variable_name(name) => {
+                faults.push(malformed("what stands between `${` and `}` is not the name of a variable"))
+            }
             Some(value) => result.push_str(value),
             None => faults.push(InterpolationFault {
                 variable: Some(format!("${{{name}}}")),
@@ -44,11 +41,7 @@ pub(super) fn interpolate(
         rest = &rest[at + 2 + length + 1..];
     }
     result.push_str(rest);
-    if faults.is_empty() {
-        Ok(result)
-    } else {
-        Err(faults)
-    }
+    if faults.is_empty() { Ok(result) } else { Err(faults) }
 }
 
 fn malformed(message: &str) -> InterpolationFault {

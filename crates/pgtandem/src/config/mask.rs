@@ -30,10 +30,7 @@ impl Masked {
             from = range.end;
         }
         text.push_str(&line[from..]);
-        Self {
-            text,
-            hidden: merged,
-        }
+        Self { text, hidden: merged }
     }
 
     /// Where a byte of the original line is in the shown one.
@@ -58,14 +55,9 @@ fn in_urls(line: &str) -> Vec<std::ops::Range<usize>> {
     while let Some(found) = line[from..].find("://") {
         let start = from + found + 3;
         // The URL may hold anything, so it ends only with its TOML string.
-        let quote = line[..start]
-            .chars()
-            .rev()
-            .find(|c| matches!(c, '"' | '\''));
+        let quote = line[..start].chars().rev().find(|c| matches!(c, '"' | '\''));
         let end = match quote {
-            Some(quote) => line[start..]
-                .find(quote)
-                .map_or(line.len(), |length| start + length),
+            Some(quote) => line[start..].find(quote).map_or(line.len(), |length| start + length),
             None => line.len(),
         };
         let (at, colon) = (line[start..end].rfind('@'), line[start..end].find(':'));
@@ -122,10 +114,7 @@ fn value_length(text: &str) -> usize {
 /// Length of the spaces and of the word at the start of the text, if that word is no assignment and no comment.
 fn stray_word(text: &str) -> Option<usize> {
     let spaces = text.len() - text.trim_start().len();
-    let word = text[spaces..]
-        .split([' ', '\t', '"', '\'', '&'])
-        .next()
-        .unwrap_or("");
+    let word = text[spaces..].split([' ', '\t', '"', '\'', '&']).next().unwrap_or("");
     (spaces > 0 && !word.is_empty() && !word.contains(['=', '#'])).then_some(spaces + word.len())
 }
 
@@ -139,18 +128,9 @@ mod tests {
 
     #[test]
     fn hides_passwords_wherever_they_are_written() {
-        assert_eq!(
-            masked(r#"url = "postgres://app:s3cret@db1/x""#),
-            r#"url = "postgres://app:***@db1/x""#
-        );
-        assert_eq!(
-            masked(r#"url = "postgres://app:s3/cr@et@db1/x""#),
-            r#"url = "postgres://app:***@db1/x""#
-        );
-        assert_eq!(
-            masked(r#"url = 'postgres://app:s"t@db1/x'"#),
-            r#"url = 'postgres://app:***@db1/x'"#
-        );
+        assert_eq!(masked(r#"url = "postgres://app:s3cret@db1/x""#), r#"url = "postgres://app:***@db1/x""#);
+        assert_eq!(masked(r#"url = "postgres://app:s3/cr@et@db1/x""#), r#"url = "postgres://app:***@db1/x""#);
+        assert_eq!(masked(r#"url = 'postgres://app:s"t@db1/x'"#), r#"url = 'postgres://app:***@db1/x'"#);
         assert_eq!(
             masked(r#"url = "postgres://db1:5432/x?password=abc&user=u""#),
             r#"url = "postgres://db1:5432/x?password=***&user=u""#
@@ -159,23 +139,11 @@ mod tests {
             masked(r#"url = "host=a password = 'two \' words' user=u""#),
             r#"url = "host=a password = *** user=u""#
         );
-        assert_eq!(
-            masked(r#"url = "host=a sslpassword=abc""#),
-            r#"url = "host=a sslpassword=***""#
-        );
-        assert_eq!(
-            masked(r#"url = "host=a password=two words user=u""#),
-            r#"url = "host=a password=*** user=u""#
-        );
-        assert_eq!(
-            masked("url = postgres://app:s3cret@db1/x"),
-            "url = postgres://app:***@db1/x"
-        );
+        assert_eq!(masked(r#"url = "host=a sslpassword=abc""#), r#"url = "host=a sslpassword=***""#);
+        assert_eq!(masked(r#"url = "host=a password=two words user=u""#), r#"url = "host=a password=*** user=u""#);
+        assert_eq!(masked("url = postgres://app:s3cret@db1/x"), "url = postgres://app:***@db1/x");
         assert_eq!(masked(r#"password = "abc""#), "password = ***");
-        assert_eq!(
-            masked(r#"url = "postgres://app@db1:5432/x""#),
-            r#"url = "postgres://app@db1:5432/x""#
-        );
+        assert_eq!(masked(r#"url = "postgres://app@db1:5432/x""#), r#"url = "postgres://app@db1:5432/x""#);
     }
 
     #[test]

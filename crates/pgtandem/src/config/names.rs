@@ -46,12 +46,8 @@ pub(super) fn table_name(text: &str) -> Result<QualifiedName, NameFault> {
 fn identifier(text: &str) -> Result<(String, &str), NameFault> {
     let (name, after) = match text.strip_prefix('"') {
         Some(quoted) => {
-            let (name, after) = until_closing_quote(quoted).ok_or_else(|| {
-                (
-                    "a quoted name has no closing quote".to_owned(),
-                    format!("write {text}\""),
-                )
-            })?;
+            let (name, after) = until_closing_quote(quoted)
+                .ok_or_else(|| ("a quoted name has no closing quote".to_owned(), format!("write {text}\"")))?;
             (name, after)
         }
         None => {
@@ -62,17 +58,11 @@ fn identifier(text: &str) -> Result<(String, &str), NameFault> {
         }
     };
     if name.is_empty() {
-        return Err((
-            "a part of the table's name is empty".to_owned(),
-            "write table or schema.table".to_owned(),
-        ));
+        return Err(("a part of the table's name is empty".to_owned(), "write table or schema.table".to_owned()));
     }
     if name.len() > Ident::MAX_BYTES {
         return Err((
-            format!(
-                "`{name}` is longer than PostgreSQL's {} bytes",
-                Ident::MAX_BYTES
-            ),
+            format!("`{name}` is longer than PostgreSQL's {} bytes", Ident::MAX_BYTES),
             "write the name as the database shows it".to_owned(),
         ));
     }
@@ -98,28 +88,19 @@ fn until_closing_quote(text: &str) -> Option<(String, &str)> {
 /// SQL would fold capitals and refuse the rest; we ask rather than guess.
 fn check_unquoted(name: &str) -> Result<(), NameFault> {
     let plain = |(index, c): (usize, char)| {
-        c.is_ascii_lowercase()
-            || c == '_'
-            || !c.is_ascii()
-            || (index > 0 && (c.is_ascii_digit() || c == '$'))
+        c.is_ascii_lowercase() || c == '_' || !c.is_ascii() || (index > 0 && (c.is_ascii_digit() || c == '$'))
     };
     if name.chars().enumerate().all(plain) {
         return Ok(());
     }
     let quoted = format!("write it quoted if it is spelled so in the database: '\"{name}\"'");
     let remedy = match name.to_lowercase() {
-        lower
-            if name.chars().any(|c| c.is_ascii_uppercase())
-                && lower.chars().enumerate().all(plain) =>
-        {
+        lower if name.chars().any(|c| c.is_ascii_uppercase()) && lower.chars().enumerate().all(plain) => {
             format!("{quoted}; or write {lower}, which is what SQL makes of it without quotes")
         }
         _ => quoted,
     };
-    Err((
-        format!("the name `{name}` has characters that SQL takes only in quotes"),
-        remedy,
-    ))
+    Err((format!("the name `{name}` has characters that SQL takes only in quotes"), remedy))
 }
 
 /// A table's name as it can be written in the config: quoted only where it must be, `public` left out.
@@ -162,12 +143,7 @@ mod tests {
             ("größe", "public", "größe", "größe"),
             (r#""My Schema"."T""#, "My Schema", "T", r#""My Schema"."T""#),
             (r#""a.b""#, "public", "a.b", r#""a.b""#),
-            (
-                r#"shop."say ""hi""""#,
-                "shop",
-                r#"say "hi""#,
-                r#"shop."say ""hi""""#,
-            ),
+            (r#"shop."say ""hi""""#, "shop", r#"say "hi""#, r#"shop."say ""hi""""#),
         ] {
             let name = table_name(text).unwrap_or_else(|fault| panic!("{text}: {fault:?}"));
             assert_eq!(name, QualifiedName::new(schema, table), "{text}");

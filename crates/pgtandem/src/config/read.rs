@@ -16,11 +16,7 @@ use crate::connect::{Endpoint, Environment};
 
 const OF_A_NODE: &str = "of a node";
 
-pub(super) fn read(
-    file: &Path,
-    text: &str,
-    environment: &Environment,
-) -> Result<Config, ConfigFaults> {
+pub(super) fn read(file: &Path, text: &str, environment: &Environment) -> Result<Config, ConfigFaults> {
     let (root, syntax) = DeTable::parse_recoverable(text);
     if !syntax.is_empty() {
         // What could be recovered would only bring faults that follow from these.
@@ -28,24 +24,14 @@ pub(super) fn read(
             .iter()
             .map(|error| ConfigFault {
                 span: error.span(),
-                message: format!(
-                    "this is not TOML: {}",
-                    error.message().trim().replace('\n', "; ")
-                ),
+                message: format!("this is not TOML: {}", error.message().trim().replace('\n', "; ")),
                 remedy: "correct the syntax; values of text stand in double quotes".to_owned(),
             })
             .collect();
         return Err(ConfigFaults::new(file, text, faults));
     }
-    let mut reader = Reader {
-        text,
-        environment,
-        faults: Vec::new(),
-    };
-    let root = Section {
-        table: root.get_ref(),
-        span: 0..0,
-    };
+    let mut reader = Reader { text, environment, faults: Vec::new() };
+    let root = Section { table: root.get_ref(), span: 0..0 };
     reader.only_known(&root, "at the top of the file", &["nodes", "tables", "hub"]);
     let nodes = reader.nodes(&root);
     let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
@@ -53,21 +39,10 @@ pub(super) fn read(
     let hub = reader.hub(&root, names.len());
     let nodes = nodes
         .into_iter()
-        .filter_map(|node| {
-            Some(Node {
-                endpoint: node.endpoint?,
-                name: node.name,
-                line: node.line,
-            })
-        })
+        .filter_map(|node| Some(Node { endpoint: node.endpoint?, name: node.name, line: node.line }))
         .collect();
     match reader.faults {
-        faults if faults.is_empty() => Ok(Config {
-            file: file.to_owned(),
-            nodes,
-            tables,
-            hub,
-        }),
+        faults if faults.is_empty() => Ok(Config { file: file.to_owned(), nodes, tables, hub }),
         faults => Err(ConfigFaults::new(file, text, faults)),
     }
 }
@@ -93,17 +68,8 @@ struct NodeDraft {
 }
 
 impl<'a> Reader<'a> {
-    fn fault(
-        &mut self,
-        span: impl Into<Option<Range<usize>>>,
-        message: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
-        self.faults.push(ConfigFault {
-            span: span.into(),
-            message: message.into(),
-            remedy: remedy.into(),
-        });
+    fn fault(&mut self, span: impl Into<Option<Range<usize>>>, message: impl Into<String>, remedy: impl Into<String>) {
+        self.faults.push(ConfigFault { span: span.into(), message: message.into(), remedy: remedy.into() });
     }
 
     fn line_of(&self, at: usize) -> usize {
@@ -127,45 +93,24 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn section(
-        &mut self,
-        value: &'a Spanned<DeValue<'a>>,
-        what: &str,
-        remedy: &str,
-    ) -> Option<Section<'a>> {
+    fn section(&mut self, value: &'a Spanned<DeValue<'a>>, what: &str, remedy: &str) -> Option<Section<'a>> {
         match value.get_ref().as_table() {
-            Some(table) => Some(Section {
-                table,
-                span: value.span(),
-            }),
+            Some(table) => Some(Section { table, span: value.span() }),
             None => {
                 let kind = value.get_ref().type_str();
-                self.fault(
-                    value.span(),
-                    format!("{what} is {} {kind}, not a table", article(kind)),
-                    remedy,
-                );
+                self.fault(value.span(), format!("{what} is {} {kind}, not a table", article(kind)), remedy);
                 None
             }
         }
     }
 
     /// A text with its variables put in.
-    fn text_value(
-        &mut self,
-        section: &Section<'a>,
-        key: &str,
-        example: &str,
-    ) -> Option<(String, Range<usize>)> {
+    fn text_value(&mut self, section: &Section<'a>, key: &str, example: &str) -> Option<(String, Range<usize>)> {
         let value = section.table.get(key)?;
         let span = value.span();
         let Some(text) = value.get_ref().as_str() else {
             let kind = value.get_ref().type_str();
-            self.fault(
-                span,
-                format!("`{key}` is {} {kind}, not a text", article(kind)),
-                format!("write {example}"),
-            );
+            self.fault(span, format!("`{key}` is {} {kind}, not a text", article(kind)), format!("write {example}"));
             return None;
         };
         match interpolate(text, self.environment) {
@@ -185,8 +130,7 @@ impl<'a> Reader<'a> {
     }
 
     fn nodes(&mut self, root: &Section<'a>) -> Vec<NodeDraft> {
-        const EXAMPLE: &str =
-            "write [nodes.NAME] with url = \"postgres://…\", once for each database";
+        const EXAMPLE: &str = "write [nodes.NAME] with url = \"postgres://…\", once for each database";
         let Some(value) = root.table.get("nodes") else {
             self.fault(None, "there are no nodes", EXAMPLE);
             return Vec::new();
@@ -205,56 +149,33 @@ impl<'a> Reader<'a> {
             }
         }
         if section.table.len() < 2 {
-            let span = drafts
-                .first()
-                .map_or(section.span, |draft| draft.name_span.clone());
+            let span = drafts.first().map_or(section.span, |draft| draft.name_span.clone());
             self.fault(span, "there are fewer than two nodes", EXAMPLE);
         }
         drafts
     }
 
-    fn node(
-        &mut self,
-        key: &Spanned<std::borrow::Cow<'a, str>>,
-        value: &'a Spanned<DeValue<'a>>,
-    ) -> Option<NodeDraft> {
+    fn node(&mut self, key: &Spanned<std::borrow::Cow<'a, str>>, value: &'a Spanned<DeValue<'a>>) -> Option<NodeDraft> {
         const URL: &str = "url = \"postgres://user@host/database\"";
         let name = key.get_ref().to_string();
         if let Err((message, remedy)) = check_node_name(&name) {
             self.fault(key.span(), message, remedy);
         }
-        let section = self.section(
-            value,
-            &format!("node `{name}`"),
-            &format!("write [nodes.{name}] and below it {URL}"),
-        )?;
+        let section =
+            self.section(value, &format!("node `{name}`"), &format!("write [nodes.{name}] and below it {URL}"))?;
         self.only_known(&section, OF_A_NODE, &["url"]);
         if !section.table.contains_key("url") {
-            self.fault(
-                key.span(),
-                format!("node `{name}` has no url"),
-                format!("add {URL}"),
-            );
+            self.fault(key.span(), format!("node `{name}` has no url"), format!("add {URL}"));
         }
         let url = self.text_value(&section, "url", URL);
         let url_span = url.as_ref().map_or(key.span(), |(_, span)| span.clone());
         let endpoint = url.and_then(|(url, span)| self.endpoint(&url, span));
-        Some(NodeDraft {
-            line: self.line_of(key.span().start),
-            name_span: key.span(),
-            name,
-            url_span,
-            endpoint,
-        })
+        Some(NodeDraft { line: self.line_of(key.span().start), name_span: key.span(), name, url_span, endpoint })
     }
 
     fn endpoint(&mut self, url: &str, span: Range<usize>) -> Option<Endpoint> {
         if url.trim().is_empty() {
-            self.fault(
-                span,
-                "the url is empty",
-                "give it as postgres://user@host/database or \"host=… dbname=…\"",
-            );
+            self.fault(span, "the url is empty", "give it as postgres://user@host/database or \"host=… dbname=…\"");
             return None;
         }
         match Endpoint::resolve(url, self.environment) {
@@ -274,10 +195,7 @@ impl<'a> Reader<'a> {
         let value = &self.text[span.clone()];
         let found = parameter.and_then(|name| {
             value.match_indices(name).find_map(|(at, _)| {
-                let before = value[..at]
-                    .chars()
-                    .next_back()
-                    .is_none_or(|c| !c.is_alphanumeric() && c != '_');
+                let before = value[..at].chars().next_back().is_none_or(|c| !c.is_alphanumeric() && c != '_');
                 let after = value[at + name.len()..].trim_start().starts_with('=');
                 (before && after).then_some(span.start + at..span.start + at + name.len())
             })
@@ -289,22 +207,12 @@ impl<'a> Reader<'a> {
         let Some(endpoint) = &draft.endpoint else {
             return;
         };
-        let same = earlier.iter().find(|other| {
-            other
-                .endpoint
-                .as_ref()
-                .is_some_and(|other| other.leads_to_same_database(endpoint))
-        });
+        let same = earlier
+            .iter()
+            .find(|other| other.endpoint.as_ref().is_some_and(|other| other.leads_to_same_database(endpoint)));
         if let Some(other) = same {
-            let message = format!(
-                "nodes `{}` and `{}` are the same database",
-                other.name, draft.name
-            );
-            self.fault(
-                draft.url_span.clone(),
-                message,
-                "give each node a database of its own",
-            );
+            let message = format!("nodes `{}` and `{}` are the same database", other.name, draft.name);
+            self.fault(draft.url_span.clone(), message, "give each node a database of its own");
         }
     }
 
@@ -316,11 +224,7 @@ impl<'a> Reader<'a> {
         };
         let Some(items) = value.get_ref().as_array() else {
             let kind = value.get_ref().type_str();
-            self.fault(
-                value.span(),
-                format!("`tables` is {} {kind}, not a list of tables", article(kind)),
-                EXAMPLE,
-            );
+            self.fault(value.span(), format!("`tables` is {} {kind}, not a list of tables", article(kind)), EXAMPLE);
             return Vec::new();
         };
         if items.is_empty() {
@@ -331,11 +235,8 @@ impl<'a> Reader<'a> {
             if let Some((table, span)) = self.table(item, nodes) {
                 match tables.iter().find(|other| other.name == table.name) {
                     Some(first) => {
-                        let message = format!(
-                            "the table {} is listed twice, first in line {}",
-                            table.name.plain(),
-                            first.line
-                        );
+                        let message =
+                            format!("the table {} is listed twice, first in line {}", table.name.plain(), first.line);
                         self.fault(span, message, "remove one of the two");
                     }
                     None => tables.push(table),
@@ -345,38 +246,19 @@ impl<'a> Reader<'a> {
         tables
     }
 
-    fn table(
-        &mut self,
-        item: &'a Spanned<DeValue<'a>>,
-        nodes: &[&str],
-    ) -> Option<(Table, Range<usize>)> {
+    fn table(&mut self, item: &'a Spanned<DeValue<'a>>, nodes: &[&str]) -> Option<(Table, Range<usize>)> {
         const NAME: &str = "name = \"products\" or name = \"shop.products\"";
-        let section = self.section(
-            item,
-            "an entry of `tables`",
-            "write [[tables]] and below it name = \"products\"",
-        )?;
+        let section =
+            self.section(item, "an entry of `tables`", "write [[tables]] and below it name = \"products\"")?;
         self.only_known(&section, "of a table", &["name", "resolve", "ids"]);
         let resolve = self.resolve(&section, nodes);
         let ids = self.ids(&section);
         if !section.table.contains_key("name") {
-            self.fault(
-                section.span.clone(),
-                "a table has no name",
-                format!("add {NAME}"),
-            );
+            self.fault(section.span.clone(), "a table has no name", format!("add {NAME}"));
         }
         let (name, span) = self.text_value(&section, "name", NAME)?;
         match table_name(&name) {
-            Ok(name) => Some((
-                Table {
-                    name,
-                    resolve,
-                    ids,
-                    line: self.line_of(span.start),
-                },
-                span,
-            )),
+            Ok(name) => Some((Table { name, resolve, ids, line: self.line_of(span.start) }, span)),
             Err((message, remedy)) => {
                 self.fault(span, message, remedy);
                 None
@@ -401,11 +283,7 @@ impl<'a> Reader<'a> {
                 Resolve::Newest
             }
             _ => {
-                self.fault(
-                    span,
-                    format!("`{text}` is not a way to resolve conflicts"),
-                    format!("write {EXAMPLE}"),
-                );
+                self.fault(span, format!("`{text}` is not a way to resolve conflicts"), format!("write {EXAMPLE}"));
                 Resolve::Newest
             }
         }
@@ -418,11 +296,7 @@ impl<'a> Reader<'a> {
             Some((text, _)) if text == "interleave" => Ids::Interleave,
             Some((text, _)) if text == "keep" => Ids::Keep,
             Some((text, span)) => {
-                self.fault(
-                    span,
-                    format!("`{text}` is not a way to treat ids"),
-                    format!("write {EXAMPLE}"),
-                );
+                self.fault(span, format!("`{text}` is not a way to treat ids"), format!("write {EXAMPLE}"));
                 Ids::Interleave
             }
         }
@@ -441,40 +315,17 @@ impl<'a> Reader<'a> {
         self.only_known(
             &section,
             "of [hub]",
-            &[
-                "silence_timeout_s",
-                "status_interval_ms",
-                "id_slots",
-                "window_memory_mib",
-            ],
+            &["silence_timeout_s", "status_interval_ms", "id_slots", "window_memory_mib"],
         );
         let silence = defaults.silence_timeout.as_secs();
         let status = defaults.status_interval.as_secs() * 1000;
         let settings = HubSettings {
-            silence_timeout: Duration::from_secs(self.number(
-                &section,
-                "silence_timeout_s",
-                2..=3600,
-                silence,
-            )),
-            status_interval: Duration::from_millis(self.number(
-                &section,
-                "status_interval_ms",
-                100..=60_000,
-                status,
-            )),
+            silence_timeout: Duration::from_secs(self.number(&section, "silence_timeout_s", 2..=3600, silence)),
+            status_interval: Duration::from_millis(self.number(&section, "status_interval_ms", 100..=60_000, status)),
             id_slots: self.number(&section, "id_slots", 2..=64, defaults.id_slots),
-            window_memory_mib: self.number(
-                &section,
-                "window_memory_mib",
-                8..=65_536,
-                defaults.window_memory_mib,
-            ),
+            window_memory_mib: self.number(&section, "window_memory_mib", 8..=65_536, defaults.window_memory_mib),
         };
-        let span = section
-            .table
-            .get("id_slots")
-            .map_or(section.span, Spanned::span);
+        let span = section.table.get("id_slots").map_or(section.span, Spanned::span);
         self.check_slots(settings.id_slots, nodes, Some(span));
         settings
     }
@@ -490,13 +341,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn number<N>(
-        &mut self,
-        section: &Section<'a>,
-        key: &str,
-        range: RangeInclusive<N>,
-        default: N,
-    ) -> N
+    fn number<N>(&mut self, section: &Section<'a>, key: &str, range: RangeInclusive<N>, default: N) -> N
     where
         N: Copy + PartialOrd + Display + TryFrom<u64>,
     {
@@ -522,9 +367,5 @@ impl<'a> Reader<'a> {
 }
 
 fn article(kind: &str) -> &'static str {
-    if kind.starts_with(['a', 'i', 'o']) {
-        "an"
-    } else {
-        "a"
-    }
+    if kind.starts_with(['a', 'i', 'o']) { "an" } else { "a" }
 }

@@ -27,11 +27,7 @@ impl ConfigFaults {
     pub(super) fn new(file: &Path, text: &str, mut faults: Vec<ConfigFault>) -> Self {
         faults.sort_by_key(|fault| fault.span.as_ref().map(|span| span.start));
         faults.dedup();
-        Self {
-            file: file.to_owned(),
-            text: text.to_owned(),
-            faults,
-        }
+        Self { file: file.to_owned(), text: text.to_owned(), faults }
     }
 
     pub(super) fn unreadable(file: &Path, error: &io::Error) -> Self {
@@ -46,16 +42,8 @@ impl ConfigFaults {
             io::ErrorKind::NotFound => "there is no such file".to_owned(),
             _ => format!("it cannot be read: {error}"),
         };
-        let fault = ConfigFault {
-            span: None,
-            message,
-            remedy: remedy.to_owned(),
-        };
-        Self {
-            file: file.to_owned(),
-            text: String::new(),
-            faults: vec![fault],
-        }
+        let fault = ConfigFault { span: None, message, remedy: remedy.to_owned() };
+        Self { file: file.to_owned(), text: String::new(), faults: vec![fault] }
     }
 
     pub fn faults(&self) -> &[ConfigFault] {
@@ -74,21 +62,12 @@ impl ConfigFaults {
             1 => "1 fault".to_owned(),
             count => format!("{count} faults"),
         };
-        let _ = writeln!(
-            report,
-            "{}: {summary}, nothing was done",
-            self.file.display()
-        );
+        let _ = writeln!(report, "{}: {summary}, nothing was done", self.file.display());
         report
     }
 
     fn render_fault(&self, report: &mut String, fault: &ConfigFault, paint: &Paint) {
-        let _ = writeln!(
-            report,
-            "{} {}",
-            paint.red("error:"),
-            paint.bold(&fault.message)
-        );
+        let _ = writeln!(report, "{} {}", paint.red("error:"), paint.bold(&fault.message));
         let Some(span) = &fault.span else {
             let _ = writeln!(report, "  {} {}", paint.blue("-->"), self.file.display());
             let _ = writeln!(report, "   {} {}", paint.blue("= help:"), fault.remedy);
@@ -101,41 +80,18 @@ impl ConfigFaults {
         let masked = Masked::of(line);
         // A span over several lines is marked to the end of its first one.
         let from = masked.place(start - line_start).min(masked.text.len());
-        let to = masked
-            .place((span.end.saturating_sub(line_start)).min(line.len()))
-            .max(from);
+        let to = masked.place((span.end.saturating_sub(line_start)).min(line.len())).max(from);
         let column = line[..(start - line_start).min(line.len())].chars().count() + 1;
         let width = line_number.to_string().len();
         let gutter = paint.blue("|");
         let shown = masked.text.replace('\t', " ");
         let carets = "^".repeat(masked.text[from..to].chars().count().max(1));
         let indent = " ".repeat(masked.text[..from].chars().count());
-        let _ = writeln!(
-            report,
-            "{:width$}{} {}:{line_number}:{column}",
-            "",
-            paint.blue("-->"),
-            self.file.display()
-        );
+        let _ = writeln!(report, "{:width$}{} {}:{line_number}:{column}", "", paint.blue("-->"), self.file.display());
         let _ = writeln!(report, "{:width$} {gutter}", "");
-        let _ = writeln!(
-            report,
-            "{} {gutter} {shown}",
-            paint.blue(&line_number.to_string())
-        );
-        let _ = writeln!(
-            report,
-            "{:width$} {gutter} {indent}{}",
-            "",
-            paint.red(&carets)
-        );
-        let _ = writeln!(
-            report,
-            "{:width$} {} {}",
-            "",
-            paint.blue("= help:"),
-            fault.remedy
-        );
+        let _ = writeln!(report, "{} {gutter} {shown}", paint.blue(&line_number.to_string()));
+        let _ = writeln!(report, "{:width$} {gutter} {indent}{}", "", paint.red(&carets));
+        let _ = writeln!(report, "{:width$} {} {}", "", paint.blue("= help:"), fault.remedy);
     }
 }
 
@@ -148,10 +104,7 @@ impl fmt::Display for ConfigFaults {
 impl fmt::Debug for ConfigFaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The text may hold passwords.
-        f.debug_struct("ConfigFaults")
-            .field("file", &self.file)
-            .field("faults", &self.faults)
-            .finish_non_exhaustive()
+        f.debug_struct("ConfigFaults").field("file", &self.file).field("faults", &self.faults).finish_non_exhaustive()
     }
 }
 
@@ -163,11 +116,7 @@ struct Paint {
 
 impl Paint {
     fn with(&self, code: &str, text: &str) -> String {
-        if self.colour {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
     fn red(&self, text: &str) -> String {

@@ -43,18 +43,8 @@ window_memory_mib = 1_00
 "#,
     ))
     .expect("no faults");
-    let nodes: Vec<String> = config
-        .nodes
-        .iter()
-        .map(|node| format!("{}: {}", node.name, node.endpoint))
-        .collect();
-    assert_eq!(
-        nodes,
-        [
-            "new: new_app on db1.example:5432 as app",
-            "legacy: legacy_app on db2.example:5432 as app"
-        ]
-    );
+    let nodes: Vec<String> = config.nodes.iter().map(|node| format!("{}: {}", node.name, node.endpoint)).collect();
+    assert_eq!(nodes, ["new: new_app on db1.example:5432 as app", "legacy: legacy_app on db2.example:5432 as app"]);
     assert_eq!(
         config.tables,
         [
@@ -72,11 +62,8 @@ window_memory_mib = 1_00
             },
         ]
     );
-    let hub = HubSettings {
-        silence_timeout: Duration::from_secs(10),
-        window_memory_mib: 100,
-        ..HubSettings::default()
-    };
+    let hub =
+        HubSettings { silence_timeout: Duration::from_secs(10), window_memory_mib: 100, ..HubSettings::default() };
     assert_eq!(config.hub, hub);
 }
 
@@ -147,9 +134,7 @@ password = "s3cret"
 [[tables]]
 name = "t"
 "#;
-    let environment = environment()
-        .with("PW_URL", "postgres://app:s3cr/et@db1/x")
-        .with("PW", "s3cr:et@");
+    let environment = environment().with("PW_URL", "postgres://app:s3cr/et@db1/x").with("PW", "s3cr:et@");
     let faults = Config::parse(Path::new(DEFAULT_FILE), text, &environment).expect_err("faults");
     let report = faults.render(false);
     assert!(!format!("{faults:?}").contains("s3cr"), "{faults:?}");
@@ -159,9 +144,7 @@ name = "t"
 
 #[test]
 fn what_is_not_toml() {
-    insta::assert_snapshot!(report(
-        "[nodes.new]\nurl = postgres://app:s3cret@db1/x\n[[tables]\n"
-    ));
+    insta::assert_snapshot!(report("[nodes.new]\nurl = postgres://app:s3cret@db1/x\n[[tables]\n"));
 }
 
 #[test]
@@ -209,47 +192,30 @@ name = "t"
 
 #[test]
 fn more_nodes_than_id_slots() {
-    let nodes: String = (1..=5)
-        .map(|n| format!("[nodes.n{n}]\nurl = \"postgres://h{n}/x\"\n"))
-        .collect();
+    let nodes: String = (1..=5).map(|n| format!("[nodes.n{n}]\nurl = \"postgres://h{n}/x\"\n")).collect();
     insta::assert_snapshot!(report(&format!("{nodes}[[tables]]\nname = \"t\"\n")));
-    parse(&format!(
-        "{nodes}[[tables]]\nname = \"t\"\n[hub]\nid_slots = 8\n"
-    ))
-    .expect("they fit");
+    parse(&format!("{nodes}[[tables]]\nname = \"t\"\n[hub]\nid_slots = 8\n")).expect("they fit");
 }
 
 #[test]
 fn no_file() {
     let directory = tempfile::tempdir().expect("a directory");
-    let faults =
-        Config::load(&directory.path().join(DEFAULT_FILE), &environment()).expect_err("no file");
-    let report = faults
-        .render(false)
-        .replace(&directory.path().display().to_string(), "DIR");
+    let faults = Config::load(&directory.path().join(DEFAULT_FILE), &environment()).expect_err("no file");
+    let report = faults.render(false).replace(&directory.path().display().to_string(), "DIR");
     insta::assert_snapshot!(report);
 }
 
 #[test]
 fn the_file_is_located_by_option_then_variable_then_name() {
     let set = environment().with("PGTANDEM_CONFIG", "from/variable.toml");
-    assert_eq!(
-        Config::locate(Some(Path::new("from/option.toml")), &set),
-        Path::new("from/option.toml")
-    );
+    assert_eq!(Config::locate(Some(Path::new("from/option.toml")), &set), Path::new("from/option.toml"));
     assert_eq!(Config::locate(None, &set), Path::new("from/variable.toml"));
-    assert_eq!(
-        Config::locate(None, &environment()),
-        Path::new("pgtandem.toml")
-    );
+    assert_eq!(Config::locate(None, &environment()), Path::new("pgtandem.toml"));
 }
 
 #[test]
 fn variables_are_put_in_and_can_be_escaped() {
-    let environment = environment()
-        .with("HOST", "db9.example")
-        .with("URL", "postgres://db1/x")
-        .with("EMPTY", "");
+    let environment = environment().with("HOST", "db9.example").with("URL", "postgres://db1/x").with("EMPTY", "");
     let text = r#"
 [nodes.a]
 url = "${URL}"
@@ -260,10 +226,7 @@ name = "t"
 "#;
     let config = Config::parse(Path::new("x.toml"), text, &environment).expect("no faults");
     assert_eq!(config.nodes[0].endpoint.to_string(), "x on db1:5432 as app");
-    assert_eq!(
-        config.nodes[1].endpoint.to_string(),
-        "a${b}$ on db9.example:5432 as app"
-    );
+    assert_eq!(config.nodes[1].endpoint.to_string(), "a${b}$ on db9.example:5432 as app");
 }
 
 #[test]

@@ -14,10 +14,9 @@ pub(super) fn parse(text: &str) -> Result<Assignments, ParameterFault> {
     let text = text.trim();
     match SCHEMES.iter().find_map(|scheme| text.strip_prefix(scheme)) {
         Some(rest) => parse_url(rest),
-        None if text.contains("://") && !text.contains('=') => Err(ParameterFault::new(
-            "this is not a PostgreSQL URL",
-            "begin it with postgres:// or postgresql://",
-        )),
+        None if text.contains("://") && !text.contains('=') => {
+            Err(ParameterFault::new("this is not a PostgreSQL URL", "begin it with postgres:// or postgresql://"))
+        }
         None => parse_keywords(text),
     }
 }
@@ -40,16 +39,11 @@ fn parse_url(rest: &str) -> Result<Assignments, ParameterFault> {
         }
         None => 0,
     };
-    let (place, query) = rest[hosts_start..]
-        .split_once('?')
-        .unwrap_or((&rest[hosts_start..], ""));
+    let (place, query) = rest[hosts_start..].split_once('?').unwrap_or((&rest[hosts_start..], ""));
     let (hosts, database) = place.split_once('/').unwrap_or((place, ""));
     if database.contains('@') {
         // Most often a password with a `/` in it: everything before would be read as host and port.
-        return Err(ParameterFault::new(
-            "there is an `@` after the first `/` of this URL",
-            ESCAPE_IT,
-        ));
+        return Err(ParameterFault::new("there is an `@` after the first `/` of this URL", ESCAPE_IT));
     }
     push_hosts(&mut assignments, hosts)?;
     assignments.push_filled("dbname", decode(database, "dbname")?);
@@ -61,10 +55,7 @@ fn push_hosts(assignments: &mut Assignments, list: &str) -> Result<(), Parameter
     let mut hosts = Vec::new();
     let mut ports = Vec::new();
     if list.contains('@') {
-        return Err(ParameterFault::new(
-            "there is more than one `@` before the first `/` of this URL",
-            ESCAPE_IT,
-        ));
+        return Err(ParameterFault::new("there is more than one `@` before the first `/` of this URL", ESCAPE_IT));
     }
     for item in list.split(',') {
         let (host, port) = match item.strip_prefix('[') {
@@ -132,9 +123,7 @@ fn push_query(assignments: &mut Assignments, query: &str) -> Result<(), Paramete
 fn decode(text: &str, part: &str) -> Result<String, ParameterFault> {
     let fault = || {
         ParameterFault::new(
-            format!(
-                "the {part} part of this URL has a `%` that is not followed by two hexadecimal digits"
-            ),
+            format!("the {part} part of this URL has a `%` that is not followed by two hexadecimal digits"),
             "write a literal `%` as %25",
         )
     };
@@ -197,10 +186,7 @@ fn unquoted(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> String {
     value
 }
 
-fn quoted(
-    chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
-    name: &str,
-) -> Result<String, ParameterFault> {
+fn quoted(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, name: &str) -> Result<String, ParameterFault> {
     let mut value = String::new();
     while let Some(c) = chars.next() {
         match c {

@@ -47,10 +47,7 @@ pub struct Host {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// `address` (`hostaddr`) spares the name lookup; the name is still what certificates are checked against.
-    Tcp {
-        name: Option<String>,
-        address: Option<IpAddr>,
-    },
+    Tcp { name: Option<String>, address: Option<IpAddr> },
     /// The directory of the socket `.s.PGSQL.<port>`.
     Unix(PathBuf),
 }
@@ -97,20 +94,12 @@ impl Endpoint {
     pub fn resolve(text: &str, environment: &Environment) -> Result<Self, ParameterFaults> {
         let string = conninfo::parse(text).map_err(|fault| ParameterFaults(vec![fault]))?;
         let parameters = Parameters::gather(string, environment)?;
-        Resolver {
-            parameters,
-            environment,
-            faults: Vec::new(),
-        }
-        .run()
+        Resolver { parameters, environment, faults: Vec::new() }.run()
     }
 
     /// The same endpoint with only this one of its hosts, for a second connection to the server a session found.
     pub fn at(&self, host: &Host) -> Self {
-        Self {
-            hosts: vec![host.clone()],
-            ..self.clone()
-        }
+        Self { hosts: vec![host.clone()], ..self.clone() }
     }
 
     /// Whether both lead to the same database of the same server, as far as the parameters tell.
@@ -123,31 +112,16 @@ impl Endpoint {
         match &self.password {
             PasswordSource::Given(secret) => Found::Password(secret.clone()),
             PasswordSource::Nowhere => Found::NoFile,
-            PasswordSource::File {
-                file,
-                default_socket_directories,
-            } => {
+            PasswordSource::File { file, default_socket_directories } => {
                 let name = match &host.place {
-                    Place::Unix(directory) if default_socket_directories.contains(directory) => {
-                        "localhost".to_owned()
-                    }
+                    Place::Unix(directory) if default_socket_directories.contains(directory) => "localhost".to_owned(),
                     Place::Unix(directory) => directory.display().to_string(),
-                    Place::Tcp {
-                        name: Some(name), ..
-                    } => name.clone(),
-                    Place::Tcp {
-                        name: None,
-                        address,
-                    } => address
-                        .map(|address| address.to_string())
-                        .unwrap_or_else(|| "localhost".to_owned()),
+                    Place::Tcp { name: Some(name), .. } => name.clone(),
+                    Place::Tcp { name: None, address } => {
+                        address.map(|address| address.to_string()).unwrap_or_else(|| "localhost".to_owned())
+                    }
                 };
-                let wanted = Wanted {
-                    host: &name,
-                    port: host.port,
-                    database: &self.database,
-                    user: &self.user,
-                };
+                let wanted = Wanted { host: &name, port: host.port, database: &self.database, user: &self.user };
                 passfile::look_up(file, &wanted)
             }
         }
@@ -166,24 +140,11 @@ impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
             Place::Unix(directory) => write!(f, "{}:{}", directory.display(), self.port),
-            Place::Tcp {
-                name: Some(name), ..
-            } if name.contains(':') => write!(f, "[{name}]:{}", self.port),
-            Place::Tcp {
-                name: Some(name), ..
-            } => write!(f, "{name}:{}", self.port),
-            Place::Tcp {
-                address: Some(IpAddr::V6(address)),
-                ..
-            } => write!(f, "[{address}]:{}", self.port),
-            Place::Tcp {
-                address: Some(address),
-                ..
-            } => write!(f, "{address}:{}", self.port),
-            Place::Tcp {
-                name: None,
-                address: None,
-            } => write!(f, "localhost:{}", self.port),
+            Place::Tcp { name: Some(name), .. } if name.contains(':') => write!(f, "[{name}]:{}", self.port),
+            Place::Tcp { name: Some(name), .. } => write!(f, "{name}:{}", self.port),
+            Place::Tcp { address: Some(IpAddr::V6(address)), .. } => write!(f, "[{address}]:{}", self.port),
+            Place::Tcp { address: Some(address), .. } => write!(f, "{address}:{}", self.port),
+            Place::Tcp { name: None, address: None } => write!(f, "localhost:{}", self.port),
         }
     }
 }
@@ -192,13 +153,7 @@ impl fmt::Display for Host {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hosts: Vec<String> = self.hosts.iter().map(Host::to_string).collect();
-        write!(
-            f,
-            "{} on {} as {}",
-            self.database,
-            hosts.join(","),
-            self.user
-        )
+        write!(f, "{} on {} as {}", self.database, hosts.join(","), self.user)
     }
 }
 
@@ -219,8 +174,7 @@ impl Resolver<'_> {
         let user = self.user();
         let database = self.parameters.get("dbname").unwrap_or(&user).to_owned();
         let hosts = self.hosts();
-        let tls =
-            TlsSettings::resolve(&self.parameters, self.environment, &hosts, &mut self.faults);
+        let tls = TlsSettings::resolve(&self.parameters, self.environment, &hosts, &mut self.faults);
         let endpoint = Endpoint {
             password: self.password_source(),
             channel_binding: self.choice(
@@ -251,21 +205,13 @@ impl Resolver<'_> {
                     ("prefer-standby", SessionAttributes::PreferStandby),
                 ],
             ),
-            shuffle_hosts: self.choice(
-                "load_balance_hosts",
-                false,
-                &[("disable", false), ("random", true)],
-            ),
+            shuffle_hosts: self.choice("load_balance_hosts", false, &[("disable", false), ("random", true)]),
             hosts,
             user,
             database,
             tls,
         };
-        if self.faults.is_empty() {
-            Ok(endpoint)
-        } else {
-            Err(ParameterFaults(self.faults))
-        }
+        if self.faults.is_empty() { Ok(endpoint) } else { Err(ParameterFaults(self.faults)) }
     }
 
     fn user(&mut self) -> String {
@@ -309,11 +255,7 @@ impl Resolver<'_> {
         };
         let (names, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
         let count = names.len().max(addresses.len()).max(1);
-        for (name, found) in [
-            ("host", names.len()),
-            ("hostaddr", addresses.len()),
-            ("port", ports.len()),
-        ] {
+        for (name, found) in [("host", names.len()), ("hostaddr", addresses.len()), ("port", ports.len())] {
             let fits = found == 0 || found == count || (name == "port" && found == 1);
             if !fits {
                 self.faults.push(ParameterFault::of(
@@ -325,18 +267,10 @@ impl Resolver<'_> {
         }
         (0..count)
             .map(|index| {
-                let port = self.port(
-                    ports
-                        .get(index)
-                        .or(ports.first())
-                        .map_or("", String::as_str),
-                );
+                let port = self.port(ports.get(index).or(ports.first()).map_or("", String::as_str));
                 let name = names.get(index).map_or("", String::as_str);
                 let address = addresses.get(index).map_or("", String::as_str);
-                Host {
-                    place: self.place(name, address, port),
-                    port,
-                }
+                Host { place: self.place(name, address, port), port }
             })
             .collect()
     }
@@ -346,11 +280,7 @@ impl Resolver<'_> {
             _ if text.is_empty() => DEFAULT_PORT,
             Ok(port) if port > 0 => port,
             _ => {
-                let fault = ParameterFault::of(
-                    "port",
-                    "the port is not a number from 1 to 65535",
-                    "correct the port",
-                );
+                let fault = ParameterFault::of("port", "the port is not a number from 1 to 65535", "correct the port");
                 if !self.faults.contains(&fault) {
                     self.faults.push(fault);
                 }
@@ -382,14 +312,8 @@ impl Resolver<'_> {
         match (name, address) {
             ("", None) => Place::Unix(self.socket_directory(port)),
             (name, None) if name.starts_with('/') => Place::Unix(PathBuf::from(name)),
-            ("", address) => Place::Tcp {
-                name: None,
-                address,
-            },
-            (name, address) => Place::Tcp {
-                name: Some(name.to_owned()),
-                address,
-            },
+            ("", address) => Place::Tcp { name: None, address },
+            (name, address) => Place::Tcp { name: Some(name.to_owned()), address },
         }
     }
 
@@ -416,20 +340,13 @@ impl Resolver<'_> {
     }
 
     fn keepalives(&mut self) -> Option<Keepalives> {
-        let seconds = |number: Option<i64>| {
-            number
-                .filter(|n| *n > 0)
-                .map(|n| Duration::from_secs(n.unsigned_abs()))
-        };
+        let seconds = |number: Option<i64>| number.filter(|n| *n > 0).map(|n| Duration::from_secs(n.unsigned_abs()));
         let on = self.whole_number("keepalives") != Some(0);
         let keepalives = Keepalives {
             // The system's default of two hours would leave a dead peer unnoticed.
             idle: seconds(self.whole_number("keepalives_idle")).unwrap_or(Duration::from_secs(60)),
             interval: seconds(self.whole_number("keepalives_interval")),
-            count: self
-                .whole_number("keepalives_count")
-                .and_then(|n| u32::try_from(n).ok())
-                .filter(|n| *n > 0),
+            count: self.whole_number("keepalives_count").and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0),
         };
         on.then_some(keepalives)
     }

@@ -21,9 +21,7 @@ pub struct Environment {
 impl Environment {
     /// The surroundings of this process.
     pub fn of_process() -> Self {
-        let account = nix::unistd::User::from_uid(nix::unistd::geteuid())
-            .ok()
-            .flatten();
+        let account = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
         let variables: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
@@ -38,13 +36,9 @@ impl Environment {
             home,
             os_user: account.map(|account| account.name),
             // What `pg_config --sysconfdir` says on Debian, on the PGDG packages for RHEL, and when built from source.
-            system_directories: [
-                "/etc/postgresql-common",
-                "/etc/sysconfig/pgsql",
-                "/usr/local/pgsql/etc",
-            ]
-            .map(PathBuf::from)
-            .to_vec(),
+            system_directories: ["/etc/postgresql-common", "/etc/sysconfig/pgsql", "/usr/local/pgsql/etc"]
+                .map(PathBuf::from)
+                .to_vec(),
             socket_directories: ["/var/run/postgresql", "/tmp"].map(PathBuf::from).to_vec(),
         }
     }
@@ -117,9 +111,6 @@ impl Environment {
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The variables hold PGPASSWORD and whatever else a deployment keeps there.
-        f.debug_struct("Environment")
-            .field("home", &self.home)
-            .field("os_user", &self.os_user)
-            .finish_non_exhaustive()
+        f.debug_struct("Environment").field("home", &self.home).field("os_user", &self.os_user).finish_non_exhaustive()
     }
 }

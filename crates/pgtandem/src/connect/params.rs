@@ -15,22 +15,11 @@ pub struct ParameterFault {
 
 impl ParameterFault {
     pub(super) fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            parameter: None,
-            message: message.into(),
-            remedy: remedy.into(),
-        }
+        Self { parameter: None, message: message.into(), remedy: remedy.into() }
     }
 
-    pub(super) fn of(
-        parameter: &str,
-        message: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
-        Self {
-            parameter: Some(parameter.to_owned()),
-            ..Self::new(message, remedy)
-        }
+    pub(super) fn of(parameter: &str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { parameter: Some(parameter.to_owned()), ..Self::new(message, remedy) }
     }
 }
 
@@ -66,17 +55,11 @@ impl Assignments {
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .rev()
-            .find(|(n, _)| n == name)
-            .map(|(_, value)| value.as_str())
+        self.0.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 }
 
@@ -97,16 +80,11 @@ struct Keyword {
 }
 
 const fn keyword(name: &'static str, variable: &'static str, used: Use) -> Keyword {
-    Keyword {
-        name,
-        variable,
-        used,
-    }
+    Keyword { name, variable, used }
 }
 
 const REMOVE: &str = "remove it";
-const NO_OAUTH: &str =
-    "OAuth is not supported; use a password, a client certificate or peer authentication";
+const NO_OAUTH: &str = "OAuth is not supported; use a password, a client certificate or peer authentication";
 
 /// Every keyword of libpq 14 to 18, with its environment variable.
 #[rustfmt::skip]
@@ -188,11 +166,7 @@ impl Parameters {
         check_names(&string, "", &mut faults);
         let service = match super::service::load(&string, environment) {
             Ok(Some(service)) => {
-                check_names(
-                    &service.parameters,
-                    &format!(" (in {})", service.origin),
-                    &mut faults,
-                );
+                check_names(&service.parameters, &format!(" (in {})", service.origin), &mut faults);
                 Some(service)
             }
             Ok(None) => None,
@@ -203,9 +177,7 @@ impl Parameters {
         };
         let mut values = Assignments::default();
         for known in KEYWORDS {
-            let service_value = service
-                .as_ref()
-                .and_then(|service| service.parameters.get(known.name));
+            let service_value = service.as_ref().and_then(|service| service.parameters.get(known.name));
             let (value, source) = match string.get(known.name).or(service_value) {
                 Some(value) => (value, known.name),
                 None if known.variable.is_empty() => continue,
@@ -220,28 +192,16 @@ impl Parameters {
             match known.used {
                 Use::Obeyed => values.push(known.name, value.to_owned()),
                 Use::NoEffect => {}
-                Use::Only(allowed, _) if allowed.contains(&value) => {
-                    values.push(known.name, value.to_owned())
+                Use::Only(allowed, _) if allowed.contains(&value) => values.push(known.name, value.to_owned()),
+                Use::Only(_, remedy) => {
+                    faults.push(ParameterFault::of(source, format!("{source}={value} is not supported"), remedy))
                 }
-                Use::Only(_, remedy) => faults.push(ParameterFault::of(
-                    source,
-                    format!("{source}={value} is not supported"),
-                    remedy,
-                )),
                 Use::Refused(remedy) => {
-                    faults.push(ParameterFault::of(
-                        source,
-                        format!("{source} is not supported"),
-                        remedy,
-                    ));
+                    faults.push(ParameterFault::of(source, format!("{source} is not supported"), remedy));
                 }
             }
         }
-        if faults.is_empty() {
-            Ok(Self { values })
-        } else {
-            Err(ParameterFaults(faults))
-        }
+        if faults.is_empty() { Ok(Self { values }) } else { Err(ParameterFaults(faults)) }
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
@@ -260,10 +220,6 @@ fn check_names(assignments: &Assignments, origin: &str, faults: &mut Vec<Paramet
             Some(close) => format!("did you mean `{close}`?"),
             None => "remove it; docs/connecting.md lists the parameters".to_owned(),
         };
-        faults.push(ParameterFault::of(
-            name,
-            format!("unknown connection parameter `{name}`{origin}"),
-            remedy,
-        ));
+        faults.push(ParameterFault::of(name, format!("unknown connection parameter `{name}`{origin}"), remedy));
     }
 }

@@ -24,10 +24,7 @@ pub(super) enum Found {
 }
 
 pub(super) fn look_up(file: &Path, wanted: &Wanted<'_>) -> Found {
-    let ignored = |why: String| Found::Ignored {
-        file: file.to_owned(),
-        why,
-    };
+    let ignored = |why: String| Found::Ignored { file: file.to_owned(), why };
     let metadata = match std::fs::metadata(file) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == ErrorKind::NotFound => return Found::NoFile,
@@ -67,11 +64,7 @@ fn password_of(line: &str, wanted: &Wanted<'_>) -> Option<String> {
     let mut password = String::new();
     let mut chars = rest.chars();
     while let Some(c) = chars.next() {
-        password.extend(if c == '\\' {
-            chars.next().or(Some('\\'))
-        } else {
-            Some(c)
-        });
+        password.extend(if c == '\\' { chars.next().or(Some('\\')) } else { Some(c) });
     }
     Some(password)
 }

@@ -13,13 +13,8 @@ pub(super) struct Service {
 }
 
 /// The service that the string or `PGSERVICE` names, from the first file that defines it.
-pub(super) fn load(
-    string: &Assignments,
-    environment: &Environment,
-) -> Result<Option<Service>, ParameterFault> {
-    let name = string
-        .get("service")
-        .or_else(|| environment.get("PGSERVICE"));
+pub(super) fn load(string: &Assignments, environment: &Environment) -> Result<Option<Service>, ParameterFault> {
+    let name = string.get("service").or_else(|| environment.get("PGSERVICE"));
     let Some(name) = name.filter(|name| !name.is_empty()) else {
         return Ok(None);
     };
@@ -41,10 +36,7 @@ pub(super) fn load(
             return Ok(Some(Service { parameters, origin }));
         }
     }
-    let sought: Vec<String> = files
-        .iter()
-        .map(|file| file.display().to_string())
-        .collect();
+    let sought: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
     Err(ParameterFault::of(
         "service",
         format!("no service file defines the service `{name}`"),
@@ -60,10 +52,7 @@ fn candidates(string: &Assignments, environment: &Environment) -> Vec<PathBuf> {
         .or_else(|| environment.filled("PGSERVICEFILE"))
         .map(PathBuf::from)
         .or_else(|| environment.home().map(|home| home.join(".pg_service.conf")));
-    let system = environment
-        .system_directories()
-        .into_iter()
-        .map(|directory| directory.join("pg_service.conf"));
+    let system = environment.system_directories().into_iter().map(|directory| directory.join("pg_service.conf"));
     own.into_iter().chain(system).collect()
 }
 
@@ -78,11 +67,7 @@ fn section(text: &str, name: &str, file: &Path) -> Result<Option<Assignments>, P
             if found.is_some() {
                 break;
             }
-            if line
-                .strip_prefix('[')
-                .and_then(|rest| rest.strip_suffix(']'))
-                == Some(name)
-            {
+            if line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) == Some(name) {
                 found = Some(Assignments::default());
             }
             continue;

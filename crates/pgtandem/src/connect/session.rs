@@ -40,35 +40,20 @@ enum Attempt {
 impl Endpoint {
     /// Opens a session. `application_name` is what `pg_stat_activity` shows; `settings` are set before the
     /// first statement and are what RESET and DISCARD go back to.
-    pub async fn connect(
-        &self,
-        application_name: &str,
-        settings: &[(&str, &str)],
-    ) -> Result<Session, ConnectError> {
+    pub async fn connect(&self, application_name: &str, settings: &[(&str, &str)]) -> Result<Session, ConnectError> {
         let mut hosts: Vec<&Host> = self.hosts.iter().collect();
         if self.shuffle_hosts {
             hosts.sort_by_cached_key(|_| uuid::Uuid::new_v4());
         }
         let config = self.base_config(application_name, settings);
-        self.connect_to_any(&hosts, &config)
-            .await
-            .map_err(|fault| ConnectError {
-                endpoint: self.to_string(),
-                fault,
-            })
+        self.connect_to_any(&hosts, &config).await.map_err(|fault| ConnectError { endpoint: self.to_string(), fault })
     }
 
-    async fn connect_to_any(
-        &self,
-        hosts: &[&Host],
-        config: &Config,
-    ) -> Result<Session, ConnectFault> {
+    async fn connect_to_any(&self, hosts: &[&Host], config: &Config) -> Result<Session, ConnectFault> {
         let mut faults = Vec::new();
         // prefer-standby takes a second round in which any server will do.
         let rounds: &[SessionAttributes] = match self.session_attributes {
-            SessionAttributes::PreferStandby => {
-                &[SessionAttributes::Standby, SessionAttributes::Any]
-            }
+            SessionAttributes::PreferStandby => &[SessionAttributes::Standby, SessionAttributes::Any],
             ref other => std::slice::from_ref(other),
         };
         for wanted in rounds {
@@ -79,8 +64,7 @@ impl Endpoint {
                         Ok(true) => return Ok(session),
                         Ok(false) => {
                             let wanted = wanted.keyword();
-                            faults
-                                .push((host.to_string(), ConnectFault::NoSuitableHost { wanted }));
+                            faults.push((host.to_string(), ConnectFault::NoSuitableHost { wanted }));
                         }
                         Err(error) => {
                             let fault = ConnectFault::of_attempt(&error, &host.to_string(), None);
@@ -109,37 +93,21 @@ impl Endpoint {
             }
             Found::NoEntry => Some("the password file has no matching line".to_owned()),
             Found::NoFile => None,
-            Found::Ignored { file, why } => {
-                Some(format!("{} was ignored: it {why}", file.display()))
-            }
+            Found::Ignored { file, why } => Some(format!("{} was ignored: it {why}", file.display())),
         };
         let (name, addresses) = match &host.place {
             Place::Unix(directory) => {
                 config.host_path(directory).ssl_mode(SslMode::Disable);
-                let socket = directory
-                    .join(format!(".s.PGSQL.{}", host.port))
-                    .display()
-                    .to_string();
+                let socket = directory.join(format!(".s.PGSQL.{}", host.port)).display().to_string();
                 return self.attempt(&config, None, host, &socket, &pass_file).await;
             }
-            Place::Tcp {
-                name,
-                address: Some(address),
-            } => (name.as_deref(), vec![*address]),
-            Place::Tcp {
-                name: Some(name),
-                address: None,
-            } => (
-                Some(name.as_str()),
-                look_up(name, host.port, self.connect_timeout).await?,
-            ),
-            Place::Tcp {
-                name: None,
-                address: None,
-            } => (
-                Some("localhost"),
-                look_up("localhost", host.port, self.connect_timeout).await?,
-            ),
+            Place::Tcp { name, address: Some(address) } => (name.as_deref(), vec![*address]),
+            Place::Tcp { name: Some(name), address: None } => {
+                (Some(name.as_str()), look_up(name, host.port, self.connect_timeout).await?)
+            }
+            Place::Tcp { name: None, address: None } => {
+                (Some("localhost"), look_up("localhost", host.port, self.connect_timeout).await?)
+            }
         };
         let mut last = ConnectFault::HostNotFound {
             host: name.unwrap_or_default().to_owned(),
@@ -177,10 +145,9 @@ impl Endpoint {
                 (Err(fault), None) if other_way_may_help(&fault) => first = Some(fault),
                 (Err(fault), None) => return Err(fault),
                 // The second answer counts only where it says more than "not this way either".
-                (
-                    Err(ConnectFault::NotAdmitted { .. } | ConnectFault::TlsNotOffered),
-                    Some(fault),
-                ) => return Err(fault),
+                (Err(ConnectFault::NotAdmitted { .. } | ConnectFault::TlsNotOffered), Some(fault)) => {
+                    return Err(fault);
+                }
                 (Err(fault), Some(_)) => return Err(fault),
             }
         }
@@ -236,12 +203,9 @@ impl Endpoint {
             }
         };
         let outcome = match self.connect_timeout {
-            Some(after) => tokio::time::timeout(after, connecting).await.map_err(|_| {
-                ConnectFault::TimedOut {
-                    address: address.to_owned(),
-                    after,
-                }
-            })?,
+            Some(after) => tokio::time::timeout(after, connecting)
+                .await
+                .map_err(|_| ConnectFault::TimedOut { address: address.to_owned(), after })?,
             None => connecting.await,
         };
         outcome.map_err(|error| ConnectFault::of_attempt(&error, address, pass_file.clone()))
@@ -295,11 +259,7 @@ fn startup_options(own: Option<&str>, settings: &[(&str, &str)]) -> String {
     options.join(" ")
 }
 
-async fn look_up(
-    name: &str,
-    port: u16,
-    limit: Option<Duration>,
-) -> Result<Vec<IpAddr>, ConnectFault> {
+async fn look_up(name: &str, port: u16, limit: Option<Duration>) -> Result<Vec<IpAddr>, ConnectFault> {
     let looking = tokio::net::lookup_host((name, port));
     let found: io::Result<Vec<IpAddr>> = match limit {
         Some(after) => match tokio::time::timeout(after, looking).await {
@@ -309,14 +269,9 @@ async fn look_up(
                 return Err(ConnectFault::TimedOut { address, after });
             }
         },
-        None => looking
-            .await
-            .map(|addresses| addresses.map(|address| address.ip()).collect()),
+        None => looking.await.map(|addresses| addresses.map(|address| address.ip()).collect()),
     };
-    found.map_err(|error| ConnectFault::HostNotFound {
-        host: name.to_owned(),
-        detail: error.to_string(),
-    })
+    found.map_err(|error| ConnectFault::HostNotFound { host: name.to_owned(), detail: error.to_string() })
 }
 
 /// Whether connecting with TLS instead of without, or the reverse, can change this outcome.
@@ -333,20 +288,14 @@ fn other_way_may_help(fault: &ConnectFault) -> bool {
     )
 }
 
-fn drive<S, T>(
-    client: Client,
-    mut connection: tokio_postgres::Connection<S, T>,
-    host: &Host,
-) -> Session
+fn drive<S, T>(client: Client, mut connection: tokio_postgres::Connection<S, T>, host: &Host) -> Session
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let (sender, notifications) = mpsc::unbounded_channel();
     let task = tokio::spawn(async move {
-        while let Some(message) =
-            std::future::poll_fn(|context| connection.poll_message(context)).await
-        {
+        while let Some(message) = std::future::poll_fn(|context| connection.poll_message(context)).await {
             match message? {
                 // Nobody has to listen.
                 AsyncMessage::Notification(notification) => drop(sender.send(notification)),
@@ -356,12 +305,7 @@ where
         }
         Ok(())
     });
-    Session {
-        client,
-        notifications,
-        task,
-        host: host.clone(),
-    }
+    Session { client, notifications, task, host: host.clone() }
 }
 
 async fn fits(client: &Client, wanted: SessionAttributes) -> Result<bool, tokio_postgres::Error> {
@@ -370,9 +314,7 @@ async fn fits(client: &Client, wanted: SessionAttributes) -> Result<bool, tokio_
         SessionAttributes::ReadWrite | SessionAttributes::ReadOnly => {
             "SELECT pg_catalog.current_setting('transaction_read_only')::boolean"
         }
-        SessionAttributes::Primary | SessionAttributes::Standby => {
-            "SELECT pg_catalog.pg_is_in_recovery()"
-        }
+        SessionAttributes::Primary | SessionAttributes::Standby => "SELECT pg_catalog.pg_is_in_recovery()",
     };
     let restricted: bool = client.query_one(query, &[]).await?.get(0);
     Ok(match wanted {

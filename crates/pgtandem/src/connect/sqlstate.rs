@@ -130,15 +130,8 @@ impl FaultClass {
     /// By the five characters alone.
     pub fn of_sqlstate(code: &str) -> Self {
         let exact = CODES.iter().find(|(known, _)| *known == code);
-        let class = || {
-            CLASSES
-                .iter()
-                .find(|(known, _)| code.len() == 5 && code.starts_with(known))
-        };
-        match exact
-            .or_else(class)
-            .map_or(Unknown, |(_, verdict)| *verdict)
-        {
+        let class = || CLASSES.iter().find(|(known, _)| code.len() == 5 && code.starts_with(known));
+        match exact.or_else(class).map_or(Unknown, |(_, verdict)| *verdict) {
             Verdict::Deposed => Self::Deposed,
             Retry => Self::Retry,
             Row => Self::RowRejected,
@@ -162,15 +155,9 @@ impl FaultClass {
             return Self::of_server(server);
         }
         // Without an answer of the server: the connection broke, or we sent what it could not even be asked.
-        let broke = error.is_closed()
-            || error
-                .source()
-                .is_some_and(|source| source.downcast_ref::<io::Error>().is_some());
-        if broke {
-            Self::Retry
-        } else {
-            Self::Unknown(error.to_string())
-        }
+        let broke =
+            error.is_closed() || error.source().is_some_and(|source| source.downcast_ref::<io::Error>().is_some());
+        if broke { Self::Retry } else { Self::Unknown(error.to_string()) }
     }
 }
 
@@ -197,15 +184,9 @@ mod tests {
         let mut seen = 0;
         for line in APPENDIX.lines().filter(|line| !line.starts_with('#')) {
             let mut words = line.split_whitespace();
-            let (code, expected) = (
-                words.next().expect("a code"),
-                words.next().expect("a class"),
-            );
+            let (code, expected) = (words.next().expect("a code"), words.next().expect("a class"));
             assert_eq!(name(&FaultClass::of_sqlstate(code)), expected, "{line}");
-            assert!(
-                CLASSES.iter().any(|(class, _)| code.starts_with(class)) || code == "PT001",
-                "{line}"
-            );
+            assert!(CLASSES.iter().any(|(class, _)| code.starts_with(class)) || code == "PT001", "{line}");
             seen += 1;
         }
         assert!(seen > 240, "{seen}");
@@ -214,10 +195,7 @@ mod tests {
     #[test]
     fn s35_what_is_not_known_says_its_code() {
         for code in ["ZZ123", "", "4", "23", "PT002", "é23"] {
-            assert_eq!(
-                FaultClass::of_sqlstate(code),
-                FaultClass::Unknown(code.to_owned())
-            );
+            assert_eq!(FaultClass::of_sqlstate(code), FaultClass::Unknown(code.to_owned()));
         }
     }
 }

@@ -78,12 +78,7 @@ impl TlsSettings {
         faults: &mut Vec<ParameterFault>,
     ) -> Self {
         let directory = environment.home().map(|home| home.join(".postgresql"));
-        let in_home = |name: &str| {
-            directory
-                .as_ref()
-                .map(|d| d.join(name))
-                .filter(|path| path.exists())
-        };
+        let in_home = |name: &str| directory.as_ref().map(|d| d.join(name)).filter(|path| path.exists());
         let given = |name: &str| parameters.get(name).map(PathBuf::from);
 
         let roots = match parameters.get("sslrootcert") {
@@ -95,26 +90,17 @@ impl TlsSettings {
         check_verification(mode, &roots, hosts, directory.as_deref(), faults);
         let identity = match parameters.get("sslcertmode") {
             Some("disable") => None,
-            _ => given("sslcert")
-                .or_else(|| in_home("postgresql.crt"))
-                .and_then(|certificate| {
-                    let key = given("sslkey")
-                        .or_else(|| directory.as_ref().map(|d| d.join("postgresql.key")))?;
-                    Some(Identity { certificate, key })
-                }),
+            _ => given("sslcert").or_else(|| in_home("postgresql.crt")).and_then(|certificate| {
+                let key = given("sslkey").or_else(|| directory.as_ref().map(|d| d.join("postgresql.key")))?;
+                Some(Identity { certificate, key })
+            }),
         };
         Self {
             mode,
             roots,
             revocation_list: given("sslcrl").or_else(|| in_home("root.crl")),
             identity,
-            server_name_indication: choose(
-                parameters,
-                "sslsni",
-                true,
-                &[("0", false), ("1", true)],
-                faults,
-            ),
+            server_name_indication: choose(parameters, "sslsni", true, &[("0", false), ("1", true)], faults),
             versions: versions(parameters, faults),
         }
     }
@@ -142,23 +128,16 @@ impl TlsSettings {
             .collect();
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&versions)
-            .map_err(|error| ConnectFault::TlsFailed {
-                detail: error.to_string(),
-            })?
+            .map_err(|error| ConnectFault::TlsFailed { detail: error.to_string() })?
             .dangerous()
             .with_custom_certificate_verifier(self.verifier(provider)?);
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some(identity) => {
                 let (chain, key) = identity.read()?;
-                builder.with_client_auth_cert(chain, key).map_err(|error| {
-                    ConnectFault::ClientCertificate {
-                        file: identity.certificate.clone(),
-                        detail: format!(
-                            "does not go with the key {}: {error}",
-                            identity.key.display()
-                        ),
-                    }
+                builder.with_client_auth_cert(chain, key).map_err(|error| ConnectFault::ClientCertificate {
+                    file: identity.certificate.clone(),
+                    detail: format!("does not go with the key {}: {error}", identity.key.display()),
                 })?
             }
         };
@@ -166,10 +145,7 @@ impl TlsSettings {
         Ok(Arc::new(config))
     }
 
-    fn verifier(
-        &self,
-        provider: Arc<CryptoProvider>,
-    ) -> Result<Arc<dyn ServerCertVerifier>, ConnectFault> {
+    fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, ConnectFault> {
         if !self.verifies() {
             return Ok(Arc::new(CheckNothing::new(provider)));
         }
@@ -182,32 +158,18 @@ impl TlsSettings {
                 detail: "holds no certificate that can be used".to_owned(),
             });
         }
-        let mut builder =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider));
+        let mut builder = WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider));
         if let Some(file) = &self.revocation_list {
-            let unreadable = |detail: String| ConnectFault::RootCertificate {
-                file: file.clone(),
-                detail,
-            };
+            let unreadable = |detail: String| ConnectFault::RootCertificate { file: file.clone(), detail };
             let lists = CertificateRevocationListDer::pem_file_iter(file)
                 .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .map_err(|error| {
-                    unreadable(format!("is not a readable revocation list: {error}"))
-                })?;
+                .map_err(|error| unreadable(format!("is not a readable revocation list: {error}")))?;
             builder = builder.with_crls(lists).allow_unknown_revocation_status();
         }
         let chain = builder
             .build()
-            .map_err(|error| ConnectFault::RootCertificate {
-                file: origin,
-                detail: error.to_string(),
-            })?;
-        Ok(Arc::new(CheckServer::new(
-            chain,
-            roots,
-            provider,
-            self.mode == TlsMode::VerifyFull,
-        )))
+            .map_err(|error| ConnectFault::RootCertificate { file: origin, detail: error.to_string() })?;
+        Ok(Arc::new(CheckServer::new(chain, roots, provider, self.mode == TlsMode::VerifyFull)))
     }
 
     fn root_certificates(&self) -> Result<(Vec<CertificateDer<'static>>, PathBuf), ConnectFault> {
@@ -217,11 +179,8 @@ impl TlsSettings {
                 Ok((found.certs, PathBuf::from("the system's certificate store")))
             }
             Roots::File(file) => {
-                let certificates =
-                    read_certificates(file).map_err(|detail| ConnectFault::RootCertificate {
-                        file: file.clone(),
-                        detail,
-                    })?;
+                let certificates = read_certificates(file)
+                    .map_err(|detail| ConnectFault::RootCertificate { file: file.clone(), detail })?;
                 Ok((certificates, file.clone()))
             }
             Roots::None => Err(ConnectFault::RootCertificate {
@@ -234,24 +193,16 @@ impl TlsSettings {
 
 impl Identity {
     fn read(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), ConnectFault> {
-        let fault = |file: &Path, detail: String| ConnectFault::ClientCertificate {
-            file: file.to_owned(),
-            detail,
-        };
-        let chain = read_certificates(&self.certificate)
-            .map_err(|detail| fault(&self.certificate, detail))?;
+        let fault = |file: &Path, detail: String| ConnectFault::ClientCertificate { file: file.to_owned(), detail };
+        let chain = read_certificates(&self.certificate).map_err(|detail| fault(&self.certificate, detail))?;
         let pem = read_private(&self.key).map_err(|detail| fault(&self.key, detail))?;
         if pem.contains("ENCRYPTED") {
             let detail = "is encrypted, which is not supported; decrypt it with \
                           `openssl pkey -in client.key -out plain.key`";
             return Err(fault(&self.key, detail.to_owned()));
         }
-        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|error| {
-            fault(
-                &self.key,
-                format!("holds no private key in PEM format: {error}"),
-            )
-        })?;
+        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes())
+            .map_err(|error| fault(&self.key, format!("holds no private key in PEM format: {error}")))?;
         Ok((chain, key))
     }
 }
@@ -286,9 +237,7 @@ fn mode(
     roots: &Roots,
     faults: &mut Vec<ParameterFault>,
 ) -> TlsMode {
-    let requires = environment
-        .get("PGREQUIRESSL")
-        .is_some_and(|value| value.starts_with('1'));
+    let requires = environment.get("PGREQUIRESSL").is_some_and(|value| value.starts_with('1'));
     let default = match roots {
         Roots::System => TlsMode::VerifyFull,
         Roots::None | Roots::File(_) if requires => TlsMode::Require,
@@ -354,24 +303,10 @@ fn versions(parameters: &Parameters, faults: &mut Vec<ParameterFault>) -> Vec<Ve
         ("TLSv1.2", Version::Tls12),
         ("TLSv1.3", Version::Tls13),
     ];
-    let lowest = choose(
-        parameters,
-        "ssl_min_protocol_version",
-        Version::Tls12,
-        &NAMES,
-        faults,
-    );
-    let highest = choose(
-        parameters,
-        "ssl_max_protocol_version",
-        Version::Tls13,
-        &NAMES,
-        faults,
-    );
-    let versions: Vec<Version> = [Version::Tls12, Version::Tls13]
-        .into_iter()
-        .filter(|v| (lowest..=highest).contains(v))
-        .collect();
+    let lowest = choose(parameters, "ssl_min_protocol_version", Version::Tls12, &NAMES, faults);
+    let highest = choose(parameters, "ssl_max_protocol_version", Version::Tls13, &NAMES, faults);
+    let versions: Vec<Version> =
+        [Version::Tls12, Version::Tls13].into_iter().filter(|v| (lowest..=highest).contains(v)).collect();
     if versions.is_empty() {
         faults.push(ParameterFault::of(
             "ssl_max_protocol_version",
@@ -389,11 +324,7 @@ pub(super) fn server_name(name: Option<&str>, address: IpAddr) -> String {
         Some(name) => {
             let name = name.strip_suffix('.').unwrap_or(name);
             let usable = rustls_pki_types::ServerName::try_from(name).is_ok();
-            if usable {
-                name.to_owned()
-            } else {
-                address.to_string()
-            }
+            if usable { name.to_owned() } else { address.to_string() }
         }
         None => address.to_string(),
     }

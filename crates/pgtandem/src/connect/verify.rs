@@ -6,15 +6,12 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{
-    CryptoProvider, verify_tls12_signature, verify_tls13_signature,
-    verify_tls13_signature_with_raw_key,
+    CryptoProvider, verify_tls12_signature, verify_tls13_signature, verify_tls13_signature_with_raw_key,
 };
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use x509_cert::Certificate;
-use x509_cert::der::asn1::{
-    Ia5StringRef, OctetString, PrintableStringRef, TeletexStringRef, Utf8StringRef,
-};
+use x509_cert::der::asn1::{Ia5StringRef, OctetString, PrintableStringRef, TeletexStringRef, Utf8StringRef};
 use x509_cert::der::oid::db::rfc4519::COMMON_NAME;
 use x509_cert::der::{Decode, Encode};
 use x509_cert::ext::pkix::SubjectAltName;
@@ -53,12 +50,7 @@ impl ServerCertVerifier for CheckNothing {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -73,9 +65,7 @@ impl ServerCertVerifier for CheckNothing {
                 Error::InvalidCertificate(CertificateError::BadSignature) => Err(error),
                 // webpki reads no X.509 version 1 certificates, which `openssl x509 -req` makes without extensions.
                 error => match public_key(certificate) {
-                    Some(key) => {
-                        verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
-                    }
+                    Some(key) => verify_tls13_signature_with_raw_key(message, &key, signature, algorithms),
                     None => Err(error),
                 },
             }
@@ -83,20 +73,13 @@ impl ServerCertVerifier for CheckNothing {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
 fn public_key(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
     let parsed = Certificate::from_der(certificate).ok()?;
-    parsed
-        .tbs_certificate
-        .subject_public_key_info
-        .to_der()
-        .ok()
-        .map(SubjectPublicKeyInfoDer::from)
+    parsed.tbs_certificate.subject_public_key_info.to_der().ok().map(SubjectPublicKeyInfoDer::from)
 }
 
 /// For verify-ca (the chain) and verify-full (the chain and the name).
@@ -115,12 +98,7 @@ impl CheckServer {
         provider: Arc<CryptoProvider>,
         check_name: bool,
     ) -> Self {
-        Self {
-            chain,
-            signatures: CheckNothing::new(provider),
-            trusted,
-            check_name,
-        }
+        Self { chain, signatures: CheckNothing::new(provider), trusted, check_name }
     }
 
     /// A self-signed server certificate that is itself the root file: webpki refuses it as a server's
@@ -139,13 +117,7 @@ impl ServerCertVerifier for CheckServer {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verdict = self.chain.verify_server_cert(
-            end_entity,
-            intermediates,
-            server_name,
-            ocsp_response,
-            now,
-        );
+        let verdict = self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         let Err(Error::InvalidCertificate(fault)) = verdict else {
             return verdict;
         };
@@ -156,9 +128,7 @@ impl ServerCertVerifier for CheckServer {
             {
                 return Ok(ServerCertVerified::assertion());
             }
-            CertificateError::Other(_) | CertificateError::UnknownIssuer
-                if self.is_trusted_itself(end_entity) =>
-            {
+            CertificateError::Other(_) | CertificateError::UnknownIssuer if self.is_trusted_itself(end_entity) => {
                 check_dates(end_entity, now)?;
                 if self.check_name {
                     check_names(end_entity, server_name)?;
@@ -176,8 +146,7 @@ impl ServerCertVerifier for CheckServer {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.signatures
-            .verify_tls12_signature(message, certificate, signature)
+        self.signatures.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -186,8 +155,7 @@ impl ServerCertVerifier for CheckServer {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.signatures
-            .verify_tls13_signature(message, certificate, signature)
+        self.signatures.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -210,11 +178,7 @@ fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Er
 
 fn check_names(certificate: &CertificateDer<'_>, wanted: &ServerName<'_>) -> Result<(), Error> {
     let names = Names::of(&parse(certificate)?);
-    if names.fit(wanted) {
-        Ok(())
-    } else {
-        Err(names.mismatch(wanted))
-    }
+    if names.fit(wanted) { Ok(()) } else { Err(names.mismatch(wanted)) }
 }
 
 fn parse(certificate: &CertificateDer<'_>) -> Result<Certificate, Error> {
@@ -251,30 +215,16 @@ impl Names {
         }
         let subject = &certificate.tbs_certificate.subject;
         let attributes = subject.0.iter().flat_map(|set| set.0.iter());
-        names.common = attributes
-            .filter(|attribute| attribute.oid == COMMON_NAME)
-            .find_map(|attribute| {
-                let value = &attribute.value;
-                value
-                    .decode_as::<Utf8StringRef<'_>>()
-                    .map(|text| text.to_string())
-                    .or_else(|_| {
-                        value
-                            .decode_as::<PrintableStringRef<'_>>()
-                            .map(|text| text.to_string())
-                    })
-                    .or_else(|_| {
-                        value
-                            .decode_as::<Ia5StringRef<'_>>()
-                            .map(|text| text.to_string())
-                    })
-                    .or_else(|_| {
-                        value
-                            .decode_as::<TeletexStringRef<'_>>()
-                            .map(|text| text.to_string())
-                    })
-                    .ok()
-            });
+        names.common = attributes.filter(|attribute| attribute.oid == COMMON_NAME).find_map(|attribute| {
+            let value = &attribute.value;
+            value
+                .decode_as::<Utf8StringRef<'_>>()
+                .map(|text| text.to_string())
+                .or_else(|_| value.decode_as::<PrintableStringRef<'_>>().map(|text| text.to_string()))
+                .or_else(|_| value.decode_as::<Ia5StringRef<'_>>().map(|text| text.to_string()))
+                .or_else(|_| value.decode_as::<TeletexStringRef<'_>>().map(|text| text.to_string()))
+                .ok()
+        });
         names
     }
 
@@ -288,11 +238,7 @@ impl Names {
             }
             ServerName::DnsName(host) => {
                 let host = host.as_ref();
-                self.dns
-                    .iter()
-                    .map(String::as_str)
-                    .chain(common)
-                    .any(|pattern| matches(pattern, host))
+                self.dns.iter().map(String::as_str).chain(common).any(|pattern| matches(pattern, host))
             }
             _ => false,
         }
@@ -302,13 +248,7 @@ impl Names {
         let addresses = self.addresses.iter().map(IpAddr::to_string);
         CertificateError::NotValidForNameContext {
             expected: wanted.to_owned(),
-            presented: self
-                .dns
-                .iter()
-                .cloned()
-                .chain(addresses)
-                .chain(self.common.clone())
-                .collect(),
+            presented: self.dns.iter().cloned().chain(addresses).chain(self.common.clone()).collect(),
         }
         .into()
     }
@@ -317,17 +257,16 @@ impl Names {
 fn ip_address(octets: &OctetString) -> Option<IpAddr> {
     let octets = octets.as_bytes();
     let four = <[u8; 4]>::try_from(octets).map(IpAddr::from);
-    four.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from))
-        .ok()
+    four.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
 }
 
 /// A wildcard stands for exactly one label, the leftmost.
 fn matches(pattern: &str, host: &str) -> bool {
     match pattern.strip_prefix("*.") {
         None => pattern.eq_ignore_ascii_case(host),
-        Some(domain) => host
-            .split_once('.')
-            .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(domain)),
+        Some(domain) => {
+            host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(domain))
+        }
     }
 }
 

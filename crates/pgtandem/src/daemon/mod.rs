@@ -1,1 +1,156 @@
 //! `pgtandem run`: the process that owns the hub, the captures and the deliveries.
+
+mod conductor;
+mod control;
+pub mod drift;
+mod errands;
+mod error;
+mod look;
+mod reach;
+mod records;
+mod seat;
+mod settings;
+mod start;
+mod state;
+mod tables;
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use conductor::{Conductor, Ended};
+use control::Control;
+use errands::Errands;
+pub use error::{ReachError, RunError};
+pub use settings::SPELLING;
+
+use crate::config::Config;
+use crate::connect::Retry;
+use crate::link;
+
+/// How often, at least, the conductor looks up: empty landings, retries, acknowledgements.
+const BEAT: Duration = Duration::from_millis(50);
+/// After something went wrong, the first pause before starting over; doubled up to [`LONGEST_PAUSE`].
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Runs the hub until `stop` becomes true.
+///
+/// # Errors
+/// When something is wrong that waiting cannot mend.
+pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(), RunError> {
+    let holder = holder();
+    let mut pause = SHORTEST_PAUSE;
+    loop {
+        let began = Instant::now();
+        match work(config, &holder, &mut stop).await {
+            Ok(Ended::Asked) => return Ok(()),
+            Ok(Ended::Yield) => tracing::info!("another pgtandem command asked for the lock; waiting for it to finish"),
+            Ok(Ended::Recover(why)) => tracing::warn!("starting over from the databases: {why}"),
+            Err(error) => match error.retry() {
+                Retry::Never => return Err(error),
+                Retry::Soon | Retry::AfterPerson => tracing::warn!("{error}; trying again"),
+            },
+        }
+        if began.elapsed() > LONGEST_PAUSE {
+            pause = SHORTEST_PAUSE;
+        }
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Who holds the epoch, for a person who finds it in a database.
+fn holder() -> String {
+    let host =
+        nix::sys::utsname::uname().map(|name| name.nodename().to_string_lossy().into_owned()).unwrap_or_default();
+    format!("pid {} on {host}", std::process::id())
+}
+
+/// One life of a hub: from taking the locks to giving them back.
+async fn work(config: &Config, holder: &str, stop: &mut watch::Receiver<bool>) -> Result<Ended, RunError> {
+    let (mut conductor, mut errands) = tokio::select! {
+        // Nothing has been delivered yet, so there is nothing to bring to an end.
+        _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Asked),
+        begun = begin(config, holder) => begun?,
+    };
+    let ended = conduct(&mut conductor, &mut errands, stop).await;
+    conductor.settle().await;
+    // One that starts over is still there for whoever asks.
+    if !matches!(&ended, Ok(Ended::Recover(_))) {
+        errands.say_goodbye().await;
+    }
+    ended
+}
+
+/// Becomes the hub, which may mean to wait for another one's end.
+async fn begin(config: &Config, holder: &str) -> Result<(Conductor, Errands), RunError> {
+    let mut controls = Vec::new();
+    for node in &config.nodes {
+        controls.push(Control::open(node).await?);
+    }
+    controls.sort_by_key(|control| control.id);
+    let nodes = controls.iter().filter_map(|control| config.node(&control.name).cloned()).collect();
+    check_numbers(&controls)?;
+    take_locks(&controls).await?;
+    let (report, reports) = mpsc::unbounded_channel();
+    let started = start::start(config, &controls, holder, &report).await?;
+    for table in &started.linked {
+        tracing::debug!(table = %table.name.plain(), "linked");
+    }
+    tracing::info!(
+        epoch = started.epoch,
+        tables = started.linked.len(),
+        nodes = controls.len(),
+        "working: {}",
+        controls.iter().map(|control| control.name.as_str()).collect::<Vec<_>>().join(" and ")
+    );
+    let mut conductor = Conductor::new(started.hub, started.seats, report, reports);
+    let mut errands = Errands::new(controls, nodes, started.linked, started.epoch, holder.to_owned());
+    errands.look_first(&mut conductor).await?;
+    Ok((conductor, errands))
+}
+
+async fn conduct(
+    conductor: &mut Conductor,
+    errands: &mut Errands,
+    stop: &watch::Receiver<bool>,
+) -> Result<Ended, RunError> {
+    loop {
+        if *stop.borrow() {
+            return Ok(Ended::Asked);
+        }
+        if let Some(ended) = conductor.turn(Instant::now() + BEAT).await? {
+            return Ok(ended);
+        }
+        if let Some(ended) = errands.run(conductor) {
+            return Ok(ended);
+        }
+    }
+}
+
+/// The numbers of the nodes must be 0, 1, 2, …: the hub counts on it.
+fn check_numbers(controls: &[Control]) -> Result<(), RunError> {
+    for (expected, control) in controls.iter().enumerate() {
+        if usize::from(control.id.0) != expected {
+            let reason = "it is not part of the same link as the other nodes of the configuration; run `pgtandem up`";
+            return Err(ReachError::Misfit { node: control.name.clone(), reason: reason.to_owned() }.into());
+        }
+    }
+    Ok(())
+}
+
+/// One hub works at a time: the locks are taken in node order, so two that start together do not block each other.
+async fn take_locks(controls: &[Control]) -> Result<(), RunError> {
+    for control in controls {
+        if link::try_lock(&control.client).await.map_err(ReachError::from)? {
+            continue;
+        }
+        tracing::info!(node = %control.name, "another pgtandem is at work; waiting until it ends");
+        link::lock(&control.client).await.map_err(ReachError::from)?;
+    }
+    Ok(())
+}

@@ -1,1 +1,15 @@
 //! One delivery: one transaction on a target that writes canonical states.
+
+mod arrays;
+mod batch;
+mod careful;
+mod error;
+mod pipeline;
+mod record;
+mod session;
+mod target;
+
+pub use error::DeliverError;
+pub use record::{Held, row_json};
+pub use session::{Landing, LandingId, Target};
+pub use target::{TargetColumn, TargetTable, TargetTables};

@@ -88,11 +88,7 @@ pub async fn insert_held(client: &impl GenericClient, held: &Held) -> Result<(),
     Ok(())
 }
 
-pub async fn delete_held(
-    client: &impl GenericClient,
-    table_id: i32,
-    key_bytes: &[u8],
-) -> Result<(), Error> {
+pub async fn delete_held(client: &impl GenericClient, table_id: i32, key_bytes: &[u8]) -> Result<(), Error> {
     const QUERY: &str = "DELETE FROM pgtandem.held WHERE table_id = $1 AND key_bytes = $2";
     client.execute(QUERY, &[&table_id, &key_bytes]).await?;
     Ok(())
@@ -129,19 +125,14 @@ pub struct DecisionFilter {
 }
 
 /// Newest first.
-pub async fn list_decisions(
-    client: &impl GenericClient,
-    filter: &DecisionFilter,
-) -> Result<Vec<Decision>, Error> {
+pub async fn list_decisions(client: &impl GenericClient, filter: &DecisionFilter) -> Result<Vec<Decision>, Error> {
     const QUERY: &str = "
         SELECT id, table_id, key, key_bytes, winner_node, winner_position, loser_node, loser_position, winner_stamp,
                loser_stamp, kind, winner_row, loser_row, policy, why, decided_at
         FROM pgtandem.decision
         WHERE ($1::int IS NULL OR table_id = $1) AND ($2::timestamptz IS NULL OR decided_at >= $2)
         ORDER BY decided_at DESC, id DESC LIMIT $3";
-    let rows = client
-        .query(QUERY, &[&filter.table_id, &filter.since, &filter.limit])
-        .await?;
+    let rows = client.query(QUERY, &[&filter.table_id, &filter.since, &filter.limit]).await?;
     Ok(rows.iter().map(decision).collect())
 }
 
@@ -167,8 +158,5 @@ fn decision(row: &Row) -> Decision {
 }
 
 pub async fn count_decisions(client: &impl GenericClient) -> Result<i64, Error> {
-    Ok(client
-        .query_one("SELECT pg_catalog.count(*) FROM pgtandem.decision", &[])
-        .await?
-        .get(0))
+    Ok(client.query_one("SELECT pg_catalog.count(*) FROM pgtandem.decision", &[]).await?.get(0))
 }

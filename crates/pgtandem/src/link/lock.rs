@@ -14,9 +14,7 @@ pub const LOCK_KEY: &str = "pg_catalog.hashtextextended('pgtandem', 0)";
 
 /// Waits as long as another session holds it.
 pub async fn lock(client: &impl GenericClient) -> Result<(), Error> {
-    client
-        .batch_execute(&format!("SELECT pg_catalog.pg_advisory_lock({LOCK_KEY})"))
-        .await
+    client.batch_execute(&format!("SELECT pg_catalog.pg_advisory_lock({LOCK_KEY})")).await
 }
 
 pub async fn try_lock(client: &impl GenericClient) -> Result<bool, Error> {
@@ -25,9 +23,7 @@ pub async fn try_lock(client: &impl GenericClient) -> Result<bool, Error> {
 }
 
 pub async fn unlock(client: &impl GenericClient) -> Result<(), Error> {
-    client
-        .batch_execute(&format!("SELECT pg_catalog.pg_advisory_unlock({LOCK_KEY})"))
-        .await
+    client.batch_execute(&format!("SELECT pg_catalog.pg_advisory_unlock({LOCK_KEY})")).await
 }
 
 pub async fn ask_to_yield(client: &impl GenericClient) -> Result<(), Error> {
@@ -39,8 +35,6 @@ pub async fn notify_changed(client: &impl GenericClient) -> Result<(), Error> {
 }
 
 async fn notify(client: &impl GenericClient, payload: &str) -> Result<(), Error> {
-    client
-        .execute("SELECT pg_catalog.pg_notify($1, $2)", &[&CHANNEL, &payload])
-        .await?;
+    client.execute("SELECT pg_catalog.pg_notify($1, $2)", &[&CHANNEL, &payload]).await?;
     Ok(())
 }

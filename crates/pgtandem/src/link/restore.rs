@@ -41,12 +41,9 @@ pub async fn save_restore(
     before: &Value,
     after: Option<&Value>,
 ) -> Result<(), Error> {
-    const QUERY: &str =
-        "INSERT INTO pgtandem.restore (kind, object, before, after) VALUES ($1, $2, $3, $4)
+    const QUERY: &str = "INSERT INTO pgtandem.restore (kind, object, before, after) VALUES ($1, $2, $3, $4)
                          ON CONFLICT (kind, object) DO UPDATE SET after = excluded.after";
-    client
-        .execute(QUERY, &[&kind.as_str(), &object, before, &after])
-        .await?;
+    client.execute(QUERY, &[&kind.as_str(), &object, before, &after]).await?;
     Ok(())
 }
 
@@ -57,9 +54,7 @@ pub async fn set_restore_after(
     after: &Value,
 ) -> Result<(), Error> {
     const QUERY: &str = "UPDATE pgtandem.restore SET after = $3 WHERE kind = $1 AND object = $2";
-    client
-        .execute(QUERY, &[&kind.as_str(), &object, after])
-        .await?;
+    client.execute(QUERY, &[&kind.as_str(), &object, after]).await?;
     Ok(())
 }
 
@@ -68,43 +63,21 @@ pub async fn read_restore(
     kind: RestoreKind,
     object: &str,
 ) -> Result<Option<Restore>, Error> {
-    const QUERY: &str =
-        "SELECT object, before, after FROM pgtandem.restore WHERE kind = $1 AND object = $2";
-    Ok(client
-        .query_opt(QUERY, &[&kind.as_str(), &object])
-        .await?
-        .as_ref()
-        .map(restore))
+    const QUERY: &str = "SELECT object, before, after FROM pgtandem.restore WHERE kind = $1 AND object = $2";
+    Ok(client.query_opt(QUERY, &[&kind.as_str(), &object]).await?.as_ref().map(restore))
 }
 
-pub async fn list_restore(
-    client: &impl GenericClient,
-    kind: RestoreKind,
-) -> Result<Vec<Restore>, Error> {
-    const QUERY: &str =
-        "SELECT object, before, after FROM pgtandem.restore WHERE kind = $1 ORDER BY object";
-    Ok(client
-        .query(QUERY, &[&kind.as_str()])
-        .await?
-        .iter()
-        .map(restore)
-        .collect())
+pub async fn list_restore(client: &impl GenericClient, kind: RestoreKind) -> Result<Vec<Restore>, Error> {
+    const QUERY: &str = "SELECT object, before, after FROM pgtandem.restore WHERE kind = $1 ORDER BY object";
+    Ok(client.query(QUERY, &[&kind.as_str()]).await?.iter().map(restore).collect())
 }
 
-pub async fn delete_restore(
-    client: &impl GenericClient,
-    kind: RestoreKind,
-    object: &str,
-) -> Result<(), Error> {
+pub async fn delete_restore(client: &impl GenericClient, kind: RestoreKind, object: &str) -> Result<(), Error> {
     const QUERY: &str = "DELETE FROM pgtandem.restore WHERE kind = $1 AND object = $2";
     client.execute(QUERY, &[&kind.as_str(), &object]).await?;
     Ok(())
 }
 
 fn restore(row: &Row) -> Restore {
-    Restore {
-        object: row.get(0),
-        before: row.get(1),
-        after: row.get(2),
-    }
+    Restore { object: row.get(0), before: row.get(1), after: row.get(2) }
 }

@@ -14,6 +14,8 @@ pub struct LinkedTable {
     /// `newest` or `prefer:NODE`.
     pub resolve: String,
     pub ids: Ids,
+    /// Of this node's table when it was linked, or when it last fitted its peers'.
+    pub columns: Vec<String>,
     /// Changes of this node that committed before it are not judged.
     pub start_position: PgLsn,
     pub state: TableState,
@@ -47,29 +49,22 @@ impl PausedBy {
 /// In the order of their ids.
 pub async fn read_linked_tables(client: &impl GenericClient) -> Result<Vec<LinkedTable>, Error> {
     const QUERY: &str =
-        "SELECT id, schema_name, table_name, relid, resolve, ids, start_position, state, paused_by,
+        "SELECT id, schema_name, table_name, relid, resolve, ids, columns, start_position, state, paused_by,
                                 pause_reason FROM pgtandem.linked_table ORDER BY id";
-    Ok(client
-        .query(QUERY, &[])
-        .await?
-        .iter()
-        .map(linked_table)
-        .collect())
+    Ok(client.query(QUERY, &[]).await?.iter().map(linked_table).collect())
 }
 
 fn linked_table(row: &Row) -> LinkedTable {
     LinkedTable {
         id: row.get("id"),
-        name: QualifiedName::new(
-            row.get::<_, String>("schema_name"),
-            row.get::<_, String>("table_name"),
-        ),
+        name: QualifiedName::new(row.get::<_, String>("schema_name"), row.get::<_, String>("table_name")),
         relid: row.get("relid"),
         resolve: row.get("resolve"),
         ids: match row.get("ids") {
             "interleave" => Ids::Interleave,
             _ => Ids::Keep,
         },
+        columns: row.get("columns"),
         start_position: row.get("start_position"),
         state: match row.get("state") {
             "live" => TableState::Live,
@@ -85,20 +80,17 @@ fn linked_table(row: &Row) -> LinkedTable {
 
 /// The highest id that any table has or had: decisions tell tables by it, so none is given twice.
 pub async fn read_last_table_id(client: &impl GenericClient) -> Result<i32, Error> {
-    const QUERY: &str =
-        "SELECT coalesce(pg_catalog.max(id), 0) FROM (SELECT id FROM pgtandem.linked_table
+    const QUERY: &str = "SELECT coalesce(pg_catalog.max(id), 0) FROM (SELECT id FROM pgtandem.linked_table
                          UNION ALL SELECT table_id FROM pgtandem.decision) AS used";
     Ok(client.query_one(QUERY, &[]).await?.get(0))
 }
 
 /// Always begins as `Linking`; [`set_live`] ends that.
-pub async fn insert_linked_table(
-    client: &impl GenericClient,
-    table: &LinkedTable,
-) -> Result<(), Error> {
+pub async fn insert_linked_table(client: &impl GenericClient, table: &LinkedTable) -> Result<(), Error> {
     const QUERY: &str = "
-        INSERT INTO pgtandem.linked_table (id, schema_name, table_name, relid, resolve, ids, start_position, state)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, 'linking')";
+        INSERT INTO pgtandem.linked_table (id, schema_name, table_name, relid, resolve, ids, columns, start_position,
+                                           state)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'linking')";
     let (schema, name) = (table.name.schema.as_str(), table.name.name.as_str());
     client
         .execute(
@@ -110,6 +102,7 @@ pub async fn insert_linked_table(
                 &table.relid,
                 &table.resolve,
                 &table.ids.to_string(),
+                &table.columns,
                 &table.start_position,
             ],
         )
@@ -117,64 +110,40 @@ pub async fn insert_linked_table(
     Ok(())
 }
 
-pub async fn set_start_position(
-    client: &impl GenericClient,
-    id: i32,
-    position: PgLsn,
-) -> Result<(), Error> {
-    client
-        .execute(
-            "UPDATE pgtandem.linked_table SET start_position = $2 WHERE id = $1",
-            &[&id, &position],
-        )
-        .await?;
+pub async fn set_columns(client: &impl GenericClient, id: i32, columns: &[String]) -> Result<(), Error> {
+    client.execute("UPDATE pgtandem.linked_table SET columns = $2 WHERE id = $1", &[&id, &columns]).await?;
+    Ok(())
+}
+
+pub async fn set_start_position(client: &impl GenericClient, id: i32, position: PgLsn) -> Result<(), Error> {
+    client.execute("UPDATE pgtandem.linked_table SET start_position = $2 WHERE id = $1", &[&id, &position]).await?;
     Ok(())
 }
 
 pub async fn set_live(client: &impl GenericClient, id: i32) -> Result<(), Error> {
-    const QUERY: &str =
-        "UPDATE pgtandem.linked_table SET state = 'live', linked_at = pg_catalog.clock_timestamp()
+    const QUERY: &str = "UPDATE pgtandem.linked_table SET state = 'live', linked_at = pg_catalog.clock_timestamp()
                          WHERE id = $1 AND state <> 'live'";
     client.execute(QUERY, &[&id]).await?;
     Ok(())
 }
 
-pub async fn set_policy(
-    client: &impl GenericClient,
-    id: i32,
-    resolve: &str,
-    ids: Ids,
-) -> Result<(), Error> {
+pub async fn set_policy(client: &impl GenericClient, id: i32, resolve: &str, ids: Ids) -> Result<(), Error> {
     const QUERY: &str = "UPDATE pgtandem.linked_table SET resolve = $2, ids = $3 WHERE id = $1";
-    client
-        .execute(QUERY, &[&id, &resolve, &ids.to_string()])
-        .await?;
+    client.execute(QUERY, &[&id, &resolve, &ids.to_string()]).await?;
     Ok(())
 }
 
 /// `None` ends the pause.
-pub async fn set_paused(
-    client: &impl GenericClient,
-    id: i32,
-    paused: Option<(PausedBy, &str)>,
-) -> Result<(), Error> {
-    const QUERY: &str =
-        "UPDATE pgtandem.linked_table SET paused_by = $2, pause_reason = $3 WHERE id = $1";
-    let (by, reason) = (
-        paused.map(|(by, _)| by.as_str()),
-        paused.map(|(_, reason)| reason),
-    );
+pub async fn set_paused(client: &impl GenericClient, id: i32, paused: Option<(PausedBy, &str)>) -> Result<(), Error> {
+    const QUERY: &str = "UPDATE pgtandem.linked_table SET paused_by = $2, pause_reason = $3 WHERE id = $1";
+    let (by, reason) = (paused.map(|(by, _)| by.as_str()), paused.map(|(_, reason)| reason));
     client.execute(QUERY, &[&id, &by, &reason]).await?;
     Ok(())
 }
 
 /// With everything that is kept about it, but for the decisions: those are history.
 pub async fn delete_linked_table(client: &impl GenericClient, id: i32) -> Result<(), Error> {
-    client
-        .execute("DELETE FROM pgtandem.held WHERE table_id = $1", &[&id])
-        .await?;
-    client
-        .execute("DELETE FROM pgtandem.linked_table WHERE id = $1", &[&id])
-        .await?;
+    client.execute("DELETE FROM pgtandem.held WHERE table_id = $1", &[&id]).await?;
+    client.execute("DELETE FROM pgtandem.linked_table WHERE id = $1", &[&id]).await?;
     Ok(())
 }

@@ -17,18 +17,9 @@ pub struct SequenceOptions {
 impl SequenceOptions {
     /// Gives a sequence these options, and lets its next value be `restart` if that is given.
     pub fn alter(&self, sequence: &QualifiedName, restart: Option<i64>) -> String {
-        let Self {
-            increment,
-            start,
-            min,
-            max,
-            cache,
-            cycle,
-        } = self;
+        let Self { increment, start, min, max, cache, cycle } = self;
         let cycle = if *cycle { "CYCLE" } else { "NO CYCLE" };
-        let restart = restart
-            .map(|value| format!(" RESTART WITH {value}"))
-            .unwrap_or_default();
+        let restart = restart.map(|value| format!(" RESTART WITH {value}")).unwrap_or_default();
         format!(
             "ALTER SEQUENCE {sequence} INCREMENT BY {increment} MINVALUE {min} MAXVALUE {max} \
              START WITH {start} CACHE {cache} {cycle}{restart}"
@@ -43,10 +34,7 @@ pub fn sequence_state(sequence: &QualifiedName) -> String {
 
 /// Unlike `ALTER SEQUENCE … RESTART` it can say that the value was handed out already.
 pub fn set_value(sequence: &QualifiedName, value: i64, is_called: bool) -> String {
-    format!(
-        "SELECT pg_catalog.setval({}, {value}, {is_called})",
-        Literal(&sequence.to_string())
-    )
+    format!("SELECT pg_catalog.setval({}, {value}, {is_called})", Literal(&sequence.to_string()))
 }
 
 /// The highest value of a column, as int8; NULL if there is none.

@@ -29,10 +29,7 @@ const OUT_OF_PLACE: &str = "message out of place in a streamed transaction";
 
 impl Decoder {
     pub fn new(proto_version: ProtoVersion) -> Self {
-        Decoder {
-            proto_version,
-            in_stream: false,
-        }
+        Decoder { proto_version, in_stream: false }
     }
 
     /// Decodes one message. After an error the decoder's state is as before it.
@@ -53,9 +50,7 @@ impl Decoder {
                 lsn: Lsn(cursor.u64("position of the origin")?),
                 name: cursor.string("name of the origin")?,
             },
-            b'S' | b'E' | b'c' | b'A' if self.proto_version == ProtoVersion::V2 => {
-                self.streaming(tag, &mut cursor)?
-            }
+            b'S' | b'E' | b'c' | b'A' if self.proto_version == ProtoVersion::V2 => self.streaming(tag, &mut cursor)?,
             _ => return Err(Error::malformed("type of message", 0)),
         };
         cursor.end(TRAILING)?;
@@ -114,16 +109,9 @@ impl Decoder {
         });
         bytes.advance(new_start);
         let message = match (tag, old) {
-            (b'I', _) => Message::Insert {
-                relation,
-                new: Tuple::checked(bytes),
-            },
+            (b'I', _) => Message::Insert { relation, new: Tuple::checked(bytes) },
             (b'D', Some(old)) => Message::Delete { relation, old },
-            (_, old) => Message::Update {
-                relation,
-                old,
-                new: Tuple::checked(bytes),
-            },
+            (_, old) => Message::Update { relation, old, new: Tuple::checked(bytes) },
         };
         Ok(Decoded { xid, message })
     }
@@ -196,11 +184,7 @@ fn commit(cursor: &mut Cursor<'_>) -> Result<Message> {
 /// An empty name stands for `pg_catalog`.
 fn namespace(cursor: &mut Cursor<'_>) -> Result<String> {
     let name = cursor.string("name of a schema")?;
-    Ok(if name.is_empty() {
-        "pg_catalog".to_owned()
-    } else {
-        name
-    })
+    Ok(if name.is_empty() { "pg_catalog".to_owned() } else { name })
 }
 
 fn relation(cursor: &mut Cursor<'_>) -> Result<Relation> {
@@ -225,13 +209,7 @@ fn relation(cursor: &mut Cursor<'_>) -> Result<Relation> {
             type_modifier: cursor.i32("type modifier")?,
         });
     }
-    Ok(Relation {
-        oid,
-        namespace,
-        name,
-        replica_identity,
-        columns,
-    })
+    Ok(Relation { oid, namespace, name, replica_identity, columns })
 }
 
 fn truncate(cursor: &mut Cursor<'_>) -> Result<Message> {
@@ -241,11 +219,7 @@ fn truncate(cursor: &mut Cursor<'_>) -> Result<Message> {
     for _ in 0..count {
         relations.push(cursor.u32("truncated relation")?);
     }
-    Ok(Message::Truncate {
-        cascade: flags & 1 != 0,
-        restart_identity: flags & 2 != 0,
-        relations,
-    })
+    Ok(Message::Truncate { cascade: flags & 1 != 0, restart_identity: flags & 2 != 0, relations })
 }
 
 fn logical_message(cursor: &mut Cursor<'_>, bytes: &Bytes) -> Result<Message> {
@@ -255,10 +229,5 @@ fn logical_message(cursor: &mut Cursor<'_>, bytes: &Bytes) -> Result<Message> {
     let length = cursor.u32("length of a message")? as usize;
     let start = cursor.at();
     cursor.take(length, "content of a message")?;
-    Ok(Message::Message {
-        transactional,
-        lsn,
-        prefix,
-        content: bytes.slice(start..cursor.at()),
-    })
+    Ok(Message::Message { transactional, lsn, prefix, content: bytes.slice(start..cursor.at()) })
 }

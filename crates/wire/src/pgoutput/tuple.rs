@@ -50,9 +50,7 @@ impl Tuple {
 
     /// The same row in an allocation of its own, no larger than it needs to be.
     pub fn compact(&self) -> Tuple {
-        Tuple {
-            bytes: Bytes::copy_from_slice(&self.bytes),
-        }
+        Tuple { bytes: Bytes::copy_from_slice(&self.bytes) }
     }
 
     /// How many columns there are.
@@ -66,10 +64,7 @@ impl Tuple {
 
     #[inline]
     pub fn columns(&self) -> Columns<'_> {
-        Columns {
-            rest: &self.bytes[2..],
-            left: self.len(),
-        }
+        Columns { rest: &self.bytes[2..], left: self.len() }
     }
 
     /// The column at `index`; walks over those before it.
@@ -79,8 +74,7 @@ impl Tuple {
 
     /// Whether a value is missing because it is large and was not touched.
     pub fn has_unchanged_toast(&self) -> bool {
-        self.columns()
-            .any(|column| column == Column::UnchangedToast)
+        self.columns().any(|column| column == Column::UnchangedToast)
     }
 }
 

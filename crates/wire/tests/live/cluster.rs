@@ -49,16 +49,9 @@ fn account() -> Option<Account> {
             .lines()
             .map(|line| line.split(':').collect::<Vec<_>>())
             .find(|fields| fields.first() == Some(&name))?;
-        Some(Account {
-            uid: entry.get(2)?.parse().ok()?,
-            gid: entry.get(3)?.parse().ok()?,
-        })
+        Some(Account { uid: entry.get(2)?.parse().ok()?, gid: entry.get(3)?.parse().ok()? })
     };
-    Some(
-        find("postgres")
-            .or_else(|| find("nobody"))
-            .expect("a user `postgres` or `nobody` to run the server as"),
-    )
+    Some(find("postgres").or_else(|| find("nobody")).expect("a user `postgres` or `nobody` to run the server as"))
 }
 
 fn bin_directory() -> PathBuf {
@@ -120,83 +113,62 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
+/// Starts the server, and the shell that keeps it.
+fn keep(postgres: &Path, directory: &Path, port: u16, settings: &[(&str, &str)]) -> Child {
+    let mut keeper = command("sh", directory);
+    // Its own process group: an interrupt from the keyboard is for the test alone.
+    keeper.process_group(0).stdin(Stdio::piped());
+    keeper.args(["-c", KEEPER, "keeper"]).arg(directory);
+    keeper.arg(postgres).arg("-D").arg(directory.join("data"));
+    keeper.arg("-k").arg(directory);
+    let port = port.to_string();
+    let ours = [
+        ("listen_addresses", "127.0.0.1"),
+        ("port", port.as_str()),
+        ("wal_level", "logical"),
+        ("fsync", "off"),
+        ("autovacuum", "off"),
+    ];
+    for (name, value) in ours.iter().chain(settings) {
+        keeper.arg("-c").arg(format!("{name}={value}"));
+    }
+    let log = fs::File::create(directory.join("log")).expect("log");
+    keeper.stdout(log.try_clone().expect("log")).stderr(log);
+    keeper.spawn().expect("server starts")
+}
+
 impl Cluster {
     /// A server with `wal_level = logical` and these settings, everybody trusted.
     pub async fn start(settings: &[(&str, &str)]) -> Cluster {
-        Cluster::prepare(settings, "local all all trust\nhost all all all trust\nlocal replication all trust\nhost replication all all trust\n", |_| {}).await
+        let everybody = "local all all trust\nhost all all all trust\n";
+        Cluster::prepare(settings, everybody, |_| {}).await
     }
 
     /// The same with a `pg_hba.conf` and files put in the data directory by `add_files`.
-    pub async fn prepare(
-        settings: &[(&str, &str)],
-        hba: &str,
-        add_files: impl FnOnce(&Path),
-    ) -> Cluster {
+    pub async fn prepare(settings: &[(&str, &str)], hba: &str, add_files: impl FnOnce(&Path)) -> Cluster {
         let bin = bin_directory();
-        let directory = tempfile::Builder::new()
-            .prefix("wire-")
-            .tempdir()
-            .expect("directory");
+        let prefix = tempfile::Builder::new().prefix("wire-").tempdir();
+        let directory = prefix.expect("directory");
         if let Some(account) = account() {
             std::os::unix::fs::chown(directory.path(), Some(account.uid), Some(account.gid))
                 .expect("directory belongs to the server's user");
         }
         let data = directory.path().join("data");
-        run(command(bin.join("initdb"), directory.path())
-            .args([
-                "-U",
-                "postgres",
-                "-A",
-                "trust",
-                "-E",
-                "UTF8",
-                "--no-locale",
-                "--no-sync",
-                "-D",
-            ])
-            .arg(&data));
+        let mut initdb = command(bin.join("initdb"), directory.path());
+        initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8"]);
+        initdb.args(["--no-locale", "--no-sync", "-D"]).arg(&data);
+        run(&mut initdb);
         fs::write(data.join("pg_hba.conf"), hba).expect("pg_hba.conf");
         add_files(&data);
         for entry in fs::read_dir(&data).expect("data directory").flatten() {
-            if entry
-                .path()
-                .extension()
-                .is_some_and(|kind| kind == "key" || kind == "crt")
-            {
-                own(&entry.path());
+            let path = entry.path();
+            if matches!(path.extension(), Some(kind) if kind == "key" || kind == "crt") {
+                own(&path);
             }
         }
         let port = free_port();
-        let mut keeper = command("sh", directory.path());
-        // Its own process group: an interrupt from the keyboard is for the test alone.
-        keeper.process_group(0).stdin(Stdio::piped());
-        keeper.args(["-c", KEEPER, "keeper"]).arg(directory.path());
-        keeper
-            .arg(bin.join("postgres"))
-            .arg("-D")
-            .arg(&data)
-            .arg("-k")
-            .arg(directory.path());
-        for (name, value) in [
-            ("listen_addresses", "127.0.0.1"),
-            ("port", &port.to_string()),
-            ("wal_level", "logical"),
-            ("fsync", "off"),
-            ("autovacuum", "off"),
-        ]
-        .iter()
-        .chain(settings)
-        {
-            keeper.arg("-c").arg(format!("{name}={value}"));
-        }
-        let log = fs::File::create(directory.path().join("log")).expect("log");
-        keeper.stdout(log.try_clone().expect("log")).stderr(log);
-        let keeper = keeper.spawn().expect("server starts");
-        let cluster = Cluster {
-            port,
-            directory,
-            keeper,
-        };
+        let keeper = keep(&bin.join("postgres"), directory.path(), port, settings);
+        let cluster = Cluster { port, directory, keeper };
         cluster.until_ready().await;
         cluster
     }
@@ -213,10 +185,7 @@ impl Cluster {
     pub fn postmaster(&self) -> u32 {
         let file = self.directory.path().join("data/postmaster.pid");
         let text = fs::read_to_string(file).expect("postmaster.pid");
-        text.lines()
-            .next()
-            .and_then(|pid| pid.parse().ok())
-            .expect("pid")
+        text.lines().next().and_then(|pid| pid.parse().ok()).expect("pid")
     }
 
     pub fn log(&self) -> String {
@@ -225,33 +194,21 @@ impl Cluster {
 
     fn dsn(&self) -> String {
         let socket = self.directory.path().display();
-        format!(
-            "host={socket} port={} user=postgres dbname=postgres",
-            self.port
-        )
+        format!("host={socket} port={} user=postgres dbname=postgres", self.port)
     }
 
     /// A session as superuser.
     pub async fn sql(&self) -> tokio_postgres::Client {
-        let (client, connection) = tokio_postgres::connect(&self.dsn(), NoTls)
-            .await
-            .expect("SQL session");
+        let (client, connection) = tokio_postgres::connect(&self.dsn(), NoTls).await.expect("SQL session");
         tokio::spawn(connection);
         // A statement that waits for ever would hang the test and leave the server behind.
-        client
-            .batch_execute("SET statement_timeout = '60s'")
-            .await
-            .expect("statement_timeout");
+        client.batch_execute("SET statement_timeout = '60s'").await.expect("statement_timeout");
         client
     }
 
     /// Through the Unix socket, as superuser.
     pub fn options(&self) -> ConnectOptions {
-        let mut options = ConnectOptions::new(
-            Host::Unix(self.directory.path().to_owned()),
-            "postgres",
-            "postgres",
-        );
+        let mut options = ConnectOptions::new(Host::Unix(self.directory.path().to_owned()), "postgres", "postgres");
         options.port = self.port;
         options
     }
@@ -267,9 +224,7 @@ impl Cluster {
     }
 
     pub async fn replication(&self) -> ReplicationClient {
-        ReplicationClient::connect(&self.options())
-            .await
-            .expect("replication connection")
+        ReplicationClient::connect(&self.options()).await.expect("replication connection")
     }
 }
 
@@ -296,9 +251,7 @@ fn own(path: &Path) {
 
 /// Sends a signal by name.
 pub fn signal(name: &str, pid: u32) {
-    run(Command::new("kill")
-        .arg(format!("-{name}"))
-        .arg(pid.to_string()));
+    run(Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()));
 }
 
 impl Drop for Cluster {

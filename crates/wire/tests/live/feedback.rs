@@ -7,15 +7,11 @@ use wire::{Error, Event, Feedback, Lsn, Message, PgOutputOptions, ReplicationCli
 use crate::changes::message;
 use crate::cluster::{Cluster, PATIENCE, signal, until};
 
-const TABLE: &str =
-    "CREATE TABLE t (id int PRIMARY KEY, pad text); CREATE PUBLICATION pub FOR TABLE t;";
+const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, pad text); CREATE PUBLICATION pub FOR TABLE t;";
 
 async fn start(client: ReplicationClient) -> (Stream, Feedback) {
     let options = PgOutputOptions::new(["pub"]);
-    client
-        .start("s", Lsn::NONE, &options)
-        .await
-        .expect("stream")
+    client.start("s", Lsn::NONE, &options).await.expect("stream")
 }
 
 #[tokio::test]
@@ -25,9 +21,7 @@ async fn the_slot_advances_when_told_and_not_before() {
     sql.batch_execute(TABLE).await.expect("schema");
     let mut client = cluster.replication().await;
     let slot = client.create_slot("s", false, false).await.expect("slot");
-    sql.batch_execute("INSERT INTO t VALUES (1)")
-        .await
-        .expect("row");
+    sql.batch_execute("INSERT INTO t VALUES (1)").await.expect("row");
     let (mut stream, feedback) = start(client).await;
     let end = loop {
         if let Message::Commit { end_lsn, .. } = message(&mut stream).await {
@@ -38,17 +32,9 @@ async fn the_slot_advances_when_told_and_not_before() {
     // A position that is only written is reported, and confirms nothing.
     feedback.set(Lsn::NONE, end);
     feedback.flush_now();
-    until(
-        &sql,
-        &format!("SELECT write_lsn = '{end}' FROM pg_stat_replication"),
-    )
-    .await;
+    until(&sql, &format!("SELECT write_lsn = '{end}' FROM pg_stat_replication")).await;
     let confirmed = "SELECT confirmed_flush_lsn = '{}' FROM pg_replication_slots";
-    until(
-        &sql,
-        &confirmed.replace("{}", &slot.consistent_point.to_string()),
-    )
-    .await;
+    until(&sql, &confirmed.replace("{}", &slot.consistent_point.to_string())).await;
 
     feedback.set(end, end);
     feedback.flush_now();
@@ -56,9 +42,7 @@ async fn the_slot_advances_when_told_and_not_before() {
     // Never back, and told without being asked to as well.
     feedback.set(Lsn(1), Lsn(1));
     assert_eq!(feedback.flushed(), end);
-    sql.batch_execute("INSERT INTO t VALUES (2)")
-        .await
-        .expect("row");
+    sql.batch_execute("INSERT INTO t VALUES (2)").await.expect("row");
     let end = loop {
         if let Message::Commit { end_lsn, .. } = message(&mut stream).await {
             break end_lsn;
@@ -85,35 +69,24 @@ async fn a_reader_that_stalls_is_neither_dropped_nor_fooled() {
     // Longer than the server's patience: must be shortened. Silence is shorter than the stall.
     options.status_interval = Duration::from_secs(3600);
     options.silence_timeout = Some(Duration::from_millis(1000));
-    let mut client = ReplicationClient::connect(&options)
-        .await
-        .expect("connection");
+    let mut client = ReplicationClient::connect(&options).await.expect("connection");
     client.create_slot("s", true, false).await.expect("slot");
-    sql.batch_execute(&format!(
-        "INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, {ROWS}) i"
-    ))
-    .await
-    .expect("rows");
+    sql.batch_execute(&format!("INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, {ROWS}) i"))
+        .await
+        .expect("rows");
     let (mut stream, _feedback) = start(client).await;
     assert!(matches!(message(&mut stream).await, Message::Begin { .. }));
 
     // Nobody reads: the server's sends are stuck, yet for five times its patience it hears from us.
     let replies = "SELECT extract(epoch FROM reply_time)::float8 FROM pg_stat_replication";
-    let heard = || async {
-        sql.query_one(replies, &[])
-            .await
-            .expect("walsender")
-            .get::<_, Option<f64>>(0)
-    };
+    let heard = || async { sql.query_one(replies, &[]).await.expect("walsender").get::<_, Option<f64>>(0) };
     let since = Instant::now();
     let mut first = None;
     loop {
         let now = heard().await;
         first = first.or(now);
-        if let (Some(first), Some(now)) = (first, now) {
-            if now - first > 3.0 {
-                break;
-            }
+        if first.zip(now).is_some_and(|(first, now)| now - first > 3.0) {
+            break;
         }
         assert!(since.elapsed() < PATIENCE, "no replies arrive");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -123,11 +96,7 @@ async fn a_reader_that_stalls_is_neither_dropped_nor_fooled() {
     while !matches!(message(&mut stream).await, Message::Commit { .. }) {
         inserts += 1;
     }
-    assert_eq!(
-        inserts,
-        ROWS + 1,
-        "the rows and one description of the table"
-    );
+    assert_eq!(inserts, ROWS + 1, "the rows and one description of the table");
 }
 
 #[tokio::test]
@@ -138,9 +107,7 @@ async fn an_idle_server_is_asked_and_a_stopped_one_is_silent() {
     let mut options = cluster.options();
     let patience = Duration::from_millis(800);
     options.silence_timeout = Some(patience);
-    let mut client = ReplicationClient::connect(&options)
-        .await
-        .expect("connection");
+    let mut client = ReplicationClient::connect(&options).await.expect("connection");
     let walsender = client.process_id();
     client.create_slot("s", true, false).await.expect("slot");
     let (mut stream, _feedback) = start(client).await;
@@ -162,10 +129,7 @@ async fn an_idle_server_is_asked_and_a_stopped_one_is_silent() {
         }
     };
     signal("CONT", walsender);
-    assert!(
-        matches!(error, Error::Silent { after } if after == patience),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Silent { after } if after == patience), "{error}");
 }
 
 #[tokio::test]
@@ -188,11 +152,7 @@ async fn nothing_is_lost_when_next_is_dropped() {
         assert!(since.elapsed() < PATIENCE, "only {next} rows came");
         let event = tokio::time::timeout(Duration::from_micros(50), stream.next()).await;
         if let Ok(event) = event {
-            let Event::Message {
-                message: Message::Insert { new, .. },
-                ..
-            } = event.expect("event")
-            else {
+            let Event::Message { message: Message::Insert { new, .. }, .. } = event.expect("event") else {
                 continue;
             };
             let expected = next.to_string();
@@ -214,10 +174,7 @@ async fn a_server_that_shuts_down_says_so() {
     drop(sql);
     signal("INT", cluster.postmaster());
     let error = loop {
-        match tokio::time::timeout(PATIENCE, stream.next())
-            .await
-            .expect("in time")
-        {
+        match tokio::time::timeout(PATIENCE, stream.next()).await.expect("in time") {
             Ok(Event::Keepalive { wal_end, .. }) => {
                 feedback.set(wal_end, wal_end);
                 feedback.flush_now();

@@ -36,20 +36,11 @@ async fn refused(options: &ConnectOptions) -> Error {
 #[tokio::test]
 async fn each_refusal_has_its_own_error() {
     let cluster = Cluster::prepare(&[], HBA, |_| {}).await;
-    cluster
-        .sql()
-        .await
-        .batch_execute(ROLES)
-        .await
-        .expect("roles");
+    cluster.sql().await.batch_execute(ROLES).await.expect("roles");
     let options = |user: &str, password| cluster.tcp_options(user, password, Tls::Disable);
 
     // SASLprep makes nothing of the soft hyphen, on both sides.
-    for (user, password) in [
-        ("scram", "pässword"),
-        ("md5", "secret"),
-        ("clear", "secret"),
-    ] {
+    for (user, password) in [("scram", "pässword"), ("md5", "secret"), ("clear", "secret")] {
         let mut client = ReplicationClient::connect(&options(user, Some(password)))
             .await
             .unwrap_or_else(|error| panic!("{user}: {error}"));
@@ -59,18 +50,12 @@ async fn each_refusal_has_its_own_error() {
         let error = refused(&options(user, Some("wrong"))).await;
         assert!(matches!(error, Error::WrongPassword(_)), "{user}: {error}");
         let error = refused(&options(user, None)).await;
-        assert!(
-            matches!(error, Error::PasswordMissing { .. }),
-            "{user}: {error}"
-        );
+        assert!(matches!(error, Error::PasswordMissing { .. }), "{user}: {error}");
 
         let mut bound = options(user, Some(password));
         bound.channel_binding = ChannelBinding::Require;
         let error = refused(&bound).await;
-        assert!(
-            matches!(error, Error::ChannelBinding { .. }),
-            "{user}: {error}"
-        );
+        assert!(matches!(error, Error::ChannelBinding { .. }), "{user}: {error}");
     }
     for user in ["stranger", "barred"] {
         let error = refused(&options(user, None)).await;
@@ -92,37 +77,21 @@ async fn each_refusal_has_its_own_error() {
 async fn errors_of_commands_keep_their_fields() {
     let cluster = Cluster::start(&[]).await;
     let mut options = cluster.options();
-    options.settings = vec![
-        ("DateStyle".into(), "German".into()),
-        ("application_name".into(), "over".into()),
-    ];
-    let mut client = ReplicationClient::connect(&options)
-        .await
-        .expect("connection");
+    options.settings = vec![("DateStyle".into(), "German".into()), ("application_name".into(), "over".into())];
+    let mut client = ReplicationClient::connect(&options).await.expect("connection");
     assert_eq!(client.parameter("DateStyle"), Some("German, DMY"));
     assert!(client.server_major() >= 14);
 
-    let error = client
-        .create_slot("Bad Name", false, false)
-        .await
-        .expect_err("bad name");
+    let error = client.create_slot("Bad Name", false, false).await.expect_err("bad name");
     let server = error.server().expect("the server's own words");
-    assert_eq!(
-        (server.severity.as_str(), server.code.as_str()),
-        ("ERROR", "42602")
-    );
+    assert_eq!((server.severity.as_str(), server.code.as_str()), ("ERROR", "42602"));
     assert!(server.hint.is_some(), "{server:?}");
 
     // The connection is as good as before.
     client.create_slot("s", true, false).await.expect("slot");
-    let error = client
-        .create_slot("s", true, false)
-        .await
-        .expect_err("twice");
+    let error = client.create_slot("s", true, false).await.expect_err("twice");
     assert_eq!(error.code(), Some("42710"));
-    let start = client
-        .start("missing", Lsn::NONE, &PgOutputOptions::new(["pub"]))
-        .await;
+    let start = client.start("missing", Lsn::NONE, &PgOutputOptions::new(["pub"])).await;
     assert_eq!(start.err().expect("no slot").code(), Some("42704"));
 }
 
@@ -137,8 +106,5 @@ async fn nobody_there_is_not_the_same_as_nobody_answers() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listener");
     options.port = listener.local_addr().expect("address").port();
     options.connect_timeout = Duration::from_millis(200);
-    assert!(matches!(
-        refused(&options).await,
-        Error::ConnectTimeout { .. }
-    ));
+    assert!(matches!(refused(&options).await, Error::ConnectTimeout { .. }));
 }

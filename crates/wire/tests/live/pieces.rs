@@ -38,20 +38,12 @@ async fn a_large_transaction_comes_in_pieces_or_whole() {
     .await
     .expect("schema");
     let mut client = cluster.replication().await;
-    client
-        .create_slot("pieces", false, false)
-        .await
-        .expect("slot");
-    client
-        .create_slot("whole", false, false)
-        .await
-        .expect("slot");
+    client.create_slot("pieces", false, false).await.expect("slot");
+    client.create_slot("whole", false, false).await.expect("slot");
 
     // A subtransaction that stays, one that is rolled back, and a whole transaction rolled back.
     let insert = |from: usize| {
-        format!(
-            "INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series({from}, {from} + {ROWS} - 1) i;"
-        )
+        format!("INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series({from}, {from} + {ROWS} - 1) i;")
     };
     sql.batch_execute(&format!(
         "BEGIN; {} SAVEPOINT a; {} RELEASE a; SAVEPOINT b; {} ROLLBACK TO b; COMMIT;
@@ -68,19 +60,13 @@ async fn a_large_transaction_comes_in_pieces_or_whole() {
     let mut options = PgOutputOptions::new(["pub"]);
     options.proto_version = ProtoVersion::V2;
     options.streaming = true;
-    let (mut stream, _feedback) = client
-        .start("pieces", Lsn::NONE, &options)
-        .await
-        .expect("stream");
+    let (mut stream, _feedback) = client.start("pieces", Lsn::NONE, &options).await.expect("stream");
     read_pieces(&mut stream).await;
     drop(stream);
 
     let options = PgOutputOptions::new(["pub"]);
     let client = cluster.replication().await;
-    let (mut stream, _feedback) = client
-        .start("whole", Lsn::NONE, &options)
-        .await
-        .expect("stream");
+    let (mut stream, _feedback) = client.start("whole", Lsn::NONE, &options).await.expect("stream");
     let mut inserts = 0;
     loop {
         match message(&mut stream).await {
@@ -112,30 +98,16 @@ async fn read_pieces(stream: &mut Stream) {
                 rolled_back.push(xid);
             }
             Message::StreamAbort { xid, subxid } => {
-                transactions
-                    .get_mut(&xid)
-                    .expect("begun")
-                    .inserts
-                    .remove(&subxid);
+                transactions.get_mut(&xid).expect("begun").inserts.remove(&subxid);
             }
-            Message::StreamCommit {
-                xid,
-                end_lsn,
-                commit_lsn,
-                ..
-            } => {
+            Message::StreamCommit { xid, end_lsn, commit_lsn, .. } => {
                 assert!(end_lsn > commit_lsn);
                 committed.push(transactions.remove(&xid).expect("begun"));
             }
             Message::Insert { new, .. } => match open {
                 Some(xid) => {
                     let subxid = subxid.expect("a change in a piece names its transaction");
-                    *transactions
-                        .get_mut(&xid)
-                        .expect("begun")
-                        .inserts
-                        .entry(subxid)
-                        .or_default() += 1;
+                    *transactions.get_mut(&xid).expect("begun").inserts.entry(subxid).or_default() += 1;
                 }
                 None => {
                     assert_eq!(subxid, None);
@@ -146,14 +118,9 @@ async fn read_pieces(stream: &mut Stream) {
             _ => {}
         }
     }
-    let [pieces] = &committed[..] else {
-        panic!("one large transaction committed")
-    };
+    let [pieces] = &committed[..] else { panic!("one large transaction committed") };
     assert!(pieces.starts > 1);
-    assert_eq!(
-        pieces.inserts.values().copied().collect::<Vec<_>>(),
-        [ROWS, ROWS]
-    );
+    assert_eq!(pieces.inserts.values().copied().collect::<Vec<_>>(), [ROWS, ROWS]);
     // Whether the one rolled back was begun is up to the server: it may know in time.
     assert!(rolled_back.len() <= 1 && transactions.is_empty());
 }
@@ -162,29 +129,19 @@ async fn read_pieces(stream: &mut Stream) {
 async fn values_come_in_binary_when_asked() {
     let cluster = Cluster::start(&[]).await;
     let sql = cluster.sql().await;
-    sql.batch_execute(
-        "CREATE TABLE t (id int PRIMARY KEY, b bytea); CREATE PUBLICATION pub FOR TABLE t;",
-    )
-    .await
-    .expect("schema");
+    sql.batch_execute("CREATE TABLE t (id int PRIMARY KEY, b bytea); CREATE PUBLICATION pub FOR TABLE t;")
+        .await
+        .expect("schema");
     let mut client = cluster.replication().await;
     client.create_slot("s", true, false).await.expect("slot");
-    sql.batch_execute(r"INSERT INTO t VALUES (258, '\x00ff')")
-        .await
-        .expect("row");
+    sql.batch_execute(r"INSERT INTO t VALUES (258, '\x00ff')").await.expect("row");
     let mut options = PgOutputOptions::new(["pub"]);
     options.binary = true;
-    let (mut stream, _feedback) = client
-        .start("s", Lsn::NONE, &options)
-        .await
-        .expect("stream");
+    let (mut stream, _feedback) = client.start("s", Lsn::NONE, &options).await.expect("stream");
     loop {
         if let Message::Insert { new, .. } = message(&mut stream).await {
             let columns: Vec<_> = new.columns().collect();
-            assert_eq!(
-                columns,
-                [Column::Binary(&[0, 0, 1, 2]), Column::Binary(&[0, 255])]
-            );
+            assert_eq!(columns, [Column::Binary(&[0, 0, 1, 2]), Column::Binary(&[0, 255])]);
             break;
         }
     }

@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{CertificateParams, DnType, KeyPair, SignatureAlgorithm};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use wire::{ChannelBinding, ConnectOptions, Error, ReplicationClient, Tls, TlsConfig};
+use wire::{ChannelBinding, ConnectOptions, Error, Lsn, Message, PgOutputOptions, ReplicationClient, Tls, TlsConfig};
 
-use crate::cluster::Cluster;
+use crate::changes::message;
+use crate::cluster::{Cluster, PATIENCE, until};
 
 const HBA: &str = "local all all trust
 hostssl all scram all scram-sha-256
@@ -56,19 +58,12 @@ fn config(root: &CertificateDer<'static>, client: Option<&Identity>) -> TlsConfi
             )
             .expect("client certificate"),
     };
-    TlsConfig {
-        config: Arc::new(config),
-        server_name: ServerName::try_from("localhost").expect("name"),
-    }
+    TlsConfig { config: Arc::new(config), server_name: ServerName::try_from("localhost").expect("name") }
 }
 
 async fn cluster(server: &Identity, client: &Identity) -> Cluster {
-    let settings = [
-        ("ssl", "on"),
-        ("ssl_cert_file", "server.crt"),
-        ("ssl_key_file", "server.key"),
-        ("ssl_ca_file", "client.crt"),
-    ];
+    let settings =
+        [("ssl", "on"), ("ssl_cert_file", "server.crt"), ("ssl_key_file", "server.key"), ("ssl_ca_file", "client.crt")];
     let cluster = Cluster::prepare(&settings, HBA, |data| {
         for (file, text) in [
             ("server.crt", server.certificate.pem()),
@@ -79,12 +74,7 @@ async fn cluster(server: &Identity, client: &Identity) -> Cluster {
         }
     })
     .await;
-    cluster
-        .sql()
-        .await
-        .batch_execute(ROLES)
-        .await
-        .expect("roles");
+    cluster.sql().await.batch_execute(ROLES).await.expect("roles");
     cluster
 }
 
@@ -102,17 +92,10 @@ async fn tls_and_channel_binding() {
     let cluster = cluster(&server, &holder).await;
     let trusted = config(server.certificate.der(), None);
 
-    for binding in [
-        ChannelBinding::Require,
-        ChannelBinding::Prefer,
-        ChannelBinding::Disable,
-    ] {
-        let mut options =
-            cluster.tcp_options("scram", Some("secret"), Tls::Require(trusted.clone()));
+    for binding in [ChannelBinding::Require, ChannelBinding::Prefer, ChannelBinding::Disable] {
+        let mut options = cluster.tcp_options("scram", Some("secret"), Tls::Require(trusted.clone()));
         options.channel_binding = binding;
-        let mut client = ReplicationClient::connect(&options)
-            .await
-            .expect("connection");
+        let mut client = ReplicationClient::connect(&options).await.expect("connection");
         assert!(client.is_tls());
         client.identify_system().await.expect("identity");
         options.password = Some("wrong".into());
@@ -121,14 +104,9 @@ async fn tls_and_channel_binding() {
 
     // Binding needs SCRAM.
     let mut options = cluster.tcp_options("trusted", None, Tls::Require(trusted.clone()));
-    ReplicationClient::connect(&options)
-        .await
-        .expect("connection");
+    ReplicationClient::connect(&options).await.expect("connection");
     options.channel_binding = ChannelBinding::Require;
-    assert!(matches!(
-        refused(&options).await,
-        Error::ChannelBinding { .. }
-    ));
+    assert!(matches!(refused(&options).await, Error::ChannelBinding { .. }));
 
     // A certificate of somebody else, or for another name.
     let stranger = config(holder.certificate.der(), None);
@@ -142,25 +120,54 @@ async fn tls_and_channel_binding() {
     // A client certificate, and none where one is needed.
     let with_certificate = config(server.certificate.der(), Some(&holder));
     let options = cluster.tcp_options("holder", None, Tls::Require(with_certificate));
-    ReplicationClient::connect(&options)
-        .await
-        .expect("connection");
+    ReplicationClient::connect(&options).await.expect("connection");
     let options = cluster.tcp_options("holder", None, Tls::Require(trusted.clone()));
     assert!(matches!(refused(&options).await, Error::HbaRejected(_)));
 
     // Both ways of making do.
     let options = cluster.tcp_options("plain_only", None, Tls::Prefer(trusted.clone()));
-    let mut client = ReplicationClient::connect(&options)
-        .await
-        .expect("plain after TLS");
+    let mut client = ReplicationClient::connect(&options).await.expect("plain after TLS");
     assert!(!client.is_tls());
     let options = cluster.tcp_options("trusted", None, Tls::Allow(trusted.clone()));
-    let mut client = ReplicationClient::connect(&options)
-        .await
-        .expect("TLS after plain");
+    let mut client = ReplicationClient::connect(&options).await.expect("TLS after plain");
     assert!(client.is_tls());
     let options = cluster.tcp_options("plain_only", None, Tls::Require(trusted));
     assert!(matches!(refused(&options).await, Error::HbaRejected(_)));
+}
+
+/// Reading and sending at the same time, over one TLS session.
+#[tokio::test]
+async fn a_stream_over_tls() {
+    const ROWS: usize = 50_000;
+    let server = identity("localhost", &rcgen::PKCS_ECDSA_P256_SHA256);
+    let cluster = cluster(&server, &server).await;
+    let sql = cluster.sql().await;
+    sql.batch_execute("CREATE TABLE t (id int PRIMARY KEY, pad text); CREATE PUBLICATION pub FOR TABLE t")
+        .await
+        .expect("schema");
+    let tls = Tls::Require(config(server.certificate.der(), None));
+    let mut options = cluster.tcp_options("scram", Some("secret"), tls);
+    // A status for every few records read.
+    options.status_interval = Duration::from_millis(1);
+    let mut client = ReplicationClient::connect(&options).await.expect("connection");
+    client.create_slot("s", false, false).await.expect("slot");
+    let rows = format!("INSERT INTO t SELECT i, repeat('x', 300) FROM generate_series(1, {ROWS}) i");
+    sql.batch_execute(&rows).await.expect("rows");
+    let started = client.start("s", Lsn::NONE, &PgOutputOptions::new(["pub"])).await;
+    let (mut stream, feedback) = started.expect("stream");
+    let mut inserts = 0;
+    let end = loop {
+        match message(&mut stream).await {
+            Message::Insert { .. } => inserts += 1,
+            Message::Commit { end_lsn, .. } => break end_lsn,
+            _ => {}
+        }
+    };
+    assert_eq!(inserts, ROWS);
+    feedback.set(end, end);
+    stream.stop(PATIENCE).await.expect("good end");
+    let confirmed = format!("SELECT confirmed_flush_lsn = '{end}' AND NOT active FROM pg_replication_slots");
+    until(&sql, &confirmed).await;
 }
 
 #[tokio::test]
@@ -178,14 +185,9 @@ async fn a_signature_without_a_hash_cannot_be_bound_to() {
     let cluster = cluster(&server, &server).await;
     let tls = Tls::Require(config(authority.der(), None));
     let mut options = cluster.tcp_options("scram", Some("secret"), tls);
-    ReplicationClient::connect(&options)
-        .await
-        .expect("connection");
+    ReplicationClient::connect(&options).await.expect("connection");
     options.channel_binding = ChannelBinding::Require;
-    assert!(matches!(
-        refused(&options).await,
-        Error::ChannelBinding { .. }
-    ));
+    assert!(matches!(refused(&options).await, Error::ChannelBinding { .. }));
 }
 
 #[tokio::test]

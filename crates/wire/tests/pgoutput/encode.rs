@@ -72,15 +72,14 @@ impl Out {
     }
 
     fn relation(&mut self, relation: &Relation) -> &mut Self {
-        self.u32(relation.oid)
-            .namespace(&relation.namespace)
-            .string(&relation.name)
-            .u8(match relation.replica_identity {
+        self.u32(relation.oid).namespace(&relation.namespace).string(&relation.name).u8(
+            match relation.replica_identity {
                 ReplicaIdentity::Default => b'd',
                 ReplicaIdentity::Nothing => b'n',
                 ReplicaIdentity::Full => b'f',
                 ReplicaIdentity::Index => b'i',
-            });
+            },
+        );
         let count = u16::try_from(relation.columns.len()).expect("few columns");
         self.raw(&count.to_be_bytes());
         for column in &relation.columns {
@@ -125,35 +124,17 @@ fn tag(message: &Message) -> u8 {
 
 fn body(out: &mut Out, message: &Message) {
     match message {
-        Message::Begin {
-            final_lsn,
-            commit_time_micros,
-            xid,
-        } => {
-            out.lsn(*final_lsn).i64(*commit_time_micros).u32(*xid);
-        }
-        Message::Commit {
-            flags,
-            commit_lsn,
-            end_lsn,
-            commit_time_micros,
-        } => {
-            out.u8(*flags)
-                .lsn(*commit_lsn)
-                .lsn(*end_lsn)
-                .i64(*commit_time_micros);
-        }
-        Message::Origin { lsn, name } => {
-            out.lsn(*lsn).string(name);
-        }
+        Message::Begin { .. }
+        | Message::Commit { .. }
+        | Message::Origin { .. }
+        | Message::StreamStart { .. }
+        | Message::StreamStop
+        | Message::StreamCommit { .. }
+        | Message::StreamAbort { .. } => boundary(out, message),
         Message::Relation(relation) => {
             out.relation(relation);
         }
-        Message::Type {
-            oid,
-            namespace,
-            name,
-        } => {
+        Message::Type { oid, namespace, name } => {
             out.u32(*oid).namespace(namespace).string(name);
         }
         Message::Insert { relation, new } => {
@@ -169,50 +150,45 @@ fn body(out: &mut Out, message: &Message) {
         Message::Delete { relation, old } => {
             out.u32(*relation).old(old);
         }
-        Message::Truncate {
-            cascade,
-            restart_identity,
-            relations,
-        } => {
+        Message::Truncate { cascade, restart_identity, relations } => {
             let count = u32::try_from(relations.len()).expect("few relations");
-            out.u32(count)
-                .u8(u8::from(*cascade) | u8::from(*restart_identity) << 1);
+            let flags = u8::from(*cascade) | u8::from(*restart_identity) << 1;
+            out.u32(count).u8(flags);
             for relation in relations {
                 out.u32(*relation);
             }
         }
-        Message::Message {
-            transactional,
-            lsn,
-            prefix,
-            content,
-        } => {
+        Message::Message { transactional, lsn, prefix, content } => {
             let length = u32::try_from(content.len()).expect("short content");
-            out.u8(u8::from(*transactional))
-                .lsn(*lsn)
-                .string(prefix)
-                .u32(length)
-                .raw(content);
+            out.u8(u8::from(*transactional)).lsn(*lsn).string(prefix);
+            out.u32(length).raw(content);
+        }
+    }
+}
+
+/// Where transactions and their pieces begin and end.
+fn boundary(out: &mut Out, message: &Message) {
+    match message {
+        Message::Begin { final_lsn, commit_time_micros, xid } => {
+            out.lsn(*final_lsn).i64(*commit_time_micros).u32(*xid);
+        }
+        Message::Commit { flags, commit_lsn, end_lsn, commit_time_micros } => {
+            out.u8(*flags).lsn(*commit_lsn).lsn(*end_lsn);
+            out.i64(*commit_time_micros);
+        }
+        Message::Origin { lsn, name } => {
+            out.lsn(*lsn).string(name);
         }
         Message::StreamStart { xid, first_segment } => {
             out.u32(*xid).u8(u8::from(*first_segment));
         }
-        Message::StreamStop => {}
-        Message::StreamCommit {
-            xid,
-            flags,
-            commit_lsn,
-            end_lsn,
-            commit_time_micros,
-        } => {
-            out.u32(*xid)
-                .u8(*flags)
-                .lsn(*commit_lsn)
-                .lsn(*end_lsn)
-                .i64(*commit_time_micros);
+        Message::StreamCommit { xid, flags, commit_lsn, end_lsn, commit_time_micros } => {
+            out.u32(*xid).u8(*flags).lsn(*commit_lsn).lsn(*end_lsn);
+            out.i64(*commit_time_micros);
         }
         Message::StreamAbort { xid, subxid } => {
             out.u32(*xid).u32(*subxid);
         }
+        _ => {}
     }
 }

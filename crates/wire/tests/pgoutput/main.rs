@@ -5,8 +5,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use wire::frame::Frames;
 use wire::{
-    Column, Decoded, Decoder, Error, Lsn, Message, Old, ProtoVersion, Relation, RelationColumn,
-    ReplicaIdentity, Tuple,
+    Column, Decoded, Decoder, Error, Lsn, Message, Old, ProtoVersion, Relation, RelationColumn, ReplicaIdentity, Tuple,
 };
 
 mod encode;
@@ -51,25 +50,13 @@ fn relations() -> impl Strategy<Value = Message> {
         Just(ReplicaIdentity::Full),
         Just(ReplicaIdentity::Index),
     ];
-    let column = (any::<bool>(), names(), any::<u32>(), any::<i32>()).prop_map(
-        |(key, name, type_oid, type_modifier)| RelationColumn {
-            key,
-            name,
-            type_oid,
-            type_modifier,
-        },
-    );
+    let column = (any::<bool>(), names(), any::<u32>(), any::<i32>())
+        .prop_map(|(key, name, type_oid, type_modifier)| RelationColumn { key, name, type_oid, type_modifier });
     let columns = prop::collection::vec(column, 0..6);
     let namespace = prop_oneof![names(), Just("pg_catalog".to_owned())];
     (any::<u32>(), namespace, names(), identity, columns).prop_map(
         |(oid, namespace, name, replica_identity, columns)| {
-            Message::Relation(Box::new(Relation {
-                oid,
-                namespace,
-                name,
-                replica_identity,
-                columns,
-            }))
+            Message::Relation(Box::new(Relation { oid, namespace, name, replica_identity, columns }))
         },
     )
 }
@@ -78,64 +65,33 @@ fn relations() -> impl Strategy<Value = Message> {
 fn changes() -> impl Strategy<Value = Message> {
     prop_oneof![
         relations(),
-        (any::<u32>(), names(), names()).prop_map(|(oid, namespace, name)| Message::Type {
-            oid,
-            namespace,
-            name
-        }),
+        (any::<u32>(), names(), names()).prop_map(|(oid, namespace, name)| Message::Type { oid, namespace, name }),
         (any::<u32>(), tuples()).prop_map(|(relation, new)| Message::Insert { relation, new }),
-        (any::<u32>(), prop::option::of(olds()), tuples())
-            .prop_map(|(relation, old, new)| Message::Update { relation, old, new }),
+        (any::<u32>(), prop::option::of(olds()), tuples()).prop_map(|(relation, old, new)| Message::Update {
+            relation,
+            old,
+            new
+        }),
         (any::<u32>(), olds()).prop_map(|(relation, old)| Message::Delete { relation, old }),
-        (
-            any::<bool>(),
-            any::<bool>(),
-            prop::collection::vec(any::<u32>(), 0..5)
-        )
-            .prop_map(|(cascade, restart_identity, relations)| {
-                Message::Truncate {
-                    cascade,
-                    restart_identity,
-                    relations,
-                }
-            }),
-        (
-            any::<bool>(),
-            lsns(),
-            names(),
-            prop::collection::vec(any::<u8>(), 0..40)
-        )
-            .prop_map(|(transactional, lsn, prefix, content)| {
-                Message::Message {
-                    transactional,
-                    lsn,
-                    prefix,
-                    content: content.into(),
-                }
-            }),
+        (any::<bool>(), any::<bool>(), prop::collection::vec(any::<u32>(), 0..5)).prop_map(
+            |(cascade, restart_identity, relations)| { Message::Truncate { cascade, restart_identity, relations } }
+        ),
+        (any::<bool>(), lsns(), names(), prop::collection::vec(any::<u8>(), 0..40)).prop_map(
+            |(transactional, lsn, prefix, content)| {
+                Message::Message { transactional, lsn, prefix, content: content.into() }
+            }
+        ),
     ]
 }
 
 /// The messages that never carry a transaction in front.
 fn frames_of_transactions() -> impl Strategy<Value = Message> {
     prop_oneof![
-        (lsns(), any::<i64>(), any::<u32>()).prop_map(|(final_lsn, commit_time_micros, xid)| {
-            Message::Begin {
-                final_lsn,
-                commit_time_micros,
-                xid,
-            }
+        (lsns(), any::<i64>(), any::<u32>())
+            .prop_map(|(final_lsn, commit_time_micros, xid)| { Message::Begin { final_lsn, commit_time_micros, xid } }),
+        (any::<u8>(), lsns(), lsns(), any::<i64>()).prop_map(|(flags, commit_lsn, end_lsn, commit_time_micros)| {
+            Message::Commit { flags, commit_lsn, end_lsn, commit_time_micros }
         }),
-        (any::<u8>(), lsns(), lsns(), any::<i64>()).prop_map(
-            |(flags, commit_lsn, end_lsn, commit_time_micros)| {
-                Message::Commit {
-                    flags,
-                    commit_lsn,
-                    end_lsn,
-                    commit_time_micros,
-                }
-            }
-        ),
         (lsns(), names()).prop_map(|(lsn, name)| Message::Origin { lsn, name }),
     ]
 }
@@ -144,13 +100,7 @@ fn ends_of_streams() -> impl Strategy<Value = Message> {
     prop_oneof![
         (any::<u32>(), any::<u8>(), lsns(), lsns(), any::<i64>()).prop_map(
             |(xid, flags, commit_lsn, end_lsn, commit_time_micros)| {
-                Message::StreamCommit {
-                    xid,
-                    flags,
-                    commit_lsn,
-                    end_lsn,
-                    commit_time_micros,
-                }
+                Message::StreamCommit { xid, flags, commit_lsn, end_lsn, commit_time_micros }
             }
         ),
         (any::<u32>(), any::<u32>()).prop_map(|(xid, subxid)| Message::StreamAbort { xid, subxid }),
@@ -161,21 +111,15 @@ fn ends_of_streams() -> impl Strategy<Value = Message> {
 fn conversations() -> impl Strategy<Value = Vec<Decoded>> {
     let loose = prop_oneof![changes(), frames_of_transactions(), ends_of_streams()]
         .prop_map(|message| vec![Decoded { xid: None, message }]);
-    let piece = (
-        any::<u32>(),
-        any::<bool>(),
-        prop::collection::vec((any::<u32>(), changes()), 0..4),
-    )
-        .prop_map(|(xid, first_segment, changes)| {
+    let piece = (any::<u32>(), any::<bool>(), prop::collection::vec((any::<u32>(), changes()), 0..4)).prop_map(
+        |(xid, first_segment, changes)| {
             let outside = |message| Decoded { xid: None, message };
             let mut messages = vec![outside(Message::StreamStart { xid, first_segment })];
-            messages.extend(changes.into_iter().map(|(xid, message)| Decoded {
-                xid: Some(xid),
-                message,
-            }));
+            messages.extend(changes.into_iter().map(|(xid, message)| Decoded { xid: Some(xid), message }));
             messages.push(outside(Message::StreamStop));
             messages
-        });
+        },
+    );
     prop::collection::vec(prop_oneof![loose, piece], 1..8).prop_map(|parts| parts.concat())
 }
 
@@ -284,16 +228,12 @@ proptest! {
 
 /// All frames of `bytes`, which arrive `step` at a time.
 fn read_all(bytes: &[u8], step: usize) -> Vec<(u8, Bytes)> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
     runtime.block_on(async {
         let (mut server, client) = tokio::io::duplex(step);
         let mut frames = Frames::new(client);
         let send = async move {
-            tokio::io::AsyncWriteExt::write_all(&mut server, bytes)
-                .await
-                .expect("sent");
+            tokio::io::AsyncWriteExt::write_all(&mut server, bytes).await.expect("sent");
         };
         let receive = async {
             let mut received = Vec::new();
@@ -311,9 +251,7 @@ fn read_all(bytes: &[u8], step: usize) -> Vec<(u8, Bytes)> {
 
 #[test]
 fn frames_larger_than_the_buffer_come_whole() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
     runtime.block_on(async {
         let sizes = [0, 200_000, 5_000_000, 100, 262_139, 262_140, 700_000, 1];
         let mut bytes = Vec::new();
@@ -339,16 +277,11 @@ fn frames_larger_than_the_buffer_come_whole() {
 
 #[test]
 fn a_length_that_cannot_be_is_malformed() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
     for length in [0u32, 3, (1 << 30) + 1, u32::MAX] {
         let mut bytes = vec![b'd'];
         bytes.extend_from_slice(&length.to_be_bytes());
         let outcome = runtime.block_on(Frames::new(&bytes[..]).next());
-        assert!(
-            matches!(outcome, Err(Error::Malformed { .. })),
-            "{length}: {outcome:?}"
-        );
+        assert!(matches!(outcome, Err(Error::Malformed { .. })), "{length}: {outcome:?}");
     }
 }

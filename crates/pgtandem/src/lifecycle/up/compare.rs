@@ -1,7 +1,7 @@
 //! Whether two nodes' rows are equal, and by how many they differ.
 
-use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::lifecycle::error::On;
+use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::sql::{self, Ident, QualifiedName};
 use futures::{Stream, TryStreamExt};
 use std::cmp::Ordering;
@@ -45,10 +45,7 @@ pub(super) async fn compare(
     let (a, b) = (rows_of(first, &query).await?, rows_of(second, &query).await?);
     let (mut a, mut b) = (pin!(a), pin!(b));
     let mut differences = Differences::default();
-    let (mut left, mut right) = (
-        next(&mut a, &first.name).await?,
-        next(&mut b, &second.name).await?,
-    );
+    let (mut left, mut right) = (next(&mut a, &first.name).await?, next(&mut b, &second.name).await?);
     loop {
         let order = match (&left, &right) {
             (None, None) => return Ok(differences),
@@ -87,8 +84,5 @@ async fn next(
     node: &str,
 ) -> Result<Option<RowHash>, LifecycleError> {
     let row = rows.try_next().await.on(node, DOING)?;
-    Ok(row.map(|row| RowHash {
-        key: [row.get(0), row.get(1)],
-        row: [row.get(2), row.get(3)],
-    }))
+    Ok(row.map(|row| RowHash { key: [row.get(0), row.get(1)], row: [row.get(2), row.get(3)] }))
 }

@@ -14,11 +14,7 @@ impl Work<'_> {
     /// Durable, in this order: where the rows were taken from (`start_position` of the source), the rows themselves
     /// together with the target's own `start_position` and a note that they are there, then `live` on each node.
     /// A hub that runs before the last of these keeps everything from these positions on.
-    pub(super) async fn fill(
-        &mut self,
-        id: i32,
-        table: &QualifiedName,
-    ) -> Result<(), LifecycleError> {
+    pub(super) async fn fill(&mut self, id: i32, table: &QualifiedName) -> Result<(), LifecycleError> {
         self.take_snapshots().await?;
         let columns = self.common_columns(table);
         let resumed = self.resume(id).await?;
@@ -31,8 +27,7 @@ impl Work<'_> {
             if resumed.targets.contains(&node) || (live && first_live != Some(node)) {
                 continue;
             }
-            let is_filled =
-                live || resumed.source == Some(node) || holds_rows(snapshot, table).await?;
+            let is_filled = live || resumed.source == Some(node) || holds_rows(snapshot, table).await?;
             if is_filled { &mut filled } else { &mut empty }.push(node);
         }
         if resumed.source.is_none() {
@@ -64,8 +59,7 @@ impl Work<'_> {
         if self.snapshots.is_some() {
             return Ok(());
         }
-        self.progress
-            .step("waiting for the transactions that are open now");
+        self.progress.step("waiting for the transactions that are open now");
         let snapshots = self.nodes.iter().map(Snapshot::take);
         self.snapshots = Some(futures::future::try_join_all(snapshots).await?);
         Ok(())
@@ -84,38 +78,21 @@ impl Work<'_> {
         let everywhere = |column: &Ident| {
             (0..self.nodes.len()).all(|node| {
                 let shape = self.shape(node, table);
-                shape.is_some_and(|shape| {
-                    shape
-                        .written_columns()
-                        .any(|written| written.name == *column)
-                })
+                shape.is_some_and(|shape| shape.written_columns().any(|written| written.name == *column))
             })
         };
-        let first = self
-            .shape(0, table)
-            .into_iter()
-            .flat_map(TableShape::written_columns);
-        first
-            .map(|column| column.name.clone())
-            .filter(everywhere)
-            .collect()
+        let first = self.shape(0, table).into_iter().flat_map(TableShape::written_columns);
+        first.map(|column| column.name.clone()).filter(everywhere).collect()
     }
 
     /// The node's own rows stand as its snapshot shows them; what it changes from there on is judged.
-    async fn start_from_snapshot(
-        &self,
-        id: i32,
-        table: &QualifiedName,
-        node: usize,
-    ) -> Result<(), LifecycleError> {
+    async fn start_from_snapshot(&self, id: i32, table: &QualifiedName, node: usize) -> Result<(), LifecycleError> {
         if self.surveys[node].is_live(table) {
             return Ok(());
         }
         let position = self.snapshots()[node].position;
         let node = &self.nodes[node];
-        link::set_start_position(node.client(), id, position)
-            .await
-            .on(&node.name, "noting where a table begins")
+        link::set_start_position(node.client(), id, position).await.on(&node.name, "noting where a table begins")
     }
 
     async fn copy(
@@ -141,33 +118,17 @@ impl Work<'_> {
             target_position: self.snapshots()[target].position,
             replica_role: self.surveys[target].role.may_set_replication_role,
             live: self.surveys[source].is_live(table),
-            numbers: self
-                .plan
-                .identities
-                .iter()
-                .map(|identity| identity.number)
-                .max()
-                .unwrap_or(0)
-                + 1,
+            numbers: self.plan.identities.iter().map(|identity| identity.number).max().unwrap_or(0) + 1,
         };
         let rows = copy.run(self.progress).await?;
         self.progress.rows_end(table, rows);
         Ok(())
     }
 
-    pub(super) async fn start_position(
-        &self,
-        node: usize,
-        id: i32,
-    ) -> Result<PgLsn, LifecycleError> {
+    pub(super) async fn start_position(&self, node: usize, id: i32) -> Result<PgLsn, LifecycleError> {
         let node = &self.nodes[node];
-        let tables = link::read_linked_tables(node.client())
-            .await
-            .on(&node.name, "reading the linked tables")?;
-        Ok(tables
-            .iter()
-            .find(|table| table.id == id)
-            .map_or(PgLsn::from(0), |table| table.start_position))
+        let tables = link::read_linked_tables(node.client()).await.on(&node.name, "reading the linked tables")?;
+        Ok(tables.iter().find(|table| table.id == id).map_or(PgLsn::from(0), |table| table.start_position))
     }
 
     async fn make_live(&mut self, id: i32, table: &QualifiedName) -> Result<(), LifecycleError> {
@@ -195,11 +156,6 @@ impl Work<'_> {
 
 async fn holds_rows(snapshot: &Snapshot, table: &QualifiedName) -> Result<bool, LifecycleError> {
     let session: OpenNode = snapshot.session().await?;
-    let row = session
-        .client()
-        .query_one(&sql::holds_rows(table), &[])
-        .await;
-    Ok(row
-        .on(&session.name, "looking whether a table has rows")?
-        .get(0))
+    let row = session.client().query_one(&sql::holds_rows(table), &[]).await;
+    Ok(row.on(&session.name, "looking whether a table has rows")?.get(0))
 }

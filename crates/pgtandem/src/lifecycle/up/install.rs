@@ -1,6 +1,7 @@
 //! Steps that write only to our own schema.
 
 use super::Work;
+use crate::catalog::TableShape;
 use crate::catalog::read_fingerprint;
 use crate::config::Table;
 use crate::lifecycle::LifecycleError;
@@ -14,12 +15,7 @@ impl Work<'_> {
     pub(super) async fn install(&mut self, node: usize) -> Result<(), LifecycleError> {
         const DOING: &str = "making the schema pgtandem";
         let identity = self.plan.identities[node].clone();
-        let peers: Vec<_> = self
-            .plan
-            .identities
-            .iter()
-            .map(|identity| identity.peer())
-            .collect();
+        let peers: Vec<_> = self.plan.identities.iter().map(|identity| identity.peer()).collect();
         let new = NewNode {
             number: identity.number,
             incarnation: identity.incarnation,
@@ -33,81 +29,52 @@ impl Work<'_> {
         let name = node.name.clone();
         let work = async {
             let transaction = node.session.client.transaction().await?;
-            let before =
-                serde_json::to_value(read_fingerprint(&transaction).await?).unwrap_or_default();
+            let before = serde_json::to_value(read_fingerprint(&transaction).await?).unwrap_or_default();
             link::install(&transaction, &new).await?;
             for peer in &peers {
                 link::insert_peer(&transaction, peer).await?;
             }
-            link::save_restore(
-                &transaction,
-                RestoreKind::Catalog,
-                "database",
-                &before,
-                None,
-            )
-            .await?;
+            link::save_restore(&transaction, RestoreKind::Catalog, "database", &before, None).await?;
             transaction.commit().await
         };
         work.await.on(&name, DOING)
     }
 
-    pub(super) async fn add_peer(
-        &mut self,
-        node: usize,
-        peer: usize,
-    ) -> Result<(), LifecycleError> {
+    pub(super) async fn add_peer(&mut self, node: usize, peer: usize) -> Result<(), LifecycleError> {
         let peer = self.plan.identities[peer].peer();
         let node = &self.nodes[node];
-        link::insert_peer(node.client(), &peer)
-            .await
-            .on(&node.name, "adding a node")
+        link::insert_peer(node.client(), &peer).await.on(&node.name, "adding a node")
     }
 
     pub(super) async fn set_slot_count(&mut self, node: usize) -> Result<(), LifecycleError> {
         let node = &self.nodes[node];
-        link::set_slot_count(node.client(), self.plan.slot_count)
-            .await
-            .on(&node.name, "setting the number of id slots")
+        link::set_slot_count(node.client(), self.plan.slot_count).await.on(&node.name, "setting the number of id slots")
     }
 
-    pub(super) async fn register(
-        &mut self,
-        node: usize,
-        id: i32,
-        table: &Table,
-    ) -> Result<(), LifecycleError> {
-        let relid = self.surveys[node]
-            .table(&table.name)
-            .map(|shape| shape.relid)
-            .unwrap_or_default();
+    pub(super) async fn register(&mut self, node: usize, id: i32, table: &Table) -> Result<(), LifecycleError> {
+        let shape = self.surveys[node].table(&table.name);
+        let written = shape.into_iter().flat_map(TableShape::written_columns);
+        let columns = written.map(|column| column.name.as_str().to_owned()).collect();
+        let relid = shape.map(|shape| shape.relid).unwrap_or_default();
         let linked = LinkedTable {
             id,
             name: table.name.clone(),
             relid,
             resolve: table.resolve.to_string(),
             ids: table.ids,
+            columns,
             start_position: PgLsn::from(0),
             state: TableState::Linking,
             paused_by: None,
             pause_reason: None,
         };
         let node = &self.nodes[node];
-        link::insert_linked_table(node.client(), &linked)
-            .await
-            .on(&node.name, "listing a table")
+        link::insert_linked_table(node.client(), &linked).await.on(&node.name, "listing a table")
     }
 
-    pub(super) async fn set_policy(
-        &mut self,
-        node: usize,
-        id: i32,
-        table: &Table,
-    ) -> Result<(), LifecycleError> {
+    pub(super) async fn set_policy(&mut self, node: usize, id: i32, table: &Table) -> Result<(), LifecycleError> {
         let node = &self.nodes[node];
         let resolve = table.resolve.to_string();
-        link::set_policy(node.client(), id, &resolve, table.ids)
-            .await
-            .on(&node.name, "changing a table's policy")
+        link::set_policy(node.client(), id, &resolve, table.ids).await.on(&node.name, "changing a table's policy")
     }
 }

@@ -19,7 +19,10 @@ fn servers() -> &'static [Cluster] {
     SERVERS.get_or_init(|| {
         let options = NAMES.map(|name| {
             let options = ClusterOptions::new(name).unwrap().without_fsync();
-            options.setting("max_replication_slots", "60").setting("max_wal_senders", "60").setting("max_connections", "200")
+            options
+                .setting("max_replication_slots", "60")
+                .setting("max_wal_senders", "60")
+                .setting("max_connections", "200")
         });
         Cluster::start_all(options).unwrap_or_else(|error| panic!("{error}"))
     })
@@ -48,8 +51,7 @@ struct Ended {
 impl Scene {
     /// `sql` runs on each of `nodes` nodes, in a new database.
     fn new(test: &str, nodes: usize, sql: &str) -> Self {
-        let scene =
-            Self { database: test.to_owned(), nodes: (0..nodes).collect(), dir: tempfile::tempdir().unwrap() };
+        let scene = Self { database: test.to_owned(), nodes: (0..nodes).collect(), dir: tempfile::tempdir().unwrap() };
         for node in 0..nodes {
             servers()[node].create_database(test).unwrap();
             scene.on(node, sql);
@@ -81,7 +83,8 @@ impl Scene {
     }
 
     fn configure_with(&self, urls: &[String], tables: &[&str]) {
-        let nodes = self.nodes.iter().zip(urls).map(|(node, url)| format!("[nodes.{}]\nurl = \"{url}\"\n", NAMES[*node]));
+        let nodes =
+            self.nodes.iter().zip(urls).map(|(node, url)| format!("[nodes.{}]\nurl = \"{url}\"\n", NAMES[*node]));
         let tables = tables.iter().map(|table| match table.contains("name =") {
             true => format!("[[tables]]\n{table}\n"),
             false => format!("[[tables]]\nname = \"{table}\"\n"),
@@ -109,7 +112,8 @@ impl Scene {
 
     fn check_codes(&self) -> Vec<(String, String, String)> {
         let ended = self.run(&["check", "--json"]);
-        let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{}", ended.all()));
+        let report: serde_json::Value =
+            serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{}", ended.all()));
         let text = |finding: &serde_json::Value, field: &str| finding[field].as_str().unwrap_or("-").to_owned();
         let findings = report["findings"].as_array().unwrap().iter();
         let faults = findings.filter(|finding| finding["severity"] == "fault").inspect(|finding| {

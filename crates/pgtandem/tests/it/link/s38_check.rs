@@ -5,18 +5,36 @@ use pgtandem::cluster::{Cluster, ClusterOptions};
 
 #[test]
 fn s38_every_table_fault_in_one_report() {
-    let scene = Scene::new("s38_tables", 2, "
+    let scene = Scene::new(
+        "s38_tables",
+        2,
+        "
         CREATE TABLE unkeyed (id int);
         CREATE TABLE deferred (id int PRIMARY KEY DEFERRABLE);
         CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY);
         CREATE VIEW shown AS SELECT 1 AS id;
         CREATE TABLE numbered (id int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY);
-        CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child () INHERITS (parent);");
+        CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child () INHERITS (parent);",
+    );
     scene.on(0, "CREATE TABLE only_here (id int PRIMARY KEY); CREATE TABLE typed (id int PRIMARY KEY, v date);
                  CREATE TABLE keyed (a int, b int, PRIMARY KEY (a)); CREATE TABLE wide (id int PRIMARY KEY, v int NOT NULL)");
-    scene.on(1, "CREATE TABLE typed (id int PRIMARY KEY, v timestamp);
-                 CREATE TABLE keyed (a int, b int, PRIMARY KEY (a, b)); CREATE TABLE wide (id int PRIMARY KEY)");
-    scene.configure(&["unkeyed", "deferred", "unlogged", "shown", "numbered", "parent", "only_here", "typed", "keyed", "wide"]);
+    scene.on(
+        1,
+        "CREATE TABLE typed (id int PRIMARY KEY, v timestamp);
+                 CREATE TABLE keyed (a int, b int, PRIMARY KEY (a, b)); CREATE TABLE wide (id int PRIMARY KEY)",
+    );
+    scene.configure(&[
+        "unkeyed",
+        "deferred",
+        "unlogged",
+        "shown",
+        "numbered",
+        "parent",
+        "only_here",
+        "typed",
+        "keyed",
+        "wide",
+    ]);
     let found = scene.check_codes();
     for (code, node, table) in [
         ("primary_key", "new", "unkeyed"),
@@ -47,10 +65,13 @@ fn s38_nodes_that_cannot_be_reached_are_all_named() {
     let away = "host=127.0.0.1 port=1 user=nobody dbname=gone".to_owned();
     scene.configure_with(&[wrong, away], &["products"]);
     let found = scene.check_codes();
-    let nodes: Vec<&str> = found.iter().map(|(code, node, _)| {
-        assert_eq!(code, "connection");
-        node.as_str()
-    }).collect();
+    let nodes: Vec<&str> = found
+        .iter()
+        .map(|(code, node, _)| {
+            assert_eq!(code, "connection");
+            node.as_str()
+        })
+        .collect();
     assert_eq!(nodes, ["new", "legacy"]);
     let text = scene.run(&["check"]).stdout;
     assert!(text.contains("password authentication failed"), "{text}");
@@ -81,9 +102,14 @@ fn s38_the_same_database_twice() {
 
 #[test]
 fn s38_what_the_report_says_mends_it() {
-    let scene = Scene::new("s38_mended", 2, &format!(
-        "{PRODUCTS}; CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
-         CREATE TRIGGER touch BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION touch();"));
+    let scene = Scene::new(
+        "s38_mended",
+        2,
+        &format!(
+            "{PRODUCTS}; CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+         CREATE TRIGGER touch BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION touch();"
+        ),
+    );
     let major = servers()[0].psql("postgres", "SELECT current_setting('server_version_num')::int / 10000").unwrap();
     let role = "s38 app";
     for server in &servers()[..2] {
@@ -91,7 +117,8 @@ fn s38_what_the_report_says_mends_it() {
     }
     let urls = [0, 1].map(|node| servers()[node].url_as(role, "secret", &scene.database));
     scene.configure_with(&urls, &["products"]);
-    let codes: Vec<String> = scene.check_codes().into_iter().filter(|(_, node, _)| node == "new").map(|(code, _, _)| code).collect();
+    let codes: Vec<String> =
+        scene.check_codes().into_iter().filter(|(_, node, _)| node == "new").map(|(code, _, _)| code).collect();
     for code in ["replication_right", "create_right", "trigger", "ownership", "table_rights", "sequence_rights"] {
         assert!(codes.iter().any(|found| found == code), "{code} is not in {codes:?}");
     }
@@ -114,9 +141,14 @@ fn s38_what_the_report_says_mends_it() {
 
 #[test]
 fn s38_init_writes_what_can_be_linked_and_why_not() {
-    let scene = Scene::new("s38_init", 2, &format!(
-        "{PRODUCTS}; CREATE TABLE unkeyed (id int); CREATE TABLE \"Mixed Case\" (id uuid PRIMARY KEY);
-         CREATE TABLE schema_migrations (version varchar PRIMARY KEY)"));
+    let scene = Scene::new(
+        "s38_init",
+        2,
+        &format!(
+            "{PRODUCTS}; CREATE TABLE unkeyed (id int); CREATE TABLE \"Mixed Case\" (id uuid PRIMARY KEY);
+         CREATE TABLE schema_migrations (version varchar PRIMARY KEY)"
+        ),
+    );
     scene.on(0, "CREATE TABLE only_here (id int PRIMARY KEY)");
     let nodes = [format!("new={}", scene.url(0)), format!("legacy={}", scene.url(1))];
     let arguments = ["init", &nodes[0], &nodes[1]];

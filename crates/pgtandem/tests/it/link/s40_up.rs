@@ -17,8 +17,11 @@ fn s40_both_empty() {
 #[test]
 fn s40_one_empty_is_copied() {
     let scene = Scene::new("s40_one_empty", 2, PRODUCTS);
-    scene.on(1, "INSERT INTO products (name, description, price)
-                 SELECT 'p' || i, nullif(repeat('x', i % 3000), ''), i FROM generate_series(1, 5000) i");
+    scene.on(
+        1,
+        "INSERT INTO products (name, description, price)
+                 SELECT 'p' || i, nullif(repeat('x', i % 3000), ''), i FROM generate_series(1, 5000) i",
+    );
     scene.configure(&["products"]);
     scene.must(&["up", "--yes"]);
     let rows = scene.everywhere(ROWS);
@@ -41,8 +44,11 @@ fn s40_types_are_copied_by_text_where_binary_would_differ() {
                                     j jsonb, b bytea, twice int GENERATED ALWAYS AS (id * 2) STORED)";
     let scene = Scene::new("s40_types", 2, sql);
     scene.on(0, "ALTER TABLE things ADD COLUMN extra text DEFAULT 'mine'");
-    scene.on(0, r#"INSERT INTO things VALUES (1, 'ok', 'dom', 'things', 'NaN', 'infinity', '{1,NULL}', '{"a": 1}', '\x00ff'),
-                                             (2, NULL, NULL, NULL, 1.50, '0044-03-15 BC', '{}', '[]', '')"#);
+    scene.on(
+        0,
+        r#"INSERT INTO things VALUES (1, 'ok', 'dom', 'things', 'NaN', 'infinity', '{1,NULL}', '{"a": 1}', '\x00ff'),
+                                             (2, NULL, NULL, NULL, 1.50, '0044-03-15 BC', '{}', '[]', '')"#,
+    );
     scene.configure(&["things"]);
     scene.must(&["up", "--yes"]);
     let all = "SELECT id, m, s, c, n, t, a, j, b, twice FROM things ORDER BY id";
@@ -54,18 +60,27 @@ fn s40_types_are_copied_by_text_where_binary_would_differ() {
 fn s40_equal_tables_are_linked_as_they_are() {
     let scene = Scene::new("s40_equal", 2, PRODUCTS);
     // Written in another order, and with another history of ids.
-    scene.on(0, "INSERT INTO products (name, created_at) SELECT 'p' || i, '2020-01-01' FROM generate_series(1, 3000) i");
-    scene.on(1, "INSERT INTO products (id, name, created_at)
-                 SELECT i, 'p' || i, '2020-01-01' FROM generate_series(3000, 1, -1) i");
+    scene
+        .on(0, "INSERT INTO products (name, created_at) SELECT 'p' || i, '2020-01-01' FROM generate_series(1, 3000) i");
+    scene.on(
+        1,
+        "INSERT INTO products (id, name, created_at)
+                 SELECT i, 'p' || i, '2020-01-01' FROM generate_series(3000, 1, -1) i",
+    );
     scene.configure(&["products"]);
     scene.must(&["up", "--yes"]);
-    assert_eq!(scene.everywhere("SELECT state, start_position > '0/0' FROM pgtandem.linked_table"), ["live|t", "live|t"]);
+    assert_eq!(
+        scene.everywhere("SELECT state, start_position > '0/0' FROM pgtandem.linked_table"),
+        ["live|t", "live|t"]
+    );
 }
 
 #[test]
 fn s40_different_tables_are_refused_with_the_count() {
     let scene = Scene::new("s40_different", 2, PRODUCTS);
-    scene.everywhere("INSERT INTO products (id, name, created_at) SELECT i, 'p', '2020-01-01' FROM generate_series(1, 100) i");
+    scene.everywhere(
+        "INSERT INTO products (id, name, created_at) SELECT i, 'p', '2020-01-01' FROM generate_series(1, 100) i",
+    );
     scene.on(0, "DELETE FROM products WHERE id <= 3; UPDATE products SET name = 'q' WHERE id > 95");
     scene.on(1, "DELETE FROM products WHERE id = 50");
     let before = scene.traces(0);
@@ -138,17 +153,32 @@ fn s40_tables_with_foreign_keys_come_parents_first() {
 #[test]
 fn s40_a_partitioned_table_and_a_plain_one() {
     let scene = Scene::new("s40_partitioned", 2, "SELECT");
-    scene.on(0, "CREATE TABLE events (id int PRIMARY KEY, what text) PARTITION BY RANGE (id);
+    scene.on(
+        0,
+        "CREATE TABLE events (id int PRIMARY KEY, what text) PARTITION BY RANGE (id);
                  CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (0) TO (100);
                  CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM (100) TO (1000);
-                 INSERT INTO events SELECT i, 'e' || i FROM generate_series(1, 500) i");
+                 INSERT INTO events SELECT i, 'e' || i FROM generate_series(1, 500) i",
+    );
     scene.on(1, "CREATE TABLE events (id int PRIMARY KEY, what text)");
     scene.configure(&["events"]);
     scene.must(&["up", "--yes"]);
     assert_eq!(scene.on(1, "SELECT count(*) FROM events"), "500");
-    assert_eq!(scene.on(0, "SELECT string_agg(relreplident::text, '' ORDER BY relname) FROM pg_class WHERE relname ~ '^events_.$'"), "ff");
+    assert_eq!(
+        scene.on(
+            0,
+            "SELECT string_agg(relreplident::text, '' ORDER BY relname) FROM pg_class WHERE relname ~ '^events_.$'"
+        ),
+        "ff"
+    );
     scene.must(&["down", "--yes"]);
-    assert_eq!(scene.on(0, "SELECT string_agg(relreplident::text, '' ORDER BY relname) FROM pg_class WHERE relname ~ '^events_.$'"), "dd");
+    assert_eq!(
+        scene.on(
+            0,
+            "SELECT string_agg(relreplident::text, '' ORDER BY relname) FROM pg_class WHERE relname ~ '^events_.$'"
+        ),
+        "dd"
+    );
 }
 
 #[test]

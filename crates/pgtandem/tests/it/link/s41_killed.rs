@@ -26,8 +26,11 @@ fn s41_up_killed_at_any_point_can_be_repeated() {
     let mut steps = 0;
     loop {
         let scene = Scene::new(&format!("s41_killed_{steps}"), 2, SCHEMA);
-        scene.on(0, "INSERT INTO products (name) SELECT 'p' || i FROM generate_series(1, 2000) i;
-                     INSERT INTO orders (product) SELECT i FROM generate_series(1, 1000) i");
+        scene.on(
+            0,
+            "INSERT INTO products (name) SELECT 'p' || i FROM generate_series(1, 2000) i;
+                     INSERT INTO orders (product) SELECT i FROM generate_series(1, 1000) i",
+        );
         let before = [scene.traces(0), scene.traces(1)];
         scene.configure(&["products", "orders"]);
         let Some(step) = killed_after(&scene, steps) else { break };
@@ -46,8 +49,13 @@ fn s41_up_killed_at_any_point_can_be_repeated() {
 fn finished(scene: &Scene, step: &str) {
     let live = "SELECT string_agg(state, ',') FROM pgtandem.linked_table";
     assert_eq!(scene.everywhere(live), ["live,live"; 2], "killed at {step}");
-    assert_eq!(scene.must(&["plan"]).stdout, "nothing to do: the nodes are as the configuration asks\n", "killed at {step}");
-    let old = "SELECT count(*), sum(id) FROM products WHERE name <> 'after the kill'; SELECT count(*), sum(id) FROM orders";
+    assert_eq!(
+        scene.must(&["plan"]).stdout,
+        "nothing to do: the nodes are as the configuration asks\n",
+        "killed at {step}"
+    );
+    let old =
+        "SELECT count(*), sum(id) FROM products WHERE name <> 'after the kill'; SELECT count(*), sum(id) FROM orders";
     let rows = scene.everywhere(old);
     assert_eq!(rows[0], rows[1], "killed at {step}");
     // A row written meanwhile is copied, or will be read: it lies behind the start position, not before.

@@ -12,7 +12,10 @@ fn s43_everything_is_as_before() {
          ALTER TABLE indexed REPLICA IDENTITY USING INDEX indexed_code"
     );
     let scene = Scene::new("s43_as_before", 2, &sql);
-    scene.on(0, "INSERT INTO products (name) SELECT 'p' FROM generate_series(1, 10); INSERT INTO unkeyed (v) VALUES ('a')");
+    scene.on(
+        0,
+        "INSERT INTO products (name) SELECT 'p' FROM generate_series(1, 10); INSERT INTO unkeyed (v) VALUES ('a')",
+    );
     let sequences = "SELECT last_value, is_called FROM tags_id_seq; SELECT last_value, is_called FROM unkeyed_id_seq";
     let before = [scene.traces(0), scene.traces(1)];
     let values = scene.on(0, sequences);

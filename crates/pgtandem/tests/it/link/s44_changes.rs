@@ -17,7 +17,8 @@ fn s44_a_table_is_added() {
     assert_eq!(scene.on(0, "SELECT count(*) FROM orders"), "50");
     let now = "SELECT * FROM pgtandem.linked_table WHERE table_name = 'products'; SELECT * FROM products_id_seq";
     assert_eq!(scene.everywhere(now), products);
-    let published = "SELECT string_agg(tablename, ',' ORDER BY tablename) FROM pg_publication_tables WHERE pubname = 'pgtandem'";
+    let published =
+        "SELECT string_agg(tablename, ',' ORDER BY tablename) FROM pg_publication_tables WHERE pubname = 'pgtandem'";
     assert_eq!(scene.everywhere(published), ["orders,products"; 2]);
 }
 

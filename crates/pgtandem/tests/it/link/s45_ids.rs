@@ -22,11 +22,15 @@ fn ids(scene: &Scene, table: &str, node: usize, count: usize) -> Vec<i64> {
 #[test]
 fn s45_each_node_has_ids_of_its_own() {
     let scene = Scene::new("s45_ids", 2, SCHEMA);
-    scene.on(0, "INSERT INTO big (v) SELECT 'v' FROM generate_series(1, 11); INSERT INTO plain (id, v) VALUES (777, 'by hand')");
+    scene.on(
+        0,
+        "INSERT INTO big (v) SELECT 'v' FROM generate_series(1, 11); INSERT INTO plain (id, v) VALUES (777, 'by hand')",
+    );
     scene.configure(&TABLES);
     scene.must(&["up", "--yes"]);
     for table in &TABLES[..6] {
-        let mut all: Vec<i64> = scene.on(0, &format!("SELECT id FROM {table}")).lines().map(|id| id.parse().unwrap()).collect();
+        let mut all: Vec<i64> =
+            scene.on(0, &format!("SELECT id FROM {table}")).lines().map(|id| id.parse().unwrap()).collect();
         let old = all.iter().max().copied().unwrap_or(0);
         for node in [0, 1, 1, 0] {
             all.extend(ids(&scene, table, node, 30));

@@ -1,0 +1,100 @@
+//! Covers and landings: what a node's rows reflect, and since when.
+//!
+//! A cover says, per source node, up to which position (inclusive) its changes are reflected. The covers of one node's
+//! landings only grow, so "what had a change at this position seen" is a binary search.
+//!
+//! Of a landing and a local change to a row the landing wrote: position < landing's came before it, >= came after.
+
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
+
+use crate::key::{Dot, NodeId, Position};
+use crate::wrote::Wrote;
+
+/// Index = node number.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Cover(pub SmallVec<[Position; 4]>);
+
+impl Cover {
+    pub fn nothing(nodes: usize) -> Cover {
+        Cover(SmallVec::from_elem(Position(0), nodes))
+    }
+
+    pub fn of(&self, node: NodeId) -> Position {
+        self.0.get(node.index()).copied().unwrap_or_default()
+    }
+
+    pub fn contains(&self, dot: Dot) -> bool {
+        self.of(dot.node) >= dot.position
+    }
+
+    pub(crate) fn join(&mut self, other: &Cover) {
+        for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
+            *mine = (*mine).max(*theirs);
+        }
+    }
+}
+
+/// The durable record of a delivery on its target.
+#[derive(Clone, Debug)]
+pub struct Landing {
+    pub position: Position,
+    pub cover: Cover,
+    pub wrote: Wrote,
+}
+
+/// One node's landings as far as they still matter.
+#[derive(Debug)]
+pub(crate) struct Landings {
+    /// Before the first of `recent`: everything that had landed earlier.
+    recent: VecDeque<Recent>,
+    /// Positions of the rows in the node's landing table that must be kept; pruned by `fold`.
+    kept: VecDeque<Position>,
+    nothing: Cover,
+}
+
+#[derive(Debug)]
+struct Recent {
+    position: Position,
+    cover: Cover,
+    /// How much had been judged when the delivery was cut.
+    sequence: u64,
+}
+
+impl Landings {
+    pub(crate) fn new(nodes: usize) -> Landings {
+        Landings { recent: VecDeque::new(), kept: VecDeque::new(), nothing: Cover::nothing(nodes) }
+    }
+
+    pub(crate) fn push(&mut self, position: Position, cover: Cover, sequence: u64) {
+        self.kept.push_back(position);
+        self.recent.push_back(Recent { position, cover, sequence });
+    }
+
+    /// What a change of this node at `position` had seen.
+    pub(crate) fn cover_before(&self, position: Position) -> &Cover {
+        let after = self.recent.partition_point(|r| r.position <= position);
+        match after.checked_sub(1) {
+            Some(last) => &self.recent[last].cover,
+            None => &self.nothing,
+        }
+    }
+
+    /// Every local change up to `judged` has been judged: drops the landings behind it but for the last, and returns
+    /// the sequence at which that one was cut.
+    pub(crate) fn pass(&mut self, judged: Position) -> Option<u64> {
+        while self.recent.len() > 1 && self.recent[1].position.just_below() <= judged {
+            self.recent.pop_front();
+        }
+        self.recent.front().filter(|r| r.position.just_below() <= judged).map(|r| r.sequence)
+    }
+
+    /// The position of the newest landing at or below `acknowledged`: recovery needs it and the later ones only.
+    pub(crate) fn fold(&mut self, acknowledged: Position) -> Option<Position> {
+        while self.kept.len() > 1 && self.kept[1] <= acknowledged {
+            self.kept.pop_front();
+        }
+        self.kept.front().copied().filter(|p| *p <= acknowledged)
+    }
+}

@@ -1,0 +1,277 @@
+//! Deliveries: what a node is owed, cut between two transactions of the judged order.
+//!
+//! One delivery per node is in flight. It carries each owed key's canonical state as of the cut, the cover it brings
+//! about, and the decisions the node has not written down yet.
+
+use crate::change::State;
+use crate::cover::Cover;
+use crate::decision::Decision;
+use crate::hold::Span;
+use crate::hub::{Flight, Hub};
+use crate::key::{Dot, Key, NodeId, Position, Stamp, TableId};
+use crate::window::{Entry, Write};
+
+/// One transaction on a target.
+#[derive(Clone, Debug)]
+pub struct Delivery<I> {
+    pub node: NodeId,
+    /// To be carried out before the rows are written.
+    pub truncates: Vec<DeliveryTruncate>,
+    pub rows: Vec<DeliveryRow<I>>,
+    /// For the landing.
+    pub cover: Cover,
+    /// For the landing: the target's acknowledged position as of now.
+    pub acknowledged: Position,
+    /// Landing rows on the target with a smaller position may be deleted in the same transaction: once `acknowledged`
+    /// is durable, recovery starts no earlier and does not need them.
+    pub fold_below: Option<Position>,
+    /// To be written down on the target.
+    pub decisions: Vec<Decision<I>>,
+    /// Held records on the target that nobody needs any more: to be deleted before the rows are written.
+    pub released: Vec<Key>,
+}
+
+/// A TRUNCATE. To hold it, store a record under [`Key::whole_table`].
+#[derive(Clone, Debug)]
+pub struct DeliveryTruncate {
+    pub table: TableId,
+    pub dot: Dot,
+    pub stamp: Stamp,
+    /// The table is paused on the target: store it as held. A target that refuses it stores it likewise.
+    pub hold: bool,
+    /// As for a row.
+    pub was_held: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct DeliveryRow<I> {
+    pub key: Key,
+    pub state: State<I>,
+    pub dot: Dot,
+    pub stamp: Stamp,
+    /// The other half of a key change: if one of the two is held, so must the other be.
+    pub pair: Option<Key>,
+    /// The table is paused on the target: store the row as held.
+    pub hold: bool,
+    /// A held record of the key stands on the target. If the row is written, mark the record released by this landing
+    /// (it goes when [`Delivery::released`] names it); if it is held again, replace the record's row and dot and clear
+    /// its release, but leave its cover. When this is false and the row must be held, replace any record whole.
+    pub was_held: bool,
+}
+
+/// How a delivery ended that committed.
+#[derive(Clone, Debug)]
+pub struct Landed {
+    pub position: Position,
+    /// The keys that were stored as held instead of being written; [`Key::whole_table`] for a TRUNCATE.
+    pub held: Vec<Key>,
+    /// Deletes that found no row, and so locked nothing: for their keys the landing counts from `before`.
+    pub missed: Vec<Key>,
+    /// A position of the target read before the first delete was sent; without `missed` it is not looked at.
+    pub before: Position,
+}
+
+impl<I: Clone> Hub<I> {
+    /// Everything the node is owed as of now; `None` if it needs no landing or a delivery is in flight.
+    pub fn cut(&mut self, node: NodeId) -> Option<Delivery<I>> {
+        if self.node(node).flight.is_some() || !self.has_news(node) {
+            return None;
+        }
+        let mut slots = self.take_owed(node);
+        let truncates = self.truncates_among(&slots, node);
+        let swept = self.add_truncated_rows(node, &truncates, &mut slots);
+        let rows = slots.iter().filter_map(|slot| self.row(*slot, node)).collect();
+        let cover = Cover(self.nodes.iter().map(|n| n.judged).collect());
+        let acknowledged = self.acknowledged(node);
+        let fold_below = self.fold_below(node);
+        let end = self.log.end();
+        let sequence = self.sequence;
+        let state = self.node_mut(node);
+        let released = std::mem::take(&mut state.released);
+        let from = state.next_decision;
+        state.news = false;
+        let flight =
+            Flight { slots, swept, cover: cover.clone(), sequence, decisions_end: end, released: released.clone() };
+        state.flight = Some(flight);
+        let decisions = self.log.range(from..end);
+        Some(Delivery { node, truncates, rows, cover, acknowledged, fold_below, decisions, released })
+    }
+
+    fn take_owed(&mut self, node: NodeId) -> Vec<u32> {
+        let state = &mut self.nodes[node.index()];
+        state.owed_count = 0;
+        let mut slots = Vec::with_capacity(state.owed.len());
+        while let Some(reference) = state.owed.pop() {
+            if self.window.live(reference).is_some_and(|e| e.owed.contains(node)) {
+                let entry = self.window.get_mut(reference.slot);
+                entry.owed.remove(node);
+                entry.flying.insert(node);
+                entry.outdated.remove(node);
+                slots.push(reference.slot);
+            }
+        }
+        slots
+    }
+
+    pub fn is_paused(&self, table: TableId, node: NodeId) -> bool {
+        !self.paused.is_empty() && self.paused.contains(&(table, node))
+    }
+
+    fn truncates_among(&self, slots: &[u32], node: NodeId) -> Vec<DeliveryTruncate> {
+        if self.truncates == 0 {
+            return Vec::new();
+        }
+        let entries = slots.iter().map(|s| self.window.get(*s)).filter(|e| e.key.is_whole_table());
+        let truncate = |entry: &Entry<I>| DeliveryTruncate {
+            table: entry.key.table,
+            dot: entry.dot(),
+            stamp: entry.stamp(),
+            hold: self.is_paused(entry.key.table, node),
+            was_held: entry.unpassed_span(node, self.judged(node)),
+        };
+        entries.map(truncate).collect()
+    }
+
+    /// A TRUNCATE on the target sweeps away what is canonical there: every present row follows it. Returns the rest of
+    /// the table's entries: absent, so that the TRUNCATE itself writes them.
+    fn add_truncated_rows(&mut self, node: NodeId, truncates: &[DeliveryTruncate], slots: &mut Vec<u32>) -> Vec<u32> {
+        let mut swept = Vec::new();
+        #[cfg(test)]
+        if self.broken(crate::hub::Broken::TruncatedRows) {
+            return swept;
+        }
+        for truncate in truncates.iter().filter(|t| !t.hold) {
+            for slot in self.window.slots_of(truncate.table) {
+                let entry = self.window.get_mut(slot);
+                let (held, present) = (entry.is_held_at(node), entry.state.is_present());
+                if entry.flying.contains(node) || held && present {
+                    continue;
+                }
+                entry.flying.insert(node);
+                entry.outdated.remove(node);
+                entry.ever_owed.insert(node); // it must cover the entry now, even if it is its own
+                // A held delete is carried out now, and its record must go.
+                match present || held {
+                    true => slots.push(slot),
+                    false => swept.push(slot),
+                }
+            }
+        }
+        swept
+    }
+
+    fn row(&self, slot: u32, node: NodeId) -> Option<DeliveryRow<I>> {
+        let entry = self.window.get(slot);
+        if entry.key.is_whole_table() {
+            return None;
+        }
+        let together = |key: &&Key| {
+            let partner = self.window.find(key).map(|s| self.window.get(s));
+            partner.is_some_and(|p| p.flying.contains(node) && p.dot() == entry.dot() && p.half().is_some())
+        };
+        Some(DeliveryRow {
+            key: entry.key.clone(),
+            state: entry.state.clone(),
+            dot: entry.dot(),
+            stamp: entry.stamp(),
+            pair: entry.half().and_then(|h| h.partners.iter().find(together)).cloned(),
+            hold: self.is_paused(entry.key.table, node),
+            was_held: entry.unpassed_span(node, self.judged(node)),
+        })
+    }
+
+    /// The delivery in flight to the node committed.
+    pub fn landed(&mut self, node: NodeId, landed: Landed) {
+        let Some(flight) = self.node_mut(node).flight.take() else {
+            debug_assert!(false, "no delivery to node {} is in flight", node.0);
+            return;
+        };
+        let before = self.node(node).landings.cover_before(landed.position).clone();
+        for key in &landed.held {
+            if let Some(slot) = self.window.find(key) {
+                self.hold(slot, node, landed.position, &before);
+            }
+        }
+        for key in &landed.missed {
+            if let Some(slot) = self.window.find(key) {
+                let span = Span::early(node, &landed, flight.cover.clone());
+                let judged = self.judged(node);
+                self.window.get_mut(slot).add_early(span, judged);
+                self.land_entry(slot, node, landed.before);
+            }
+        }
+        for slot in flight.swept {
+            let whole = Key::whole_table(self.window.get(slot).key.table);
+            if landed.held.contains(&whole) {
+                self.window.get_mut(slot).flying.remove(node);
+            }
+            self.land_entry(slot, node, landed.position);
+        }
+        for slot in flight.slots {
+            self.land_entry(slot, node, landed.position);
+        }
+        let state = self.node_mut(node);
+        state.landings.push(landed.position, flight.cover, flight.sequence);
+        state.next_decision = flight.decisions_end;
+        self.forget_decisions();
+        let judged = self.judged(node);
+        self.judged_up_to(node, judged);
+        #[cfg(test)]
+        if self.broken(crate::hub::Broken::Passed) {
+            self.node_mut(node).passed = flight.sequence;
+        }
+    }
+
+    /// `flying` was cleared already if the key was held, or its delete found nothing.
+    fn land_entry(&mut self, slot: u32, node: NodeId, position: Position) {
+        let judged = self.judged(node);
+        let entry = self.window.get_mut(slot);
+        if entry.flying.contains(node) {
+            let current = !entry.outdated.contains(node);
+            entry.flying.remove(node);
+            entry.outdated.remove(node);
+            let passed = |w: &Write| w.node == node && w.position.just_below() <= judged;
+            // Of the landings that all judged changes lie behind of, the last one is enough.
+            if entry.writes.iter().any(passed) && position.just_below() <= judged {
+                entry.writes.retain(|w| !passed(w));
+            }
+            entry.writes.push(Write { position, node, current, sure: true });
+            let was_held = entry.close_span(node, position);
+            let key = &entry.key;
+            if was_held && key.is_whole_table() {
+                let table = key.table;
+                self.truncate_landed(table);
+            }
+        }
+        self.queue(slot);
+    }
+
+    fn forget_decisions(&mut self) {
+        let oldest = self.nodes.iter().map(|n| n.next_decision).min().unwrap_or_default();
+        self.log.forget_below(oldest);
+    }
+
+    /// The delivery in flight to the node was rolled back: everything in it is owed again.
+    pub fn failed(&mut self, node: NodeId) {
+        let Some(flight) = self.node_mut(node).flight.take() else {
+            debug_assert!(false, "no delivery to node {} is in flight", node.0);
+            return;
+        };
+        for slot in flight.swept {
+            // The TRUNCATE is owed again, and will sweep it again.
+            let entry = self.window.get_mut(slot);
+            entry.flying.remove(node);
+            entry.outdated.remove(node);
+            self.queue(slot);
+        }
+        for slot in flight.slots {
+            let entry = self.window.get_mut(slot);
+            entry.flying.remove(node);
+            entry.outdated.remove(node);
+            self.owe(slot, crate::key::NodeSet::only(node));
+        }
+        let state = self.node_mut(node);
+        state.news = true;
+        state.released.extend(flight.released);
+    }
+}

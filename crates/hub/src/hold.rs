@@ -1,0 +1,161 @@
+//! Held keys: what a target could not write is stored there whole, and waits.
+//!
+//! A held key counts as covered, so its source can be acknowledged: the record on the target is durable. But a local
+//! change there had seen no more of the key than when it was first held. The entry stays in the window until the key
+//! is written there and that landing has been passed; only then may the record be deleted ([`Delivery::released`]).
+//!
+//! [`Delivery::released`]: crate::Delivery::released
+
+use crate::change::State;
+use crate::cover::Cover;
+use crate::delivery::Landed;
+use crate::hub::Hub;
+use crate::key::{Dot, Key, NodeId, NodeSet, Position, Stamp, TableId};
+use crate::window::Entry;
+
+/// The key was held on `node`: a local change there in this span had seen `cover` of it and no more.
+#[derive(Clone, Debug)]
+pub(crate) struct Span {
+    pub node: NodeId,
+    pub from: Position,
+    /// The landing that released it.
+    pub until: Option<Position>,
+    pub cover: Cover,
+    /// Not held: a delete that found no row here, at `from`; a change until its landing had seen the landing's cover.
+    pub early: bool,
+}
+
+impl Span {
+    pub(crate) fn early(node: NodeId, landed: &Landed, cover: Cover) -> Span {
+        Span { node, from: landed.before, until: Some(landed.position), cover, early: true }
+    }
+
+    pub(crate) fn contains(&self, change: Dot) -> bool {
+        self.node == change.node
+            && self.from <= change.position
+            && self.until.is_none_or(|until| change.position < until)
+    }
+
+    fn is_open_at(&self, node: NodeId) -> bool {
+        self.node == node && self.until.is_none()
+    }
+}
+
+/// A held key as its target stores it.
+#[derive(Clone, Debug)]
+pub struct HeldRecord<I> {
+    /// The target.
+    pub node: NodeId,
+    pub key: Key,
+    pub state: State<I>,
+    pub dot: Dot,
+    pub stamp: Stamp,
+    /// What the target had seen of the key when it was first held.
+    pub cover: Cover,
+    /// The landing that wrote the key after all, if one did.
+    pub released: Option<Position>,
+}
+
+impl<I: Clone> Hub<I> {
+    /// Rows of the table are stored on the node instead of written, until [`Hub::resume`].
+    pub fn pause(&mut self, table: TableId, node: NodeId) {
+        self.paused.insert((table, node));
+    }
+
+    /// The table's held keys on the node are owed to it again.
+    pub fn resume(&mut self, table: TableId, node: NodeId) {
+        self.paused.remove(&(table, node));
+        let slots: Vec<u32> = self.window.slots().collect();
+        let held = slots.into_iter().filter(|s| self.window.get(*s).key.table == table);
+        for slot in held.collect::<Vec<_>>() {
+            self.retry(slot, node);
+        }
+    }
+
+    /// The key, held on the node, is owed to it again.
+    pub fn retry_held(&mut self, node: NodeId, key: &Key) {
+        if let Some(slot) = self.window.find(key) {
+            self.retry(slot, node);
+        }
+    }
+
+    fn retry(&mut self, slot: u32, node: NodeId) {
+        if !self.window.get(slot).is_held_at(node) {
+            return;
+        }
+        // The key may not retire before the landing that writes it is passed: as after a change, all nodes land anew.
+        self.sequence += 1;
+        self.touch(slot, None);
+        self.spread_news(None);
+        self.owe(slot, NodeSet::only(node));
+    }
+
+    /// The keys held on a node.
+    pub fn held(&self, node: NodeId) -> impl Iterator<Item = &Key> + '_ {
+        let held = self.window.slots().map(|s| self.window.get(s));
+        held.filter(move |e| e.is_held_at(node)).map(|e| &e.key)
+    }
+
+    /// The delivery at `position` stored the key as held.
+    pub(crate) fn hold(&mut self, slot: u32, node: NodeId, position: Position, before: &Cover) {
+        let entry = self.window.get_mut(slot);
+        if !entry.flying.contains(node) {
+            return;
+        }
+        entry.flying.remove(node);
+        entry.outdated.remove(node);
+        let judged = self.nodes[node.index()].judged;
+        if entry.unpassed_span(node, judged) {
+            entry.reopen_span(node);
+        } else {
+            entry.open_span(node, position, before.clone());
+        }
+        self.queue(slot);
+    }
+}
+
+impl<I> Entry<I> {
+    pub(crate) fn is_held_at(&self, node: NodeId) -> bool {
+        self.spans().iter().any(|s| s.is_open_at(node))
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.spans().iter().any(|s| s.until.is_none())
+    }
+
+    /// Whether a local change yet to be judged can lie in a span of the key on the node.
+    pub(crate) fn unpassed_span(&self, node: NodeId, judged: Position) -> bool {
+        self.spans()
+            .iter()
+            .filter(|s| s.node == node && !s.early)
+            .any(|s| s.until.is_none_or(|until| until.just_below() > judged))
+    }
+
+    pub(crate) fn open_span(&mut self, node: NodeId, from: Position, cover: Cover) {
+        self.extra().spans.push(Span { node, from, until: None, cover, early: false });
+    }
+
+    pub(crate) fn reopen_span(&mut self, node: NodeId) {
+        let mut spans = self.extra().spans.iter_mut();
+        if let Some(span) = spans.rfind(|s| s.node == node && !s.early) {
+            span.until = None;
+        }
+    }
+
+    /// A delete that found nothing on the node landed.
+    pub(crate) fn add_early(&mut self, span: Span, judged: Position) {
+        let passed = |s: &Span| {
+            let until = s.until.filter(|_| s.early && s.node == span.node);
+            until.is_some_and(|until| until.just_below() <= judged)
+        };
+        self.extra().spans.retain(|s| !passed(s));
+        self.extra().spans.push(span);
+    }
+
+    /// Whether there was an open one.
+    pub(crate) fn close_span(&mut self, node: NodeId, position: Position) -> bool {
+        let spans = self.extra.as_mut().map(|x| x.spans.as_mut_slice()).unwrap_or_default();
+        let open = spans.iter_mut().find(|s| s.is_open_at(node));
+        open.map(|span| span.until = Some(position)).is_some()
+    }
+}

@@ -1,0 +1,156 @@
+//! A key's changes before a restart, and what follows from them.
+//!
+//! Per node only the last change can have survived, and only if no other node's last had seen it. An earlier one is
+//! kept only if a landing wrote the key between it and the next: it may then have been overwritten by a delivery before
+//! it was judged, which has to be recorded. The rest were overwritten knowingly; what remains of them is a floor for the
+//! stamps of what followed.
+
+use smallvec::SmallVec;
+
+use crate::change::{Op, State};
+use crate::cover::{Cover, Landing};
+use crate::decision::Side;
+use crate::hold::Span;
+use crate::key::{Dot, Key, Micros, NodeId, Position, Stamp};
+use crate::window::Half;
+
+/// One change of a key.
+#[derive(Clone, Debug)]
+pub(crate) struct Past<I> {
+    pub dot: Dot,
+    pub time: Micros,
+    pub op: Op,
+    pub state: State<I>,
+    pub half: Option<Half<I>>,
+}
+
+/// The changes of one key, per node in order.
+#[derive(Debug)]
+pub(crate) struct History<I> {
+    pub changes: Vec<Past<I>>,
+    /// Per node, the first change, kept or not.
+    pub firsts: SmallVec<[Dot; 2]>,
+    /// Known from a held record; its change was acknowledged.
+    pub from_record: Option<Dot>,
+}
+
+impl<I> Default for History<I> {
+    fn default() -> Self {
+        History { changes: Vec::new(), firsts: SmallVec::new(), from_record: None }
+    }
+}
+
+impl<I: Clone> History<I> {
+    pub(crate) fn push(&mut self, key: &Key, mut change: Past<I>, landings: &[Landing]) {
+        let Dot { node, position } = change.dot;
+        if !self.firsts.iter().any(|d| d.node == node) {
+            self.firsts.push(change.dot);
+        }
+        let Some(index) = self.changes.iter().rposition(|c| c.dot.node == node) else {
+            return self.changes.push(change);
+        };
+        let last = &mut self.changes[index];
+        if last.dot == change.dot {
+            last.merge(change);
+            return;
+        }
+        change.time = change.time.max(Micros(last.time.0.saturating_add(1)));
+        let landed = landings.partition_point(|l| l.position <= position);
+        let mut between = landings[..landed].iter().rev().take_while(|l| l.position > last.dot.position);
+        if between.all(|l| l.wrote.contains(key) == Some(false)) {
+            *last = change;
+        } else {
+            self.changes.push(change);
+        }
+    }
+
+    pub(crate) fn last_of(&self, node: NodeId) -> Option<&Past<I>> {
+        self.changes.iter().filter(|c| c.dot.node == node).max_by_key(|c| c.dot.position)
+    }
+}
+
+impl<I> Past<I> {
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp { time: self.time, node: self.dot.node }
+    }
+
+    pub(crate) fn side(&self) -> Side<I>
+    where
+        I: Clone,
+    {
+        Side { dot: self.dot, stamp: self.stamp(), op: self.op, state: self.state.clone() }
+    }
+
+    /// A later change of the same transaction.
+    fn merge(&mut self, later: Past<I>) {
+        self.op = self.op.then(&later.state);
+        self.state = later.state;
+        let Some(half) = later.half else { return };
+        match &mut self.half {
+            None => self.half = Some(half),
+            Some(mine) => {
+                for partner in half.partners {
+                    if !mine.partners.contains(&partner) {
+                        mine.partners.push(partner);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Which changes had seen which, on all nodes. Covers of a node's landings are joined with those before.
+pub(crate) struct Causality<'a> {
+    pub key: &'a Key,
+    pub landings: &'a [Vec<Landing>],
+    pub spans: &'a [Span],
+    pub broken: bool,
+}
+
+impl Causality<'_> {
+    pub(crate) fn cover_before(&self, node: NodeId, position: Position) -> Option<&Cover> {
+        let landings = &self.landings[node.index()];
+        let after = landings.partition_point(|l| l.position <= position);
+        Some(&landings[after.checked_sub(1)?].cover)
+    }
+
+    pub(crate) fn had_seen(&self, change: Dot, other: Dot) -> bool {
+        if change.node == other.node {
+            return other.position < change.position;
+        }
+        let held = self.spans.iter().find(|s| s.contains(change));
+        let cover = self.cover_before(change.node, change.position).filter(|_| !self.broken);
+        cover.is_some_and(|c| c.contains(other)) && held.is_none_or(|s| s.cover.contains(other))
+    }
+
+    /// Raises the stamps along seen changes.
+    pub(crate) fn raise<I>(&self, changes: &mut [Past<I>]) {
+        // A change's stamp depends on those it had seen only; repeat until nothing moves. Chains are short.
+        loop {
+            let mut moved = false;
+            for index in 0..changes.len() {
+                let this = changes[index].dot;
+                let seen = changes.iter().filter(|c| self.had_seen(this, c.dot)).map(|c| c.time.0).max();
+                let floor = seen.map_or(i64::MIN, |t| t.saturating_add(1));
+                if changes[index].time.0 < floor {
+                    changes[index].time = Micros(floor);
+                    moved = true;
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    /// Whether a landing on the change's node overwrote it before it was judged, and what was written there next, up to
+    /// `upto`, was not a later landing: that one put right what had become of it.
+    pub(crate) fn overwritten_unjudged(&self, change: Dot, upto: Position) -> bool {
+        let landings = &self.landings[change.node.index()];
+        let from = landings.partition_point(|l| l.position <= change.position);
+        let to = landings.partition_point(|l| l.position <= upto);
+        let between = landings[from..to.max(from)].iter();
+        let mut wrote = between.filter(|l| l.wrote.contains(self.key) == Some(true));
+        wrote.next_back().is_some_and(|last| !last.cover.contains(change))
+    }
+}

@@ -1,0 +1,431 @@
+//! Recovery after any restart, from the databases alone and without reading rows.
+//!
+//! Only changes that some landing covers can have had an effect. Their keys return to the window: canonical is the
+//! change that no other had seen and no kept decision beat. If some node does not cover all changes of a key, every
+//! node is owed its canonical, since a delivery may have been lost with the old hub. Any past landing may have written
+//! any key. From there on the streams are judged as always.
+//!
+//! What the old hub had decided but never delivered is gone, and may be decided differently: nobody knew it.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use crate::change::{Change, Op, State};
+use crate::cover::{Cover, Landing};
+use crate::decision::{Kept, Kind};
+use crate::hold::{HeldRecord, Span};
+use crate::hub::{First, Hub};
+use crate::judge::Transaction;
+use crate::key::{Dot, Key, Micros, NodeId, Position, TableId};
+use crate::past::{Causality, History, Past};
+use crate::policy::{Policies, Verdict};
+use crate::window::{Entry, Half, Made, SlotRef, Write};
+
+/// Per node, how far its changes can have had an effect: recovery reads the changes in (start, reach].
+pub fn reach(starts: &[Position], landings: &[Vec<Landing>]) -> Vec<Position> {
+    let covered = |node: NodeId| landings.iter().flatten().map(|l| l.cover.of(node)).max().unwrap_or_default();
+    starts.iter().enumerate().map(|(node, start)| (*start).max(covered(NodeId(node as u8)))).collect()
+}
+
+/// Builds the hub that goes on where the last one stopped.
+pub struct Recovery<I> {
+    hub: Hub<I>,
+    starts: Vec<Position>,
+    reach: Vec<Position>,
+    /// Per node in order, each cover joined with those before.
+    landings: Vec<Vec<Landing>>,
+    numbers: HashMap<Key, usize>,
+    histories: Vec<(Key, History<I>)>,
+    truncates: HashMap<TableId, Vec<Past<I>>>,
+    decisions: HashMap<Key, Vec<Made>>,
+    spans: HashMap<Key, Vec<Span>>,
+}
+
+impl<I: Clone> Recovery<I> {
+    /// `starts`: per node its acknowledged position. `landings`: per node the landings it holds, in any order.
+    /// `decisions`: what any node holds about changes after its node's start; more does no harm.
+    /// `held`: the held records of all nodes.
+    pub fn new(
+        starts: Vec<Position>,
+        mut landings: Vec<Vec<Landing>>,
+        decisions: impl IntoIterator<Item = Kept>,
+        held: impl IntoIterator<Item = HeldRecord<I>>,
+        policies: Box<dyn Policies>,
+    ) -> Recovery<I> {
+        assert_eq!(starts.len(), landings.len(), "landings of every node");
+        for of_node in &mut landings {
+            of_node.sort_by_key(|l| l.position);
+            let mut sum = Cover::nothing(starts.len());
+            for landing in of_node {
+                sum.join(&landing.cover);
+                landing.cover = sum.clone();
+            }
+        }
+        let mut recovery = Recovery {
+            hub: Hub::new(starts.len(), policies),
+            reach: reach(&starts, &landings),
+            starts,
+            landings,
+            numbers: HashMap::new(),
+            histories: Vec::new(),
+            truncates: HashMap::new(),
+            decisions: HashMap::new(),
+            spans: HashMap::new(),
+        };
+        for kept in decisions {
+            let Kept { key, winner, loser, forfeit } = kept;
+            let of_key = recovery.decisions.entry(key).or_default();
+            if !of_key.iter().any(|d| d.winner == winner && d.loser == loser) {
+                of_key.push(Made { winner, loser, forfeit, number: u64::MAX });
+            }
+        }
+        recovery.take_records(held.into_iter().collect());
+        recovery
+    }
+
+    /// A held record stands for its change, which may have been acknowledged.
+    fn take_records(&mut self, mut records: Vec<HeldRecord<I>>) {
+        // Of several records of a key, the one that still waits is the newest, and then the last stamp.
+        records.sort_by_key(|r| std::cmp::Reverse((r.released.is_none(), r.stamp)));
+        for record in records {
+            let span = Span {
+                node: record.node,
+                from: Position(0),
+                until: record.released,
+                cover: record.cover,
+                early: false,
+            };
+            self.spans.entry(record.key.clone()).or_default().push(span);
+            let will_be_read = record.dot.position > self.starts[record.dot.node.index()];
+            let history = self.history(&record.key);
+            if will_be_read || history.from_record.is_some() {
+                continue;
+            }
+            let truncate = record.key.is_whole_table();
+            let op = match &record.state {
+                State::Present(_) => Op::Update,
+                State::Absent if truncate => Op::Truncate,
+                State::Absent => Op::Delete,
+            };
+            let past = Past { dot: record.dot, time: record.stamp.time, op, state: record.state, half: None };
+            history.from_record = Some(past.dot);
+            history.changes.push(past.clone());
+            if truncate {
+                self.truncates.entry(record.key.table).or_default().push(past);
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn break_rule(&mut self, broken: Option<crate::hub::Broken>) {
+        self.hub.broken = broken;
+    }
+
+    /// Changes of the node after this position are not recovery's: they are judged afterwards.
+    pub fn reach(&self, node: NodeId) -> Position {
+        self.reach[node.index()]
+    }
+
+    /// A change of a transaction of the node in (start, reach], in the node's order. Others are ignored.
+    pub fn change(&mut self, node: NodeId, position: Position, time: Micros, change: Change<I>) {
+        if position <= self.starts[node.index()] || position > self.reach[node.index()] {
+            return;
+        }
+        let dot = Dot { node, position };
+        match change {
+            Change::Row { key, op, state } => self.push(&key, Past { dot, time, op, state, half: None }),
+            Change::KeyChange { from, to, image, image_under_old_key } => {
+                let half = |partner: &Key, fallback| {
+                    Some(Half { partners: [partner.clone()].into_iter().collect(), fallback })
+                };
+                let old_half = half(&to, State::Present(image_under_old_key));
+                let new_half = half(&from, State::Absent);
+                self.push(&from, Past { dot, time, op: Op::Delete, state: State::Absent, half: old_half });
+                self.push(&to, Past { dot, time, op: Op::Insert, state: State::Present(image), half: new_half });
+            }
+            Change::Truncate { tables } => {
+                for table in tables {
+                    let past = Past { dot, time, op: Op::Truncate, state: State::Absent, half: None };
+                    self.push(&Key::whole_table(table), past.clone());
+                    self.truncate_keys(&past, table);
+                    self.truncates.entry(table).or_default().push(past);
+                }
+            }
+        }
+    }
+
+    /// Keys of the same node that are known by now; those of other nodes and later ones get theirs in `finish`.
+    fn truncate_keys(&mut self, past: &Past<I>, table: TableId) {
+        let landings = &self.landings[past.dot.node.index()];
+        for (key, history) in &mut self.histories {
+            if key.table == table && !key.is_whole_table() {
+                history.push(key, past.clone(), landings);
+            }
+        }
+    }
+
+    fn push(&mut self, key: &Key, past: Past<I>) {
+        let number = self.number(key);
+        let landings = &self.landings[past.dot.node.index()];
+        self.histories[number].1.push(key, past, landings);
+    }
+
+    fn history(&mut self, key: &Key) -> &mut History<I> {
+        let number = self.number(key);
+        &mut self.histories[number].1
+    }
+
+    fn number(&mut self, key: &Key) -> usize {
+        if let Some(number) = self.numbers.get(key) {
+            return *number;
+        }
+        self.histories.push((key.clone(), History::default()));
+        self.numbers.insert(key.clone(), self.histories.len() - 1);
+        self.histories.len() - 1
+    }
+
+    pub fn finish(mut self) -> Hub<I> {
+        self.hub.sequence = 1;
+        self.open_nodes();
+        let histories = std::mem::take(&mut self.histories);
+        // Truncates first: entries of their tables begin from them.
+        let (whole, rows): (Vec<_>, Vec<_>) = histories.into_iter().partition(|(key, _)| key.is_whole_table());
+        let mut firsts = vec![Vec::new(); self.starts.len()];
+        let mut forfeits = Vec::new();
+        for (key, history) in whole.into_iter().chain(rows) {
+            self.recover_key(key, history, &mut firsts, &mut forfeits);
+        }
+        for (index, mut of_node) in firsts.into_iter().enumerate() {
+            of_node.sort_unstable();
+            for (position, entry) in of_node {
+                self.hub.nodes[index].firsts.push(First { position, entry });
+            }
+        }
+        for (cause, partners, dot) in forfeits {
+            if let Some(slot) = self.hub.window.find(&cause) {
+                let cause = self.hub.window.get(slot).side();
+                self.hub.forfeit_all(&partners, dot, &cause);
+            }
+        }
+        self.hub.spread_news(None);
+        self.hub
+    }
+
+    fn open_nodes(&mut self) {
+        for (index, landings) in self.landings.iter().enumerate() {
+            let node = &mut self.hub.nodes[index];
+            for landing in landings {
+                node.landings.push(landing.position, landing.cover.clone(), 0);
+            }
+            node.judged = self.reach[index];
+            node.landings.pass(node.judged);
+        }
+    }
+
+    fn recover_key(
+        &mut self,
+        key: Key,
+        mut history: History<I>,
+        firsts: &mut [Vec<(Position, SlotRef)>],
+        forfeits: &mut Vec<(Key, Vec<Key>, Dot)>,
+    ) {
+        self.add_truncates(&key, &mut history);
+        let spans = self.spans.remove(&key).unwrap_or_default();
+        let kept = self.decisions.remove(&key).unwrap_or_default();
+        if history.changes.is_empty() {
+            return;
+        }
+        let (slot, _) = self.hub.window.find_or_make(&key, Entry::undecided);
+        self.hub.derive_from_truncate(slot);
+        let entry = self.hub.window.get_mut(slot);
+        if !spans.is_empty() || !kept.is_empty() {
+            entry.extra().spans = spans.clone();
+            entry.extra().decisions = kept;
+        }
+        let landings = std::mem::take(&mut self.landings);
+        let causality = Causality { key: &key, landings: &landings, spans: &spans, broken: self.hub.seen_is_broken() };
+        causality.raise(&mut history.changes);
+        self.choose(slot, &causality, &history);
+        self.record_overwritten(slot, &causality, &history);
+        self.write_marks(slot, &causality);
+        self.owe_uncovered(slot, &history, &landings);
+        self.landings = landings;
+        let entry = self.hub.window.get_mut(slot);
+        entry.touched = self.hub.sequence;
+        let reference = SlotRef { slot, generation: entry.generation };
+        for dot in &history.firsts {
+            entry.sources.insert(dot.node);
+            firsts[dot.node.index()].push((dot.position, reference));
+        }
+        // Whether it was ever owed to its own node is not known.
+        entry.ever_owed = crate::key::NodeSet::all(self.starts.len());
+        self.hub.queue(slot);
+        self.note_forfeits(slot, key, history, forfeits);
+    }
+
+    /// Truncates of the table that are not in the history yet.
+    fn add_truncates(&self, key: &Key, history: &mut History<I>) {
+        if key.is_whole_table() {
+            return;
+        }
+        for past in self.truncates.get(&key.table).into_iter().flatten() {
+            if history.changes.iter().any(|c| c.dot == past.dot) {
+                continue;
+            }
+            let after =
+                history.changes.iter().any(|c| c.dot.node == past.dot.node && c.dot.position > past.dot.position);
+            if after {
+                // Its own node wrote the key again: it was overwritten knowingly, or stands before all of this.
+                continue;
+            }
+            let acknowledged = past.dot.position <= self.starts[past.dot.node.index()];
+            if acknowledged {
+                history.changes.push(past.clone());
+            } else {
+                history.push(key, past.clone(), &self.landings[past.dot.node.index()]);
+            }
+        }
+    }
+
+    /// The canonical: no other change had seen it, and no kept decision beat it.
+    fn choose(&mut self, slot: u32, causality: &Causality<'_>, history: &History<I>) {
+        let nodes = (0..self.starts.len()).map(|n| NodeId(n as u8));
+        let lasts: Vec<&Past<I>> = nodes.filter_map(|n| history.last_of(n)).collect();
+        let unseen = |c: &&&Past<I>| !lasts.iter().any(|d| causality.had_seen(d.dot, c.dot));
+        let unseen: Vec<&Past<I>> = lasts.iter().filter(unseen).copied().collect();
+        let is_loser = |dot: Dot| self.hub.window.get(slot).was_beaten(dot);
+        let mut newest: Vec<&Past<I>> = unseen.iter().copied().filter(|c| !is_loser(c.dot)).collect();
+        if newest.is_empty() {
+            // A slot went back to before its acknowledged position: what beat these was acknowledged on its own node
+            // and is everywhere. Nothing is left to decide.
+            newest = unseen.into_iter().max_by_key(|c| c.stamp()).into_iter().collect();
+        }
+        let mut candidates = newest.into_iter();
+        let Some(first) = candidates.next() else {
+            return;
+        };
+        self.crown(slot, first);
+        for challenger in candidates {
+            let transaction =
+                Transaction { dot: challenger.dot, time: challenger.time, cover: Cover::nothing(self.starts.len()) };
+            let verdict = self.hub.verdict(&transaction, slot, challenger.op);
+            let canonical = self.hub.window.get(slot).side();
+            let kind = Kind::of(challenger.op, canonical.op);
+            let Verdict { challenger_wins, policy, why } = verdict;
+            if challenger_wins {
+                self.hub.record(slot, kind, challenger.side(), canonical, policy, why);
+                self.crown(slot, challenger);
+            } else {
+                self.hub.record(slot, kind, canonical, challenger.side(), policy, why);
+            }
+        }
+        self.fall_back_if_forfeited(slot);
+    }
+
+    fn crown(&mut self, slot: u32, past: &Past<I>) {
+        let entry = self.hub.window.get_mut(slot);
+        entry.become_canonical(past.dot, past.stamp(), past.op, past.state.clone());
+        if past.half.is_some() {
+            entry.extra().half = past.half.clone();
+        }
+    }
+
+    /// A kept decision says that another part of the canonical key change lost.
+    fn fall_back_if_forfeited(&mut self, slot: u32) {
+        let entry = self.hub.window.get_mut(slot);
+        if entry.half().is_none() || !entry.has_forfeited(entry.dot()) {
+            return;
+        }
+        let half = entry.extra().half.take().expect("just seen");
+        let op = if half.fallback.is_present() { Op::Update } else { Op::Delete };
+        entry.marks.set_op(op);
+        entry.state = half.fallback;
+    }
+
+    /// Changes that a delivery overwrote before they were judged, and the next change of their node was written over:
+    /// nobody knew them.
+    fn record_overwritten(&mut self, slot: u32, causality: &Causality<'_>, history: &History<I>) {
+        #[cfg(test)]
+        if self.hub.broken(crate::hub::Broken::OverrideRecord) {
+            return;
+        }
+        let changes = &history.changes;
+        for change in changes {
+            let later =
+                changes.iter().filter(|c| c.dot.node == change.dot.node && c.dot.position > change.dot.position);
+            let Some(next) = later.min_by_key(|c| c.dot.position) else {
+                continue;
+            };
+            if !self.hub.window.get(slot).has_lost(change.dot)
+                && causality.overwritten_unjudged(change.dot, next.dot.position)
+            {
+                let why = Cow::Borrowed("written over a delivered row, not over the change before it on the same node");
+                let (winner, loser) = (next.side(), change.side());
+                self.hub.record(slot, Kind::WrittenOverDelivery, winner, loser, Cow::Borrowed("order"), why);
+            }
+        }
+    }
+
+    /// The landings that wrote the key, or may have. Of those that all changes judged from now on lie behind of, the
+    /// last one is enough.
+    fn write_marks(&mut self, slot: u32, causality: &Causality<'_>) {
+        let entry = self.hub.window.get(slot);
+        let mut writes = Vec::new();
+        for (index, landings) in causality.landings.iter().enumerate() {
+            let node = NodeId(index as u8);
+            let wrote = landings.iter().filter(|l| l.wrote.contains(&entry.key) != Some(false));
+            let wrote: Vec<&Landing> = wrote.collect();
+            let passed = wrote.partition_point(|l| l.position <= self.reach[index]);
+            for landing in &wrote[passed.saturating_sub(1)..] {
+                writes.push(Write {
+                    position: landing.position,
+                    node,
+                    current: landing.cover.contains(entry.dot()),
+                    sure: landing.wrote.contains(&entry.key).is_some(),
+                });
+            }
+        }
+        self.hub.window.get_mut(slot).writes.extend(writes);
+        #[cfg(test)]
+        if self.hub.broken(crate::hub::Broken::Overwritten) {
+            self.hub.window.get_mut(slot).writes.clear();
+        }
+    }
+
+    fn owe_uncovered(&mut self, slot: u32, history: &History<I>, landings: &[Vec<Landing>]) {
+        let nodes = || (0..self.starts.len()).map(|n| NodeId(n as u8));
+        let covers = |node: NodeId, dot: Dot| {
+            let acknowledged = dot.position <= self.starts[dot.node.index()];
+            acknowledged || landings[node.index()].last().is_some_and(|l| l.cover.contains(dot))
+        };
+        let entry = self.hub.window.get(slot);
+        // A key change that lost on another key was undone here by the change that beat it there.
+        let causes = entry.decisions().iter().filter(|d| d.forfeit).map(|d| d.winner);
+        let lasts = nodes().filter_map(|n| history.last_of(n)).map(|c| c.dot);
+        let mut dots = lasts.chain(causes);
+        let owed: Vec<NodeId> = if entry.key.is_whole_table() {
+            // A node that has carried out a TRUNCATE is not to lose what was written there since.
+            let others = |n: NodeId| history.changes.iter().map(|c| c.dot).filter(move |d| d.node != n);
+            nodes().filter(|n| others(*n).any(|dot| !covers(*n, dot))).collect()
+        } else if self.hub.covered_is_broken() || dots.any(|dot| nodes().any(|n| !covers(n, dot))) {
+            nodes().collect()
+        } else {
+            Vec::new()
+        };
+        for node in owed {
+            self.hub.owe(slot, crate::key::NodeSet::only(node));
+        }
+    }
+
+    /// Parts of key changes that lost here take their partners with them.
+    fn note_forfeits(&self, slot: u32, key: Key, history: History<I>, forfeits: &mut Vec<(Key, Vec<Key>, Dot)>) {
+        let entry = self.hub.window.get(slot);
+        for past in history.changes {
+            if let Some(half) = past.half
+                && entry.lost_a_conflict(past.dot)
+            {
+                forfeits.push((key.clone(), half.partners.to_vec(), past.dot));
+            }
+        }
+    }
+}

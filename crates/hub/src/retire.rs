@@ -1,0 +1,124 @@
+//! Retiring: a key leaves the window when every node has settled on it.
+//!
+//! An entry is settled when it is not owed, in flight or held anywhere, and every node that must cover it has a landing
+//! that was cut after the entry's last change and lies behind the node's judged position. A node need not cover its own
+//! changes as long as no other node changed the key and it was never owed the key: its row is what it wrote.
+//!
+//! Covers are compared by sequence: one number per node says what every entry needs to know. Entries wait in a queue
+//! for each node that need not cover them and one for the rest, roughly in order of their last change. One that was
+//! touched since goes to the end; one that is owed, in flight or held leaves the queue and returns when that ends. So
+//! retiring costs a constant per change and landing.
+
+use crate::hub::Hub;
+use crate::key::NodeId;
+use crate::window::{Mark, SlotRef};
+
+impl<I: Clone> Hub<I> {
+    /// Drops what has settled. To be called after landings and judging, as often as is convenient.
+    pub fn retire(&mut self) {
+        loop {
+            let before = self.window.len();
+            for exempt in 0..self.retiring.len() {
+                self.retire_queue(exempt);
+            }
+            // The last entry that began from a TRUNCATE lets it go, too.
+            if self.truncates == 0 || self.window.len() == before {
+                break;
+            }
+        }
+        for node in 0..self.nodes.len() {
+            self.clean_firsts(NodeId(node as u8));
+        }
+        self.window.trim();
+    }
+
+    /// Puts the entry into its queue, unless it stands in one.
+    pub(crate) fn queue(&mut self, slot: u32) {
+        let entry = self.window.get(slot);
+        if entry.marks.has(Mark::Queued) {
+            return;
+        }
+        let queue = self.exempt(slot).map_or(self.nodes.len(), NodeId::index);
+        let entry = self.window.get_mut(slot);
+        entry.marks.set(Mark::Queued, true);
+        entry.marks.set(Mark::Again, false);
+        let reference = SlotRef { slot, generation: entry.generation };
+        self.retiring[queue].push(reference);
+    }
+
+    /// The node that need not cover the entry.
+    pub(crate) fn exempt(&self, slot: u32) -> Option<NodeId> {
+        let entry = self.window.get(slot);
+        entry.sources.sole().filter(|source| !entry.ever_owed.contains(*source))
+    }
+
+    fn passed(&self, exempt: usize) -> u64 {
+        let others = self.nodes.iter().enumerate().filter(|(index, _)| *index != exempt);
+        others.map(|(_, node)| node.passed).min().unwrap_or(u64::MAX)
+    }
+
+    fn retire_queue(&mut self, queue: usize) {
+        let passed = self.passed(queue);
+        for _ in 0..self.retiring[queue].len() {
+            let Some(reference) = self.retiring[queue].front().copied() else {
+                break;
+            };
+            if self.window.live(reference).is_none() {
+                self.retiring[queue].pop();
+                continue;
+            }
+            let entry = self.window.get_mut(reference.slot);
+            if entry.touched > passed && !entry.marks.has(Mark::Again) {
+                break;
+            }
+            self.retiring[queue].pop();
+            let entry = self.window.get_mut(reference.slot);
+            entry.marks.set(Mark::Queued, false);
+            let unsettled = !entry.owed.is_empty() || !entry.flying.is_empty();
+            let touched = entry.touched;
+            let all_passed =
+                touched <= self.passed(self.exempt(reference.slot).map_or(self.nodes.len(), NodeId::index));
+            if unsettled {
+                continue; // it returns to a queue when its last delivery lands
+            }
+            if all_passed {
+                self.settle(reference.slot);
+            } else {
+                self.queue(reference.slot);
+            }
+        }
+    }
+
+    /// Every node has settled on the entry, or holds it in a durable record.
+    fn settle(&mut self, slot: u32) {
+        let entry = self.window.get_mut(slot);
+        if entry.is_held() {
+            // Nothing of it need be read again: the record will bring it back. It waits for being written.
+            entry.sources = Default::default();
+            self.window.renew(slot);
+            return;
+        }
+        if entry.extra.as_ref().is_some_and(|x| x.dependents > 0) {
+            return; // queued again by the last of them
+        }
+        if self.truncate_waits(slot) {
+            return; // queued again when it has landed
+        }
+        let entry = self.window.remove(slot);
+        for span in entry.spans().iter().filter(|s| !s.early) {
+            self.node_mut(span.node).released.push(entry.key.clone());
+        }
+        self.release_truncate(&entry);
+    }
+
+    /// Drops what no longer holds back the acknowledged position.
+    fn clean_firsts(&mut self, node: NodeId) {
+        let (firsts, window) = (&mut self.nodes[node.index()].firsts, &self.window);
+        while firsts.front().is_some_and(|first| window.live(first.entry).is_none()) {
+            firsts.pop();
+        }
+        if firsts.len() > 2 * window.len() + 1024 {
+            firsts.retain(|first| window.live(first.entry).is_some());
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! A simulated database: rows, a log of committed transactions, and what a delivery leaves behind.
+//!
+//! Beside each row it keeps which change wrote it, so that the oracles know what every write was written over.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    Change, Cover, Decision, Delivery, DeliveryRow, Dot, HeldRecord, Key, Landed, Micros, NodeId, Op, Position, State,
+    TableId, Wrote,
+};
+
+pub const TABLES: u32 = 2;
+
+/// A row's image: the change that wrote it, which of its transaction's versions, and whether it is what is left of a
+/// key change that lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Image {
+    pub dot: Dot,
+    pub version: u32,
+    pub under_old_key: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    pub position: Position,
+    pub time: Micros,
+    pub changes: Vec<Change<Image>>,
+    pub keys: BTreeSet<Key>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cell {
+    pub image: Option<Image>,
+    pub dot: Option<Dot>,
+}
+
+const EMPTY: Cell = Cell { image: None, dot: None };
+
+#[derive(Clone, Debug)]
+pub struct LandingRow {
+    pub position: Position,
+    pub cover: Cover,
+    pub acknowledged: Position,
+    pub wrote: Wrote,
+}
+
+pub struct Database {
+    pub node: NodeId,
+    pub position: Position,
+    pub skew: i64,
+    pub cells: BTreeMap<Key, Cell>,
+    pub log: Vec<Transaction>,
+    pub landings: Vec<LandingRow>,
+    pub decisions: Vec<Decision<Image>>,
+    pub held: BTreeMap<Key, HeldRecord<Image>>,
+    /// Keys that cannot be written here at the moment.
+    pub refused: BTreeSet<Key>,
+    /// What each write was written over.
+    pub parents: BTreeMap<(Key, Dot), Option<Dot>>,
+    pub all_keys: Vec<Key>,
+}
+
+/// What the application does in one transaction.
+#[derive(Clone, Debug)]
+pub enum Write {
+    Put(Key),
+    Delete(Key),
+    Move(Key, Key),
+    Truncate(TableId),
+}
+
+impl Database {
+    pub fn cell(&self, key: &Key) -> Cell {
+        self.cells.get(key).copied().unwrap_or(EMPTY)
+    }
+
+    /// Commits an application's transaction.
+    pub fn commit(&mut self, writes: &[Write], gap: u64, now: i64) -> Option<Position> {
+        let position = Position(self.position.0 + gap);
+        let dot = Dot { node: self.node, position };
+        let mut changes = Vec::new();
+        let mut keys = BTreeSet::new();
+        for (version, write) in writes.iter().enumerate() {
+            let image = Image { dot, version: version as u32, under_old_key: false };
+            match write {
+                Write::Put(key) => {
+                    let op = if self.cell(key).image.is_some() { Op::Update } else { Op::Insert };
+                    self.write(key, dot, Some(image), &mut keys);
+                    changes.push(Change::Row { key: key.clone(), op, state: State::Present(image) });
+                }
+                Write::Delete(key) if self.cell(key).image.is_some() => {
+                    self.write(key, dot, None, &mut keys);
+                    changes.push(Change::Row { key: key.clone(), op: Op::Delete, state: State::Absent });
+                }
+                Write::Move(from, to) if self.cell(from).image.is_some() && self.cell(to).image.is_none() => {
+                    self.write(from, dot, None, &mut keys);
+                    self.write(to, dot, Some(image), &mut keys);
+                    let image_under_old_key = Image { under_old_key: true, ..image };
+                    changes.push(Change::KeyChange { from: from.clone(), to: to.clone(), image, image_under_old_key });
+                }
+                Write::Truncate(table) => {
+                    let of_table = self.all_keys.iter().filter(|k| k.table == *table).cloned();
+                    for key in of_table.collect::<Vec<_>>() {
+                        self.write(&key, dot, None, &mut keys);
+                    }
+                    changes.push(Change::Truncate { tables: vec![*table] });
+                }
+                Write::Delete(_) | Write::Move(..) => {}
+            }
+        }
+        if changes.is_empty() {
+            return None;
+        }
+        self.position = position;
+        self.log.push(Transaction { position, time: Micros(now + self.skew), changes, keys });
+        Some(position)
+    }
+
+    fn write(&mut self, key: &Key, dot: Dot, image: Option<Image>, keys: &mut BTreeSet<Key>) {
+        let before = self.cell(key);
+        if keys.insert(key.clone()) {
+            self.parents.insert((key.clone(), dot), before.dot);
+        }
+        self.cells.insert(key.clone(), Cell { image, dot: Some(dot) });
+    }
+
+    /// Deletes of the delivery that hit no row: they lock nothing.
+    pub fn missed_deletes(&self, delivery: &Delivery<Image>) -> Vec<Key> {
+        let absent = delivery.rows.iter().filter(|r| !r.hold && !r.key.is_whole_table() && !r.state.is_present());
+        absent
+            .filter(|r| r.pair.is_none() && !self.refused.contains(&r.key))
+            .map(|r| r.key.clone())
+            .filter(|k| !delivery.truncates.iter().any(|t| t.table == k.table))
+            .filter(|k| self.cell(k).image.is_none())
+            .collect()
+    }
+
+    /// The delivery commits, but for deletes that found nothing: they were sent at `before`.
+    pub fn land(
+        &mut self,
+        delivery: &Delivery<Image>,
+        swept: &BTreeMap<Key, Dot>,
+        missed: Vec<Key>,
+        before_deletes: Position,
+    ) -> Landed {
+        let position = Position(self.position.0 + 1);
+        let before = self.landings.last().map_or(Cover::nothing(delivery.cover.0.len()), |l| l.cover.clone());
+        for key in &delivery.released {
+            self.held.remove(key);
+        }
+        let mut held = self.land_truncates(delivery, swept, position);
+        let swept_now = |table| delivery.truncates.iter().any(|t| t.table == table) && held.is_empty();
+        // A delete behind a TRUNCATE finds no row, so nothing can refuse it.
+        let refused = |row: &DeliveryRow<Image>| {
+            self.refused.contains(&row.key) && (row.state.is_present() || !swept_now(row.key.table))
+        };
+        let mut hold: BTreeSet<Key> =
+            delivery.rows.iter().filter(|r| r.hold || refused(r)).map(|r| r.key.clone()).collect();
+        loop {
+            let pairs = delivery.rows.iter().filter(|r| r.pair.as_ref().is_some_and(|p| hold.contains(p)));
+            let more: Vec<Key> = pairs.map(|r| r.key.clone()).filter(|k| !hold.contains(k)).collect();
+            if more.is_empty() {
+                break;
+            }
+            hold.extend(more);
+        }
+        for row in &delivery.rows {
+            if hold.contains(&row.key) {
+                let cover = match self.held.get(&row.key) {
+                    Some(record) if row.was_held => record.cover.clone(),
+                    _ => before.clone(),
+                };
+                let record = HeldRecord {
+                    node: self.node,
+                    key: row.key.clone(),
+                    state: row.state.clone(),
+                    dot: row.dot,
+                    stamp: row.stamp,
+                    cover,
+                    released: None,
+                };
+                self.held.insert(row.key.clone(), record);
+                held.push(row.key.clone());
+                continue;
+            }
+            if let Some(record) = self.held.get_mut(&row.key) {
+                record.released.get_or_insert(position);
+                (record.dot, record.stamp, record.state) = (row.dot, row.stamp, row.state.clone());
+            }
+            if !missed.contains(&row.key) {
+                let image = match row.state {
+                    State::Present(image) => Some(image),
+                    State::Absent => None,
+                };
+                self.cells.insert(row.key.clone(), Cell { image, dot: Some(row.dot) });
+            }
+        }
+        for decision in &delivery.decisions {
+            let same = |d: &Decision<Image>| {
+                d.key == decision.key && d.winner.dot == decision.winner.dot && d.loser.dot == decision.loser.dot
+            };
+            if !self.decisions.iter().any(same) {
+                self.decisions.push(decision.clone());
+            }
+        }
+        let landed = Landed { position, held, missed, before: before_deletes };
+        self.landings.push(LandingRow {
+            position,
+            cover: delivery.cover.clone(),
+            acknowledged: delivery.acknowledged,
+            wrote: Wrote::from_bytes(delivery.wrote(&landed).to_bytes().as_deref()),
+        });
+        landed
+    }
+
+    fn land_truncates(
+        &mut self,
+        delivery: &Delivery<Image>,
+        swept: &BTreeMap<Key, Dot>,
+        position: Position,
+    ) -> Vec<Key> {
+        let mut held = Vec::new();
+        for truncate in &delivery.truncates {
+            let whole = Key::whole_table(truncate.table);
+            if truncate.hold || self.refused.contains(&whole) {
+                let before = self.landings.last().map_or(Cover::nothing(delivery.cover.0.len()), |l| l.cover.clone());
+                let cover = match self.held.get(&whole) {
+                    Some(record) if truncate.was_held => record.cover.clone(),
+                    _ => before,
+                };
+                let record = HeldRecord {
+                    node: self.node,
+                    key: whole.clone(),
+                    state: State::Absent,
+                    dot: truncate.dot,
+                    stamp: truncate.stamp,
+                    cover,
+                    released: None,
+                };
+                self.held.insert(whole.clone(), record);
+                held.push(whole);
+                continue;
+            }
+            if let Some(record) = self.held.get_mut(&whole) {
+                record.released.get_or_insert(position);
+            }
+            for key in self.all_keys.iter().filter(|k| k.table == truncate.table) {
+                self.cells.insert(
+                    key.clone(),
+                    Cell { image: None, dot: Some(swept.get(key).copied().unwrap_or(truncate.dot)) },
+                );
+            }
+        }
+        held
+    }
+
+    pub fn fold(&mut self, below: Position) {
+        self.landings.retain(|l| l.position >= below);
+    }
+}

@@ -1,0 +1,7 @@
+//! The simulation: databases, applications, a daemon and mishaps, all from one seed.
+
+mod broken;
+mod database;
+mod oracle;
+mod run;
+mod tests;

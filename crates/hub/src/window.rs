@@ -1,0 +1,364 @@
+//! The window: every key some node may not have settled on yet, with its canonical state.
+//!
+//! Entries live in pieces of a slab and are found by key through a hash table of slot numbers. A slot's generation
+//! tells a queued reference to an entry from one to its predecessor in the same slot.
+
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+use smallvec::SmallVec;
+
+use crate::change::{Op, State};
+use crate::decision::Side;
+use crate::hold::Span;
+use crate::key::{Dot, Key, NodeId, NodeSet, Position, Stamp, TableId};
+
+/// The canonical state of a key and what is known of it on each node.
+#[derive(Debug)]
+pub(crate) struct Entry<I> {
+    pub key: Key,
+    pub state: State<I>,
+    pub position: Position,
+    pub stamp_time: i64,
+    /// The sequence of the last transaction that changed this key, or of what else makes every node need a landing.
+    pub touched: u64,
+    /// Landings that wrote this key: per node the last one behind its judged position and all after that.
+    pub writes: SmallVec<[Write; 1]>,
+    pub extra: Option<Box<Extra<I>>>,
+    pub generation: u32,
+    /// Nodes whose row may differ from the canonical.
+    pub owed: NodeSet,
+    /// Nodes to which a delivery of this key is in flight.
+    pub flying: NodeSet,
+    /// Of those, where what flies is no longer the canonical.
+    pub outdated: NodeSet,
+    /// Nodes that changed the key since it entered the window (or since it was last acknowledged as held).
+    pub sources: NodeSet,
+    pub ever_owed: NodeSet,
+    pub node: NodeId,
+    pub marks: Marks,
+}
+
+/// A landing wrote the key on `node`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Write {
+    pub position: Position,
+    pub node: NodeId,
+    /// It wrote what is the canonical now.
+    pub current: bool,
+    /// False if it is only possible that it wrote the key, after a recovery: a row is put back to be sure, but no
+    /// override is recorded.
+    pub sure: bool,
+}
+
+/// The canonical's operation and what is true of the entry, in one byte: a window holds millions.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Marks(u8);
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mark {
+    /// It has a canonical; false only between an entry's making and its first change.
+    Decided = 1,
+    /// It stands in a retire queue.
+    Queued = 2,
+    /// Touched since it was queued.
+    Again = 4,
+    /// It began from an unretired TRUNCATE of its table, which must not retire before it.
+    Derived = 8,
+}
+
+const OPS: [Op; 4] = [Op::Insert, Op::Update, Op::Delete, Op::Truncate];
+
+impl Marks {
+    pub(crate) fn has(self, mark: Mark) -> bool {
+        self.0 & mark as u8 != 0
+    }
+
+    pub(crate) fn set(&mut self, mark: Mark, on: bool) {
+        self.0 = if on { self.0 | mark as u8 } else { self.0 & !(mark as u8) };
+    }
+
+    pub(crate) fn op(self) -> Op {
+        OPS[usize::from(self.0 >> 4 & 3)]
+    }
+
+    pub(crate) fn set_op(&mut self, op: Op) {
+        let number = OPS.iter().position(|o| *o == op).unwrap_or_default();
+        self.0 = self.0 & 0x0f | (number as u8) << 4;
+    }
+}
+
+/// A decision about the key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Made {
+    pub winner: Dot,
+    pub loser: Dot,
+    /// The loser was a part of a key change that lost on another key. It may stand here as what it fell back to.
+    pub forfeit: bool,
+    /// Its number in the log; past its end if it was made before a restart.
+    pub number: u64,
+}
+
+/// What few entries have.
+#[derive(Debug)]
+pub(crate) struct Extra<I> {
+    /// Winner, loser, number in the log.
+    pub decisions: Vec<Made>,
+    pub spans: Vec<Span>,
+    /// Set while the canonical is part of a key change.
+    pub half: Option<Half<I>>,
+    /// For a TRUNCATE: how many entries began from it.
+    pub dependents: usize,
+}
+
+impl<I> Default for Extra<I> {
+    fn default() -> Self {
+        Extra { decisions: Vec::new(), spans: Vec::new(), half: None, dependents: 0 }
+    }
+}
+
+/// The canonical is part of a key change; usually one of two halves, more when one transaction moves rows in a ring.
+#[derive(Clone, Debug)]
+pub(crate) struct Half<I> {
+    pub partners: SmallVec<[Key; 1]>,
+    /// What the key becomes when a partner loses.
+    pub fallback: State<I>,
+}
+
+impl<I> Entry<I> {
+    pub(crate) fn undecided(key: Key, generation: u32) -> Entry<I> {
+        Entry {
+            key,
+            state: State::Absent,
+            position: Position(0),
+            stamp_time: 0,
+            touched: 0,
+            writes: SmallVec::new(),
+            extra: None,
+            generation,
+            owed: NodeSet::default(),
+            flying: NodeSet::default(),
+            outdated: NodeSet::default(),
+            sources: NodeSet::default(),
+            ever_owed: NodeSet::default(),
+            node: NodeId(0),
+            marks: Marks::default(),
+        }
+    }
+
+    /// What lands from now on, or has landed until now, is something else.
+    pub(crate) fn become_canonical(&mut self, dot: Dot, stamp: Stamp, op: Op, state: State<I>) {
+        (self.node, self.position) = (dot.node, dot.position);
+        debug_assert_eq!(stamp.node, dot.node, "a stamp names its change's node");
+        self.stamp_time = stamp.time.0;
+        self.state = state;
+        self.marks.set_op(op);
+        self.marks.set(Mark::Decided, true);
+        self.outdated = self.flying;
+        self.writes.iter_mut().for_each(|w| w.current = false);
+        if let Some(extra) = &mut self.extra {
+            extra.half = None;
+        }
+    }
+
+    pub(crate) fn dot(&self) -> Dot {
+        Dot { node: self.node, position: self.position }
+    }
+
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp { time: crate::key::Micros(self.stamp_time), node: self.node }
+    }
+
+    /// It began from a TRUNCATE, and nothing has won it since.
+    pub(crate) fn is_untouched_truncate(&self) -> bool {
+        self.marks.has(Mark::Derived) && self.marks.op() == Op::Truncate
+    }
+
+    pub(crate) fn side(&self) -> Side<I>
+    where
+        I: Clone,
+    {
+        Side { dot: self.dot(), stamp: self.stamp(), op: self.marks.op(), state: self.state.clone() }
+    }
+
+    pub(crate) fn extra(&mut self) -> &mut Extra<I> {
+        self.extra.get_or_insert_default()
+    }
+
+    pub(crate) fn half(&self) -> Option<&Half<I>> {
+        self.extra.as_ref()?.half.as_ref()
+    }
+
+    pub(crate) fn spans(&self) -> &[Span] {
+        self.extra.as_ref().map_or(&[], |x| &x.spans)
+    }
+
+    /// The kept decision about these two, if there is one: whether `challenger` won.
+    pub(crate) fn kept(&self, challenger: Dot, other: Dot) -> Option<bool> {
+        let decisions = &self.extra.as_ref()?.decisions;
+        decisions.iter().find_map(|Made { winner, loser, .. }| {
+            let about = (*winner, *loser) == (challenger, other) || (*winner, *loser) == (other, challenger);
+            about.then_some(*winner == challenger)
+        })
+    }
+
+    pub(crate) fn decisions(&self) -> &[Made] {
+        self.extra.as_ref().map_or(&[], |x| &x.decisions)
+    }
+
+    /// A decision about this key names the change as its loser.
+    pub(crate) fn has_lost(&self, dot: Dot) -> bool {
+        self.decisions().iter().any(|d| d.loser == dot)
+    }
+
+    /// Another change of this key beat it.
+    pub(crate) fn was_beaten(&self, dot: Dot) -> bool {
+        self.decisions().iter().any(|d| d.loser == dot && !d.forfeit)
+    }
+
+    /// A change that had not seen it beat it: unlike one of its own node that was written over a delivery.
+    pub(crate) fn lost_a_conflict(&self, dot: Dot) -> bool {
+        let mut lost = self.decisions().iter().filter(|d| d.loser == dot && !d.forfeit);
+        lost.any(|d| d.winner.node != dot.node)
+    }
+
+    /// It was part of a key change that lost on another key.
+    pub(crate) fn has_forfeited(&self, dot: Dot) -> bool {
+        self.decisions().iter().any(|d| d.loser == dot && d.forfeit)
+    }
+
+    /// The last landing on `node` that wrote this key after `after` and not after `upto`.
+    pub(crate) fn write_between(&self, node: NodeId, after: Position, upto: Position) -> Option<Write> {
+        let between = |w: &&Write| w.sure && w.node == node && w.position > after && w.position <= upto;
+        self.writes.iter().filter(between).max_by_key(|w| w.position).copied()
+    }
+
+    pub(crate) fn written_after(&self, node: NodeId, position: Position) -> bool {
+        self.writes.iter().any(|w| w.node == node && w.position > position)
+    }
+}
+
+/// A reference to an entry that knows when the entry is gone.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct SlotRef {
+    pub slot: u32,
+    pub generation: u32,
+}
+
+const PIECE: usize = 1024;
+
+#[derive(Debug)]
+pub(crate) struct Window<I> {
+    table: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+    pieces: Vec<Vec<Option<Entry<I>>>>,
+    free: Vec<u32>,
+    /// Generations go on across the entries of a slot.
+    generation: u32,
+}
+
+impl<I> Window<I> {
+    pub(crate) fn new() -> Window<I> {
+        Window {
+            table: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            pieces: Vec::new(),
+            free: Vec::new(),
+            generation: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn get(&self, slot: u32) -> &Entry<I> {
+        self.slot(slot).expect("slot in use")
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: u32) -> &mut Entry<I> {
+        self.pieces[slot as usize / PIECE][slot as usize % PIECE].as_mut().expect("slot in use")
+    }
+
+    fn slot(&self, slot: u32) -> Option<&Entry<I>> {
+        self.pieces.get(slot as usize / PIECE)?.get(slot as usize % PIECE)?.as_ref()
+    }
+
+    /// The entry, unless it has retired since.
+    pub(crate) fn live(&self, reference: SlotRef) -> Option<&Entry<I>> {
+        self.slot(reference.slot).filter(|e| e.generation == reference.generation)
+    }
+
+    pub(crate) fn find(&self, key: &Key) -> Option<u32> {
+        let hash = self.hasher.hash_one(key);
+        self.table.find(hash, |slot| self.get(*slot).key == *key).copied()
+    }
+
+    pub(crate) fn slots(&self) -> impl Iterator<Item = u32> + '_ {
+        let all = (0..self.pieces.len() * PIECE).map(|s| s as u32);
+        all.filter(|s| self.pieces[*s as usize / PIECE].get(*s as usize % PIECE).is_some_and(Option::is_some))
+    }
+
+    /// The rows of a table that are in the window, not the entry of its TRUNCATE.
+    pub(crate) fn slots_of(&self, table: TableId) -> Vec<u32> {
+        let of_table = |s: &u32| self.get(*s).key.table == table && !self.get(*s).key.is_whole_table();
+        self.slots().filter(of_table).collect()
+    }
+
+    /// The slot of the key's entry, and whether it was made by this call.
+    pub(crate) fn find_or_make(&mut self, key: &Key, make: impl FnOnce(Key, u32) -> Entry<I>) -> (u32, bool) {
+        let hash = self.hasher.hash_one(key);
+        let pieces = &self.pieces;
+        let at = |slot: u32| pieces[slot as usize / PIECE][slot as usize % PIECE].as_ref().expect("slot in use");
+        let found = self.table.entry(hash, |slot| at(*slot).key == *key, |slot| self.hasher.hash_one(&at(*slot).key));
+        match found {
+            hashbrown::hash_table::Entry::Occupied(there) => (*there.get(), false),
+            hashbrown::hash_table::Entry::Vacant(vacant) => {
+                let slot = match self.free.last() {
+                    Some(slot) => *slot,
+                    None => pieces.last().map_or(0, |p| (pieces.len() - 1) * PIECE + p.len()) as u32,
+                };
+                vacant.insert(slot);
+                self.generation = self.generation.wrapping_add(1);
+                let entry = make(key.clone(), self.generation);
+                self.put(slot, entry);
+                (slot, true)
+            }
+        }
+    }
+
+    fn put(&mut self, slot: u32, entry: Entry<I>) {
+        if self.free.pop().is_some() {
+            self.pieces[slot as usize / PIECE][slot as usize % PIECE] = Some(entry);
+            return;
+        }
+        if self.pieces.last().is_none_or(|p| p.len() == PIECE) {
+            self.pieces.push(Vec::with_capacity(PIECE));
+        }
+        self.pieces.last_mut().expect("just made").push(Some(entry));
+    }
+
+    /// Makes every reference to this entry that was queued before invalid.
+    pub(crate) fn renew(&mut self, slot: u32) {
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        self.get_mut(slot).generation = generation;
+    }
+
+    pub(crate) fn remove(&mut self, slot: u32) -> Entry<I> {
+        let hash = self.hasher.hash_one(&self.get(slot).key);
+        let found = self.table.find_entry(hash, |s| *s == slot).expect("every entry is in the table");
+        found.remove();
+        self.free.push(slot);
+        self.pieces[slot as usize / PIECE][slot as usize % PIECE].take().expect("slot in use")
+    }
+
+    /// Gives memory back once the window is empty. Slots are renumbered; old references fail by their generation.
+    pub(crate) fn trim(&mut self) {
+        if self.table.is_empty() && self.pieces.len() > 1 {
+            self.pieces = Vec::new();
+            self.free = Vec::new();
+            self.table = HashTable::new();
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Capture by logical decoding: a node's replication stream becomes whole transactions of changes.
+//!
+//! A transaction's changes are collected until its commit, then handed on at once; what the hub does not take waits
+//! in a short queue, then in the socket, then in the server.
+
+mod relation;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use hub::{Change, Key, Micros, Op, Position, State, TableId};
+use tokio::sync::mpsc;
+use wire::{Column, Event, Message, Old, Stream, Tuple};
+
+use super::{Image, ImageBuilder, Shapes, Spool, Spooled, Value, key};
+pub use relation::{CapturedTable, CapturedTables, SourceColumn};
+use relation::{RelationPlan, plan};
+
+/// Prefix of the logical message that opens every transaction of ours.
+const OWN_PREFIX: &str = "pgtandem";
+
+/// What a node's stream says, in commit order.
+#[derive(Debug)]
+pub enum Captured {
+    Transaction {
+        position: Position,
+        time: Micros,
+        changes: Spooled,
+    },
+    /// Every change up to here has been read; a transaction of ours or one without linked tables ends here, or the
+    /// server had nothing.
+    Passed(Position),
+    /// A linked table's shape as its next rows will have it.
+    Shape {
+        table: TableId,
+        columns: Vec<SourceColumn>,
+    },
+}
+
+/// Why a capture ended.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    #[error(transparent)]
+    Wire(#[from] wire::Error),
+    #[error("cannot write the changes of a large transaction to a temporary file: {0}")]
+    Spill(#[from] std::io::Error),
+    #[error("{table}: its primary key column {column} is no longer there; give it its name back")]
+    KeyColumnGone { table: String, column: String },
+    #[error(
+        "{table}: a change came without its primary key; run ALTER TABLE {table} REPLICA IDENTITY DEFAULT \
+         (or FULL where the table has large values)"
+    )]
+    KeyMissing { table: String },
+    #[error("the server sent {0} where it should not")]
+    OutOfOrder(&'static str),
+}
+
+/// Reads one node until its stream fails or nobody listens.
+pub struct WalCapture {
+    stream: Stream,
+    tables: Arc<CapturedTables>,
+    shapes: Shapes,
+    /// What the messages that open our own transactions begin with.
+    secret: String,
+    /// Transactions up to here have been judged before the stream was (re)opened.
+    judged: Position,
+    relations: HashMap<u32, Option<RelationPlan>>,
+    open: Option<Open>,
+    builder: ImageBuilder,
+    key_bytes: Vec<u8>,
+}
+
+/// The transaction that is being read.
+struct Open {
+    position: Position,
+    time: Micros,
+    spool: Spool,
+    /// Its changes are not collected: it is ours, or was judged before.
+    skipped: bool,
+}
+
+impl WalCapture {
+    #[must_use]
+    pub fn new(
+        stream: Stream,
+        tables: Arc<CapturedTables>,
+        shapes: Shapes,
+        secret: &uuid::Uuid,
+        judged: Position,
+    ) -> Self {
+        Self {
+            stream,
+            tables,
+            shapes,
+            secret: secret.to_string(),
+            judged,
+            relations: HashMap::new(),
+            open: None,
+            builder: ImageBuilder::default(),
+            key_bytes: Vec::new(),
+        }
+    }
+
+    /// Runs until the stream fails; ends quietly when the receiver is gone.
+    ///
+    /// # Errors
+    /// Whatever ended the stream.
+    pub async fn run(mut self, out: mpsc::Sender<Captured>) -> Result<(), CaptureError> {
+        loop {
+            let captured = match self.stream.next().await? {
+                // Positions name commit records: what comes next begins at `wal_end` or later.
+                Event::Keepalive { wal_end, .. } => Some(Captured::Passed(Position(wal_end.0.saturating_sub(1)))),
+                Event::Message { message, .. } => self.take(message)?,
+            };
+            if let Some(captured) = captured {
+                if out.send(captured).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) -> Result<Option<Captured>, CaptureError> {
+        match message {
+            Message::Begin { final_lsn, commit_time_micros, .. } => {
+                let position = Position(final_lsn.0);
+                let skipped = position <= self.judged;
+                let time = Micros(commit_time_micros);
+                self.open = Some(Open { position, time, spool: Spool::default(), skipped });
+            }
+            Message::Commit { .. } => return self.commit().map(Some),
+            Message::Relation(relation) => return self.relation(&relation),
+            Message::Message { transactional: true, prefix, content, .. } if prefix == OWN_PREFIX => {
+                if content.starts_with(self.secret.as_bytes()) {
+                    self.open_transaction()?.skipped = true;
+                }
+            }
+            Message::Insert { relation, new } => self.insert(relation, &new)?,
+            Message::Update { relation, old, new } => self.update(relation, old.as_ref(), &new)?,
+            Message::Delete { relation, old } => self.delete(relation, &old)?,
+            Message::Truncate { relations, .. } => self.truncate(&relations)?,
+            Message::Origin { .. } | Message::Type { .. } | Message::Message { .. } => {}
+            Message::StreamStart { .. }
+            | Message::StreamStop
+            | Message::StreamCommit { .. }
+            | Message::StreamAbort { .. } => return Err(CaptureError::OutOfOrder("a piece of an open transaction")),
+        }
+        Ok(None)
+    }
+
+    fn open_transaction(&mut self) -> Result<&mut Open, CaptureError> {
+        self.open.as_mut().ok_or(CaptureError::OutOfOrder("a change outside a transaction"))
+    }
+
+    fn commit(&mut self) -> Result<Captured, CaptureError> {
+        let open = self.open.take().ok_or(CaptureError::OutOfOrder("a commit outside a transaction"))?;
+        if open.skipped || open.spool.is_empty() {
+            return Ok(Captured::Passed(open.position));
+        }
+        Ok(Captured::Transaction { position: open.position, time: open.time, changes: open.spool.finish()? })
+    }
+
+    fn relation(&mut self, relation: &wire::Relation) -> Result<Option<Captured>, CaptureError> {
+        let Some(table) = self.tables.get(&relation.oid) else {
+            self.relations.insert(relation.oid, None);
+            return Ok(None);
+        };
+        let (plan, columns) = plan(table, relation, &self.shapes)?;
+        self.relations.insert(relation.oid, Some(plan));
+        Ok(Some(Captured::Shape { table: table.id, columns }))
+    }
+
+    /// How to read rows of `relation`; `None` when they do not matter: not linked, skipped, or already in the rows
+    /// that were copied when the table was linked.
+    fn plan_for(&mut self, relation: u32) -> Result<Option<RelationPlan>, CaptureError> {
+        let open = self.open.as_ref().ok_or(CaptureError::OutOfOrder("a change outside a transaction"))?;
+        if open.skipped {
+            return Ok(None);
+        }
+        let known = self.relations.get(&relation).ok_or(CaptureError::OutOfOrder("a row of an unknown table"))?;
+        Ok(known.as_ref().filter(|plan| open.position >= plan.start).cloned())
+    }
+
+    fn push(&mut self, change: Change<Image>) -> Result<(), CaptureError> {
+        Ok(self.open_transaction()?.spool.push(change)?)
+    }
+
+    fn insert(&mut self, relation: u32, new: &Tuple) -> Result<(), CaptureError> {
+        let Some(plan) = self.plan_for(relation)? else { return Ok(()) };
+        let key = self.key(&plan, new)?;
+        let image = self.image(&plan, new, None, None);
+        self.push(Change::Row { key, op: Op::Insert, state: State::Present(image) })
+    }
+
+    fn update(&mut self, relation: u32, old: Option<&Old>, new: &Tuple) -> Result<(), CaptureError> {
+        let Some(plan) = self.plan_for(relation)? else { return Ok(()) };
+        let key = self.key(&plan, new)?;
+        let full = match old {
+            Some(Old::Full(tuple)) => Some(tuple),
+            Some(Old::Key(_)) | None => None,
+        };
+        let image = self.image(&plan, new, full, None);
+        let from = old.map(|old| self.key(&plan, old.tuple())).transpose()?;
+        match (from, old) {
+            (Some(from), Some(old)) if from != key => {
+                let image_under_old_key = self.image(&plan, new, full, Some(old.tuple()));
+                self.push(Change::KeyChange { from, to: key, image, image_under_old_key })
+            }
+            _ => self.push(Change::Row { key, op: Op::Update, state: State::Present(image) }),
+        }
+    }
+
+    fn delete(&mut self, relation: u32, old: &Old) -> Result<(), CaptureError> {
+        let Some(plan) = self.plan_for(relation)? else { return Ok(()) };
+        let key = self.key(&plan, old.tuple())?;
+        self.push(Change::Row { key, op: Op::Delete, state: State::Absent })
+    }
+
+    fn truncate(&mut self, relations: &[u32]) -> Result<(), CaptureError> {
+        let mut tables = Vec::new();
+        for relation in relations {
+            tables.extend(self.plan_for(*relation)?.map(|plan| plan.table));
+        }
+        if tables.is_empty() { Ok(()) } else { self.push(Change::Truncate { tables }) }
+    }
+
+    fn key(&mut self, plan: &RelationPlan, tuple: &Tuple) -> Result<Key, CaptureError> {
+        self.key_bytes.clear();
+        for (at, spelling) in &*plan.key {
+            let Some(Column::Text(text)) = tuple.column(*at) else {
+                return Err(CaptureError::KeyMissing { table: plan.name.to_string() });
+            };
+            key::encode(std::iter::once((*spelling, text)), &mut self.key_bytes);
+        }
+        Ok(Key { table: plan.table, bytes: self.key_bytes.as_slice().into() })
+    }
+
+    /// The row whole: values the server left out are taken from `old`, key columns from `old_key` where given.
+    fn image(&mut self, plan: &RelationPlan, new: &Tuple, old: Option<&Tuple>, old_key: Option<&Tuple>) -> Image {
+        self.builder.start(plan.shape);
+        for (at, column) in new.columns().enumerate() {
+            let of_key = old_key.filter(|_| plan.key.iter().any(|(key_at, _)| *key_at == at));
+            let column = match of_key {
+                Some(tuple) => tuple.column(at).unwrap_or(column),
+                None => column,
+            };
+            let column = match (column, old) {
+                (Column::UnchangedToast, Some(old)) => old.column(at).unwrap_or(column),
+                _ => column,
+            };
+            self.builder.push(match column {
+                Column::Null => Value::Null,
+                Column::UnchangedToast => Value::Unchanged,
+                Column::Text(text) | Column::Binary(text) => Value::Text(text),
+            });
+        }
+        Image::in_memory(self.builder.bytes())
+    }
+}

@@ -1,0 +1,417 @@
+//! The loop that owns the hub: judges what the captures read, cuts deliveries, takes note of landings.
+//!
+//! Nothing here waits for a server. Deliveries and reconnects run as tasks of their own and report as [`Report`]s.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use hub::{Delivery, Hub, Key, Landed, NodeId, Position, TableId};
+use tokio::sync::mpsc;
+
+use super::error::{ReachError, RunError};
+use super::reach::{NodeContext, NodeUp};
+use super::seat::{Delivering, Seat};
+use super::tables::read_target_tables;
+use crate::capture::Image;
+use crate::capture::wal::{CaptureError, Captured, SourceColumn};
+use crate::deliver::{DeliverError, Landing, LandingId, Target};
+
+/// Judging stops while a live target is owed more rows than this: it bounds a delivery, and so how long its row locks
+/// are held.
+const OWED_ROWS: usize = 16_384;
+/// While the only possible targets are away, judging stops beyond this: their sources keep the WAL anyway.
+const OWED_ROWS_AWAY: usize = 65_536;
+/// How much is taken from the captures before deliveries are looked at again, in transactions.
+const TURN: usize = 2_048;
+/// A landing without rows may wait this long for company.
+const EMPTY_LANDING_DELAY: Duration = Duration::from_millis(100);
+/// How long a hub that ends waits for the deliveries it has begun.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// What tasks tell the conductor.
+pub enum Report {
+    Delivered {
+        node: NodeId,
+        id: LandingId,
+        target: Box<Target>,
+        delivery: Delivery<Image>,
+        result: Result<Landing, DeliverError>,
+    },
+    /// A node is reached (again); what became of the delivery that was in flight when it was lost.
+    Up {
+        node: NodeId,
+        up: Box<NodeUp>,
+        outcome: Option<Result<Landing, ()>>,
+    },
+    /// It will not be reached any more without a person.
+    Unreachable {
+        error: ReachError,
+    },
+    CaptureEnded {
+        node: NodeId,
+        generation: u64,
+        error: Option<CaptureError>,
+    },
+}
+
+/// How a run of the conductor ends.
+pub enum Ended {
+    /// SIGTERM or SIGINT.
+    Asked,
+    /// `up` or `down` want the lock.
+    Yield,
+    /// Memory and databases no longer agree: start over from the databases.
+    Recover(String),
+}
+
+pub struct Conductor {
+    pub hub: Hub<Image>,
+    pub(super) seats: Vec<Seat>,
+    reports: mpsc::UnboundedReceiver<Report>,
+    report: mpsc::UnboundedSender<Report>,
+}
+
+enum Heard {
+    Captured(usize, Captured),
+    CaptureGone(usize),
+    Report(Report),
+}
+
+impl Conductor {
+    #[must_use]
+    pub fn new(
+        hub: Hub<Image>,
+        seats: Vec<Seat>,
+        report: mpsc::UnboundedSender<Report>,
+        reports: mpsc::UnboundedReceiver<Report>,
+    ) -> Self {
+        Self { hub, seats, reports, report }
+    }
+
+    /// Waits until there is something to do, does all that is there, and sends out what came of it.
+    ///
+    /// # Errors
+    /// When the hub must stop: deposed, or a fault that only a person can mend.
+    pub async fn turn(&mut self, deadline: Instant) -> Result<Option<Ended>, RunError> {
+        let heard = tokio::time::timeout_at(deadline.into(), poll_fn(|cx| self.poll_heard(cx))).await;
+        let woken = Instant::now();
+        let mut next = heard.ok();
+        let mut taken = 0;
+        while let Some(heard) = next.take() {
+            if let Some(ended) = self.take(heard)? {
+                return Ok(Some(ended));
+            }
+            taken += 1;
+            if taken < TURN {
+                next = self.try_heard();
+            }
+        }
+        self.dispatch(woken);
+        self.acknowledge();
+        let now = Instant::now();
+        for seat in &mut self.seats {
+            seat.note_owed(self.hub.owed(seat.node) > 0, now);
+        }
+        Ok(None)
+    }
+
+    fn poll_heard(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Heard> {
+        if let Poll::Ready(Some(report)) = self.reports.poll_recv(cx) {
+            return Poll::Ready(Heard::Report(report));
+        }
+        let crowded = self.is_crowded();
+        for at in 0..self.seats.len() {
+            let node = self.seats[at].node;
+            if crowded || !self.hub.may_judge(node) {
+                continue;
+            }
+            if let Some(captured) = self.seats[at].next.take() {
+                return Poll::Ready(Heard::Captured(at, captured));
+            }
+            let Some(captured) = &mut self.seats[at].captured else { continue };
+            match captured.poll_recv(cx) {
+                Poll::Ready(Some(captured)) => return Poll::Ready(Heard::Captured(at, captured)),
+                Poll::Ready(None) => return Poll::Ready(Heard::CaptureGone(at)),
+                Poll::Pending => {}
+            }
+        }
+        Poll::Pending
+    }
+
+    fn try_heard(&mut self) -> Option<Heard> {
+        let waker = futures::task::noop_waker();
+        let mut cx = std::task::Context::from_waker(&waker);
+        match self.poll_heard(&mut cx) {
+            Poll::Ready(heard) => Some(heard),
+            Poll::Pending => None,
+        }
+    }
+
+    /// So much is owed that judging more would only make the next delivery larger.
+    fn is_crowded(&self) -> bool {
+        let anyone_up = |except: NodeId| self.seats.iter().any(|seat| seat.node != except && !seat.is_away());
+        self.seats.iter().any(|seat| {
+            let owed = self.hub.owed(seat.node);
+            if seat.is_away() {
+                owed > OWED_ROWS_AWAY && (self.seats.len() == 2 || !anyone_up(seat.node))
+            } else {
+                owed > OWED_ROWS
+            }
+        })
+    }
+
+    fn take(&mut self, heard: Heard) -> Result<Option<Ended>, RunError> {
+        match heard {
+            Heard::Captured(at, captured) => self.judge(at, captured),
+            Heard::CaptureGone(at) => {
+                self.seats[at].captured = None;
+                Ok(None)
+            }
+            Heard::Report(Report::Delivered { node, id, target, delivery, result }) => {
+                self.delivered(node, id, target, &delivery, result)
+            }
+            Heard::Report(Report::Unreachable { error }) => Err(error.into()),
+            Heard::Report(Report::Up { node, up, outcome }) => Ok(self.node_up(node, *up, outcome)),
+            Heard::Report(Report::CaptureEnded { node, generation, error }) => {
+                self.capture_ended(node, generation, error)
+            }
+        }
+    }
+
+    fn judge(&mut self, at: usize, captured: Captured) -> Result<Option<Ended>, RunError> {
+        let seat = &mut self.seats[at];
+        match captured {
+            Captured::Transaction { position, time, changes } => {
+                seat.counters.transactions_judged += 1;
+                seat.counters.changes_judged += changes.len() as u64;
+                seat.counters.last_commit = Some(time);
+                let mut changes = match changes.into_changes() {
+                    Ok(changes) => changes,
+                    Err(error) => return Ok(Some(Ended::Recover(format!("a spill file cannot be read: {error}")))),
+                };
+                self.hub.judge(seat.node, position, time, &mut changes);
+                if let Some(error) = changes.failed() {
+                    return Ok(Some(Ended::Recover(format!("a spill file cannot be read: {error}"))));
+                }
+            }
+            Captured::Passed(position) => self.hub.advance(seat.node, position),
+            Captured::Shape { table, columns, .. } => seat.new_shapes.push((table, columns)),
+        }
+        Ok(None)
+    }
+
+    fn delivered(
+        &mut self,
+        node: NodeId,
+        id: LandingId,
+        target: Box<Target>,
+        delivery: &Delivery<Image>,
+        result: Result<Landing, DeliverError>,
+    ) -> Result<Option<Ended>, RunError> {
+        let seat = &mut self.seats[usize::from(node.0)];
+        match result {
+            Ok(landing) => {
+                seat.landed(id, delivery, &landing);
+                seat.delivering = Delivering::Idle(target);
+                self.hub.landed(node, landed(landing));
+            }
+            Err(DeliverError::Deposed(holder)) => return Err(RunError::Deposed(holder)),
+            Err(error) if error.is_outcome_unknown() => {
+                tracing::warn!(node = %seat.name, "lost the connection during a delivery: {error}");
+                // The hub keeps the delivery in flight until its landing has been looked for.
+                seat.lost(&self.report);
+            }
+            Err(error) => {
+                self.hub.failed(node);
+                seat.delivery_failed(target, &error)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn node_up(&mut self, node: NodeId, up: NodeUp, outcome: Option<Result<Landing, ()>>) -> Option<Ended> {
+        let seat = &mut self.seats[usize::from(node.0)];
+        if let Some(known) = seat.last_landing {
+            if up.last_landing < Some(known) {
+                return Some(Ended::Recover(format!(
+                    "{} lost what had been delivered to it: its server crashed",
+                    seat.name
+                )));
+            }
+        }
+        match outcome {
+            Some(Ok(_)) if seat.flying_deletes => {
+                return Some(Ended::Recover(format!("the answer to a delivery to {} was lost", seat.name)));
+            }
+            Some(Ok(landing)) => self.hub.landed(node, landed(landing)),
+            Some(Err(())) => self.hub.failed(node),
+            None => {}
+        }
+        seat.up(up, self.hub.judged(node), &self.report);
+        None
+    }
+
+    fn capture_ended(
+        &mut self,
+        node: NodeId,
+        generation: u64,
+        error: Option<CaptureError>,
+    ) -> Result<Option<Ended>, RunError> {
+        let seat = &mut self.seats[usize::from(node.0)];
+        if seat.generation != generation {
+            return Ok(None);
+        }
+        if let Some(error) = error {
+            seat.capture_failed(error)?;
+        }
+        seat.captured = None;
+        if matches!(seat.delivering, Delivering::Idle(_)) {
+            seat.lost(&self.report);
+        } else {
+            seat.reconnect_when_idle = true;
+        }
+        Ok(None)
+    }
+
+    /// Cuts a delivery for every node that can take one and is owed one.
+    fn dispatch(&mut self, woken: Instant) {
+        let now = Instant::now();
+        for at in 0..self.seats.len() {
+            let node = self.seats[at].node;
+            if self.seats[at].reconnect_when_idle && matches!(self.seats[at].delivering, Delivering::Idle(_)) {
+                self.seats[at].lost(&self.report);
+            }
+            let judged = self.hub.judged(node);
+            let seat = &mut self.seats[at];
+            let ready = seat.may_deliver(now, judged);
+            if !ready || !self.wants_delivery(at, now) {
+                continue;
+            }
+            let Some(delivery) = self.hub.cut(node) else { continue };
+            let seat = &mut self.seats[at];
+            let id = seat.next_landing();
+            let Some(mut target) = seat.take_off(id, &delivery, woken) else { continue };
+            let reload = std::mem::take(&mut seat.reload_tables);
+            let (report, context) = (self.report.clone(), Arc::clone(&seat.context));
+            tokio::spawn(async move {
+                let result = deliver(&mut target, &context, reload, id, &delivery).await;
+                // Nobody listens only when the run is over.
+                drop(report.send(Report::Delivered { node, id, target, delivery, result }));
+            });
+        }
+    }
+
+    fn wants_delivery(&mut self, at: usize, now: Instant) -> bool {
+        let seat = &mut self.seats[at];
+        if self.hub.owed(seat.node) > 0 {
+            seat.news_since = None;
+            return true;
+        }
+        if !self.hub.has_news(seat.node) {
+            seat.news_since = None;
+            return false;
+        }
+        let since = *seat.news_since.get_or_insert(now);
+        let due = now.duration_since(since) >= EMPTY_LANDING_DELAY;
+        if due {
+            seat.news_since = None;
+        }
+        due
+    }
+
+    /// Lets the nodes forget what nobody needs any more.
+    fn acknowledge(&mut self) {
+        self.hub.retire();
+        for seat in &mut self.seats {
+            let Position(position) = self.hub.acknowledged(seat.node);
+            if let Some(feedback) = &seat.feedback {
+                // The server skips what committed before the confirmed position, so the first one still needed is it.
+                let confirmed = wire::Lsn(position.saturating_add(1));
+                feedback.set(confirmed, wire::Lsn(self.hub.judged(seat.node).0.saturating_add(1)).max(confirmed));
+            }
+        }
+    }
+}
+
+/// What the errands ask for.
+impl Conductor {
+    /// Shapes read off the streams since the last call.
+    pub fn take_new_shapes(&mut self) -> Vec<(TableId, NodeId, Vec<SourceColumn>)> {
+        let shapes = self.seats.iter_mut().flat_map(|seat| {
+            let node = seat.node;
+            std::mem::take(&mut seat.new_shapes).into_iter().map(move |(table, columns)| (table, node, columns))
+        });
+        shapes.collect()
+    }
+
+    pub fn other_nodes(&self, node: NodeId) -> Vec<NodeId> {
+        self.seats.iter().map(|seat| seat.node).filter(|other| *other != node).collect()
+    }
+
+    #[must_use]
+    pub fn is_here(&self, at: usize) -> bool {
+        !self.seats[at].is_away()
+    }
+
+    #[must_use]
+    pub fn node_name(&self, node: NodeId) -> String {
+        self.seats[usize::from(node.0)].name.clone()
+    }
+
+    /// Every held key is owed again: what was in its way may be gone.
+    pub fn retry_held(&mut self) {
+        for seat in &self.seats {
+            if seat.is_away() {
+                continue;
+            }
+            let held: Vec<Key> =
+                self.hub.held(seat.node).filter(|key| !self.hub.is_paused(key.table, seat.node)).cloned().collect();
+            held.iter().for_each(|key| self.hub.retry_held(seat.node, key));
+        }
+    }
+
+    /// The target reads its tables again before the next delivery.
+    pub fn reload_tables(&mut self, node: NodeId) {
+        self.seats[usize::from(node.0)].reload_tables = true;
+    }
+
+    /// Lets deliveries in flight end, so that a hub that ends in good order leaves no doubt behind.
+    pub async fn settle(&mut self) {
+        let deadline = Instant::now() + SETTLE;
+        while self.seats.iter().any(|seat| matches!(seat.delivering, Delivering::Flying(_))) {
+            let report = tokio::time::timeout_at(deadline.into(), self.reports.recv()).await;
+            let Ok(Some(report)) = report else { return };
+            if let Report::Delivered { node, id, target, delivery, result } = report {
+                // Whatever it was, the next hub finds out from the landing.
+                drop(self.delivered(node, id, target, &delivery, result));
+            }
+        }
+        self.acknowledge();
+        for seat in &mut self.seats {
+            if let Some(feedback) = &seat.feedback {
+                feedback.flush_now();
+            }
+        }
+    }
+}
+
+async fn deliver(
+    target: &mut Target,
+    context: &NodeContext,
+    reload: bool,
+    id: LandingId,
+    delivery: &Delivery<Image>,
+) -> Result<Landing, DeliverError> {
+    if reload {
+        let tables = read_target_tables(&target.client, &context.linked).await?;
+        target.replace_tables(tables);
+    }
+    target.deliver(id, delivery).await
+}
+
+fn landed(landing: Landing) -> Landed {
+    let held = landing.held.into_iter().map(|held| held.key).collect();
+    Landed { position: landing.position, held, missed: landing.missed, before: landing.before }
+}

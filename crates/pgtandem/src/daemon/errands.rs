@@ -1,0 +1,298 @@
+//! What a working hub does besides conducting: listens to commands, looks at drift, tries held keys again,
+//! writes its state down. Each errand is a task with one answer; the conductor never waits for one.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hub::{NodeId, TableId};
+use serde_json::Value as Json;
+use tokio::sync::mpsc;
+use tokio_postgres::Notification;
+
+use super::conductor::{Conductor, Ended};
+use super::control::Control;
+use super::error::ReachError;
+use super::look::{Looked, TableVerdict, compare_tables};
+use super::tables::table_id;
+use crate::config::Node;
+use crate::link::{self, LinkedTable};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Held keys are tried again, and paused tables looked at, this often.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What an errand found.
+enum Found {
+    Tables(Looked),
+    Done,
+    /// A node that was away has a session for errands again.
+    Reopened(usize, Box<Control>),
+    Failed {
+        node: String,
+        error: String,
+    },
+}
+
+pub struct Errands {
+    /// By node number; `None` while a node is away.
+    controls: Vec<Option<Arc<Control>>>,
+    nodes: Vec<Node>,
+    notifications: Vec<mpsc::UnboundedReceiver<Notification>>,
+    linked: Vec<LinkedTable>,
+    epoch: i64,
+    holder: String,
+    found: mpsc::UnboundedReceiver<Found>,
+    find: mpsc::UnboundedSender<Found>,
+    /// One errand of a kind runs at a time.
+    looking: bool,
+    writing: bool,
+    reopening: bool,
+    look_at: Instant,
+    write_at: Instant,
+    retry_at: Instant,
+    reopen_at: Instant,
+    paused: BTreeSet<(TableId, NodeId)>,
+    /// Columns that were found to fit when the catalogs were looked at last.
+    known: HashMap<(TableId, NodeId), BTreeSet<String>>,
+    last_state: Json,
+    written_at: Instant,
+}
+
+impl Errands {
+    #[must_use]
+    pub fn new(
+        mut controls: Vec<Control>,
+        nodes: Vec<Node>,
+        linked: Vec<LinkedTable>,
+        epoch: i64,
+        holder: String,
+    ) -> Self {
+        let (find, found) = mpsc::unbounded_channel();
+        let now = Instant::now();
+        let notifications = controls.iter_mut().map(Control::take_notifications).collect();
+        let everywhere = |table: &LinkedTable| controls.iter().map(|c| (table_id(table.id), c.id)).collect::<Vec<_>>();
+        let paused = linked.iter().filter(|table| table.paused_by.is_some()).flat_map(everywhere).collect();
+        Self {
+            controls: controls.into_iter().map(|control| Some(Arc::new(control))).collect(),
+            notifications,
+            nodes,
+            linked,
+            epoch,
+            holder,
+            found,
+            find,
+            looking: false,
+            writing: false,
+            reopening: false,
+            reopen_at: now,
+            look_at: now,
+            write_at: now,
+            retry_at: now + PATIENCE,
+            paused,
+            known: HashMap::new(),
+            last_state: Json::Null,
+            written_at: now,
+        }
+    }
+
+    /// Looks at the tables before anything is judged, so that the first shapes read off the streams are known.
+    ///
+    /// # Errors
+    /// When a node is lost.
+    pub async fn look_first(&mut self, conductor: &mut Conductor) -> Result<(), ReachError> {
+        let looked = compare_tables(&self.present(), &self.linked).await.map_err(|(_, error)| error)?;
+        self.take(Found::Tables(looked), conductor);
+        Ok(())
+    }
+
+    /// Starts the errands that are due and takes in what earlier ones found.
+    pub fn run(&mut self, conductor: &mut Conductor) -> Option<Ended> {
+        let now = Instant::now();
+        if let Some(ended) = self.listen(now) {
+            return Some(ended);
+        }
+        self.reopen(conductor, now);
+        self.pause_at_new_shapes(conductor, now);
+        while let Ok(found) = self.found.try_recv() {
+            self.take(found, conductor);
+        }
+        if !self.looking && now >= self.look_at {
+            self.looking = true;
+            self.look_at = now + if self.paused.is_empty() { PATIENCE * 10 } else { SECOND };
+            self.spawn(look_at_tables(self.present(), self.linked.clone()));
+        }
+        if now >= self.retry_at {
+            self.retry_at = now + PATIENCE;
+            conductor.retry_held();
+        }
+        if !self.writing && now >= self.write_at {
+            self.write_at = now + SECOND;
+            self.write_down(conductor, now);
+        }
+        None
+    }
+
+    fn spawn(&self, errand: impl Future<Output = Found> + Send + 'static) {
+        let find = self.find.clone();
+        tokio::spawn(async move { drop(find.send(errand.await)) });
+    }
+
+    fn present(&self) -> Vec<Arc<Control>> {
+        self.controls.iter().flatten().cloned().collect()
+    }
+
+    fn listen(&mut self, now: Instant) -> Option<Ended> {
+        for (at, notifications) in self.notifications.iter_mut().enumerate() {
+            while self.controls[at].is_some() {
+                match notifications.try_recv() {
+                    Ok(notification) if notification.payload() == link::YIELD => return Some(Ended::Yield),
+                    Ok(_) => {
+                        self.look_at = now;
+                        self.retry_at = now;
+                    }
+                    Err(mpsc::error::TryRecvError::Empty) => break,
+                    Err(mpsc::error::TryRecvError::Disconnected) => self.controls[at] = None,
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives a node that came back a session for errands. Its lock went with the old one; it is taken again if it is
+    /// free. If another hub waits with it, that one still waits for the other nodes' locks, and deliveries are fenced
+    /// by the epoch anyway.
+    fn reopen(&mut self, conductor: &Conductor, now: Instant) {
+        if self.reopening || now < self.reopen_at {
+            return;
+        }
+        self.reopen_at = now + SECOND;
+        let Some(at) = (0..self.controls.len()).find(|at| self.controls[*at].is_none() && conductor.is_here(*at))
+        else {
+            return;
+        };
+        let node = self.nodes[at].clone();
+        self.reopening = true;
+        self.spawn(async move {
+            let reopened = async {
+                let control = Control::open(&node).await?;
+                link::try_lock(&control.client).await?;
+                Ok::<_, ReachError>(control)
+            };
+            match reopened.await {
+                Ok(control) => Found::Reopened(at, Box::new(control)),
+                Err(error) => Found::Failed { node: node.name.clone(), error: error.to_string() },
+            }
+        });
+    }
+
+    /// A table whose shape changed on its source is paused at once, until a look at the catalogs says that it fits:
+    /// no row may go out without a column that the target should have.
+    fn pause_at_new_shapes(&mut self, conductor: &mut Conductor, now: Instant) {
+        for (table, source, columns) in conductor.take_new_shapes() {
+            let Some(linked) = self.linked.iter().find(|linked| table_id(linked.id) == table) else { continue };
+            let known = self.known.get(&(table, source));
+            let names: BTreeSet<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+            if known.is_some_and(|known| known.iter().map(String::as_str).eq(names.iter().copied())) {
+                continue;
+            }
+            tracing::info!(table = %linked.name.plain(), "its columns changed; looking whether they still fit");
+            for seat in conductor.other_nodes(source) {
+                conductor.hub.pause(table, seat);
+                self.paused.insert((table, seat));
+            }
+            self.look_at = now;
+        }
+    }
+
+    fn take(&mut self, found: Found, conductor: &mut Conductor) {
+        match found {
+            Found::Done => self.writing = false,
+            Found::Tables(looked) => {
+                self.looking = false;
+                for verdict in looked.verdicts.iter().filter(|verdict| verdict.has_drifted()) {
+                    self.known.retain(|(table, _), _| *table != verdict.table);
+                }
+                // What was known of a node that is away stays.
+                self.known.extend(looked.known);
+                looked.verdicts.into_iter().for_each(|verdict| self.obey(verdict, conductor));
+            }
+            Found::Reopened(at, mut control) => {
+                self.reopening = false;
+                self.notifications[at] = control.take_notifications();
+                self.controls[at] = Some(Arc::from(control));
+                self.look_at = Instant::now();
+            }
+            Found::Failed { node, error } => {
+                (self.looking, self.writing, self.reopening) = (false, false, false);
+                tracing::debug!(%node, "an errand failed: {error}");
+            }
+        }
+    }
+
+    fn obey(&mut self, verdict: TableVerdict, conductor: &mut Conductor) {
+        let place = (verdict.table, verdict.target);
+        let node = conductor.node_name(verdict.target);
+        match verdict.pause {
+            Some(why) => {
+                if self.paused.insert(place) {
+                    tracing::warn!(table = %verdict.name, %node, "paused: {why}");
+                }
+                conductor.hub.pause(verdict.table, verdict.target);
+            }
+            None => {
+                if self.paused.remove(&place) {
+                    tracing::info!(table = %verdict.name, %node, "goes on");
+                    conductor.reload_tables(verdict.target);
+                    conductor.hub.resume(verdict.table, verdict.target);
+                }
+            }
+        }
+    }
+
+    /// Writes the hub's state down where somebody may look for it.
+    fn write_down(&mut self, conductor: &mut Conductor, now: Instant) {
+        let state = conductor.state();
+        // An idle hub says once in a while that it is alive, and leaves the disks alone otherwise.
+        if state == self.last_state && now.duration_since(self.written_at) < SECOND * 10 {
+            return;
+        }
+        self.last_state = state.clone();
+        self.written_at = now;
+        self.writing = true;
+        self.spawn(write_down(self.present(), self.epoch, self.holder.clone(), state));
+    }
+
+    /// The last words of a hub that ends in good order: `status` then knows that it is not running.
+    pub async fn say_goodbye(&mut self) {
+        for control in self.present() {
+            const GOODBYE: &str = "UPDATE pgtandem.hub_status SET seen_at = NULL WHERE epoch = $1";
+            let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&self.epoch];
+            let done = control.client.execute(GOODBYE, &parameters);
+            // The node may be away; then its status says when the hub was last seen.
+            drop(tokio::time::timeout(SECOND, done).await);
+        }
+    }
+}
+
+async fn write_down(controls: Vec<Arc<Control>>, epoch: i64, holder: String, state: Json) -> Found {
+    const STATE: &str = "INSERT INTO pgtandem.hub_status AS s (epoch, holder, started_at, seen_at, state) \
+        VALUES ($1, $2, clock_timestamp(), clock_timestamp(), $3) \
+        ON CONFLICT (only_row) DO UPDATE SET started_at = CASE WHEN s.epoch = excluded.epoch THEN s.started_at \
+            ELSE excluded.started_at END, epoch = excluded.epoch, holder = excluded.holder, \
+            seen_at = excluded.seen_at, state = excluded.state WHERE s.epoch IS NULL OR s.epoch <= excluded.epoch";
+    for control in controls.iter() {
+        if let Err(error) = control.client.execute(STATE, &[&epoch, &holder, &state]).await {
+            return Found::Failed { node: control.name.clone(), error: error.to_string() };
+        }
+    }
+    Found::Done
+}
+
+/// Compares the linked tables of all nodes and says which may be written where.
+async fn look_at_tables(controls: Vec<Arc<Control>>, linked: Vec<LinkedTable>) -> Found {
+    match compare_tables(&controls, &linked).await {
+        Ok(looked) => Found::Tables(looked),
+        Err((node, error)) => Found::Failed { node, error: error.to_string() },
+    }
+}

@@ -1,0 +1,103 @@
+//! Why a node cannot be reached, and why a hub ends.
+
+use crate::capture::wal::CaptureError;
+use crate::connect::{ConnectError, FaultClass, Retry};
+use crate::deliver::DeliverError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReachError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("{0}")]
+    Sql(#[from] tokio_postgres::Error),
+    #[error(transparent)]
+    Replication(#[from] wire::Error),
+    #[error(transparent)]
+    Target(#[from] DeliverError),
+    #[error(
+        "{node}: this is not the database that was linked (a restored backup, a clone, or a new server); \
+         run `pgtandem down --node {node}` and `pgtandem up` to link it anew"
+    )]
+    Stranger { node: String },
+    #[error(
+        "{node}: its replication slot {slot} is gone or has lost WAL it needs, so changes may be missing; \
+         run `pgtandem down` and `pgtandem up` to compare and link again"
+    )]
+    SlotGone { node: String, slot: String },
+    #[error("{node}: a session of an earlier hub does not end; waiting for it")]
+    OldBackend { node: String },
+    #[error("another hub has taken over: {holder}")]
+    Deposed { holder: String },
+    #[error("{node}: pgtandem is not installed here; run `pgtandem up`")]
+    NotLinked { node: String },
+    #[error("{node}: {reason}")]
+    Misfit { node: String, reason: String },
+}
+
+impl ReachError {
+    /// Whether coming back later can help.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Connect(error) => error.retry(),
+            Self::Sql(error) => retry_of(&FaultClass::of(error)),
+            Self::Target(error) => {
+                if error.may_pass() {
+                    Retry::Soon
+                } else {
+                    Retry::Never
+                }
+            }
+            Self::Replication(error) => match error {
+                wire::Error::Server(server) => retry_of(&FaultClass::of_sqlstate(&server.code)),
+                _ => Retry::Soon,
+            },
+            Self::OldBackend { .. } => Retry::Soon,
+            Self::Stranger { .. }
+            | Self::SlotGone { .. }
+            | Self::Deposed { .. }
+            | Self::NotLinked { .. }
+            | Self::Misfit { .. } => Retry::Never,
+        }
+    }
+}
+
+fn retry_of(class: &FaultClass) -> Retry {
+    match class {
+        FaultClass::Retry => Retry::Soon,
+        FaultClass::NotAllowed | FaultClass::ShapeChanged => Retry::AfterPerson,
+        FaultClass::Deposed | FaultClass::RowRejected | FaultClass::Unknown(_) => Retry::Never,
+    }
+}
+
+/// Why `pgtandem run` ends.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Reach(#[from] ReachError),
+    #[error("{node}: a delivery fails and trying again cannot help: {error}")]
+    Delivery { node: String, error: String },
+    #[error("{node}: {error}")]
+    Capture { node: String, error: CaptureError },
+    #[error("another hub has taken over: {0}")]
+    Deposed(String),
+    #[error("{node}: lost while recovering")]
+    LostWhileRecovering { node: String },
+    #[error("cannot read back what was spilled to a temporary file: {0}")]
+    Spill(std::io::Error),
+    #[error("nothing is linked here yet; run `pgtandem up` first")]
+    NothingLinked,
+}
+
+impl RunError {
+    /// Whether starting over can help.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Reach(error) => error.retry(),
+            // The other one holds the locks; this one waits for them.
+            Self::Deposed(_) | Self::LostWhileRecovering { .. } => Retry::Soon,
+            Self::Delivery { .. } | Self::Capture { .. } | Self::Spill(_) | Self::NothingLinked => Retry::Never,
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Reaching a node: who it must be, the session that delivers to it, the stream that reads it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hub::{NodeId, Position, TableId};
+use tokio_postgres::Client;
+use tokio_postgres::types::PgLsn;
+use uuid::Uuid;
+
+use super::error::ReachError;
+use super::settings::{DELIVERY, SPELLING};
+use super::tables::read_target_tables;
+use crate::capture::Shapes;
+use crate::capture::wal::CapturedTables;
+use crate::connect::{Endpoint, Host, Retry, Session};
+use crate::deliver::{Landing, LandingId, Target};
+use crate::link;
+use crate::sql::QualifiedName;
+
+/// What does not change while a hub works.
+pub struct NodeContext {
+    pub id: NodeId,
+    pub name: String,
+    pub endpoint: Endpoint,
+    pub incarnation: Uuid,
+    pub system_identifier: String,
+    pub slot: String,
+    pub secret: Uuid,
+    pub epoch: i64,
+    pub captured: Arc<CapturedTables>,
+    pub linked: Arc<Vec<(TableId, QualifiedName)>>,
+    pub shapes: Shapes,
+    pub status_interval: Duration,
+    pub silence_timeout: Duration,
+}
+
+impl NodeContext {
+    /// A key's values for a person.
+    #[must_use]
+    pub fn key_text(&self, key: &hub::Key) -> String {
+        let parts =
+            crate::capture::key::raw_parts(&key.bytes).map(|part| String::from_utf8_lossy(&part[4..]).into_owned());
+        parts.collect::<Vec<_>>().join(", ")
+    }
+
+    /// A linked table's name for a person.
+    #[must_use]
+    pub fn table_name(&self, id: TableId) -> String {
+        let found = self.linked.iter().find(|(table, _)| *table == id);
+        found.map_or_else(|| format!("table {}", id.0), |(_, name)| name.plain())
+    }
+}
+
+/// A node that is reached: everything the conductor needs of it.
+pub struct NodeUp {
+    pub target: Target,
+    pub stream: wire::Stream,
+    pub feedback: wire::Feedback,
+    pub last_landing: Option<LandingId>,
+    /// How far the node's own WAL went when it was reached.
+    pub flushed: Position,
+}
+
+/// Opens a session with the settings every part of the hub needs.
+///
+/// # Errors
+/// When the node cannot be reached or is not who it was.
+pub async fn open_session(context: &NodeContext, purpose: &str) -> Result<Session, ReachError> {
+    let session = context.endpoint.connect(&format!("pgtandem {purpose}"), &SPELLING).await?;
+    let found = link::read_node(&session.client).await?;
+    let known = found.as_ref().is_some_and(|node| {
+        node.incarnation == context.incarnation && node.system_identifier == context.system_identifier
+    });
+    if known {
+        return Ok(session);
+    }
+    Err(ReachError::Stranger { node: context.name.clone() })
+}
+
+/// Turns a session into a target.
+///
+/// # Errors
+/// When the connection is lost or the role may not do what deliveries need.
+pub async fn open_target(context: &NodeContext, client: Client) -> Result<Target, ReachError> {
+    for (name, value) in DELIVERY {
+        client.execute("SELECT pg_catalog.set_config($1, $2, false)", &[&name, &value]).await?;
+    }
+    // Below the server's deadlock_timeout: the victim of a deadlock is the delivery, never the application.
+    client
+        .batch_execute(
+            "SELECT pg_catalog.set_config('lock_timeout', \
+             (greatest(setting::int * 7 / 10, 1))::text || 'ms', false) \
+             FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout'",
+        )
+        .await?;
+    become_replica(&client).await?;
+    let names: Vec<_> = context.linked.iter().cloned().collect();
+    let tables = read_target_tables(&client, &names).await?;
+    let shapes = context.shapes.clone();
+    Ok(Target::new(context.id, context.name.clone(), client, tables, shapes, context.epoch).await?)
+}
+
+/// Keeps the application's triggers and foreign-key triggers from firing for delivered rows, where the role may.
+async fn become_replica(client: &Client) -> Result<(), ReachError> {
+    match client.batch_execute("SET session_replication_role = replica").await {
+        Ok(()) => Ok(()),
+        Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens the replication stream, ending a walsender that a hub before us left behind.
+///
+/// # Errors
+/// When the slot is gone or invalid, or the node cannot be reached.
+pub async fn open_stream(
+    context: &NodeContext,
+    session: &Client,
+    host: &Host,
+    from: Position,
+) -> Result<(wire::Stream, wire::Feedback), ReachError> {
+    let slot = read_slot(session, context).await?;
+    if let Some(pid) = slot.active_pid {
+        session.execute("SELECT pg_catalog.pg_terminate_backend($1, 5000)", &[&pid]).await?;
+    }
+    let mut options = context.endpoint.replication_options(host, "pgtandem capture", &SPELLING)?;
+    options.status_interval = context.status_interval;
+    options.silence_timeout = Some(context.silence_timeout);
+    let client = context.endpoint.connect_replication(host, &options).await?;
+    let mut pgoutput = wire::PgOutputOptions::new([link::PUBLICATION]);
+    pgoutput.messages = true;
+    Ok(client.start(&context.slot, wire::Lsn(from.0), &pgoutput).await?)
+}
+
+/// What a slot's server says of it.
+pub struct Slot {
+    pub confirmed: Position,
+    pub active_pid: Option<i32>,
+}
+
+/// # Errors
+/// When the slot is gone or its WAL was removed: nothing may go on as if nothing were missing.
+pub async fn read_slot(client: &Client, context: &NodeContext) -> Result<Slot, ReachError> {
+    const QUERY: &str = "SELECT confirmed_flush_lsn, active_pid, wal_status \
+        FROM pg_catalog.pg_replication_slots \
+        WHERE slot_name = $1 AND database = pg_catalog.current_database() AND plugin = 'pgoutput'";
+    let gone = || ReachError::SlotGone { node: context.name.clone(), slot: context.slot.clone() };
+    let row = client.query_opt(QUERY, &[&context.slot]).await?.ok_or_else(gone)?;
+    if row.get::<_, Option<&str>>(2) == Some("lost") {
+        return Err(gone());
+    }
+    let confirmed: Option<PgLsn> = row.get(0);
+    Ok(Slot { confirmed: Position(confirmed.map_or(0, u64::from)), active_pid: row.get(1) })
+}
+
+/// Comes back to a node that was lost, however long it takes, and finds out what became of the delivery that was in
+/// flight.
+///
+/// # Errors
+/// When waiting cannot help.
+pub async fn bring_up_again(
+    context: Arc<NodeContext>,
+    flying: Option<LandingId>,
+) -> Result<(NodeUp, Option<Result<Landing, ()>>), ReachError> {
+    let mut pause = Duration::from_millis(50);
+    let mut last_said = String::new();
+    loop {
+        let error = match try_bring_up(&context, flying).await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        let text = error.to_string();
+        if text != last_said {
+            tracing::warn!(node = %context.name, "cannot be reached: {text}");
+            last_said = text;
+        }
+        match error.retry() {
+            Retry::Soon => {}
+            Retry::AfterPerson => pause = pause.max(Duration::from_secs(1)),
+            Retry::Never => return Err(error),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}
+
+async fn try_bring_up(
+    context: &NodeContext,
+    flying: Option<LandingId>,
+) -> Result<(NodeUp, Option<Result<Landing, ()>>), ReachError> {
+    let session = open_session(context, "deliver").await?;
+    end_old_backends(&context.name, &session.client).await?;
+    let epoch = link::read_epoch(&session.client).await?;
+    if epoch.epoch != context.epoch {
+        return Err(ReachError::Deposed { holder: epoch.holder.unwrap_or_default() });
+    }
+    let outcome = match flying {
+        None => None,
+        Some(id) => Some(match Target::find_landing(&session.client, id).await? {
+            Some(position) => {
+                let held = held_since(&session.client).await?;
+                Ok(Landing { position, before: position, missed: Vec::new(), held })
+            }
+            None => Err(()),
+        }),
+    };
+    Ok((bring_up(context, session, Position(0)).await?, outcome))
+}
+
+/// A backend whose client is gone may still be about to commit: it must have ended before its landing is looked for.
+pub async fn end_old_backends(node: &str, client: &Client) -> Result<(), ReachError> {
+    const QUERY: &str = "SELECT pg_catalog.pg_terminate_backend(pid, 5000) FROM pg_catalog.pg_stat_activity \
+        WHERE pid <> pg_catalog.pg_backend_pid() AND datname = pg_catalog.current_database() \
+          AND usename = current_user AND application_name = 'pgtandem deliver'";
+    for row in client.query(QUERY, &[]).await? {
+        if !row.get::<_, bool>(0) {
+            return Err(ReachError::OldBackend { node: node.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// Keys that the target holds: those of a delivery whose answer was lost are among them.
+async fn held_since(client: &Client) -> Result<Vec<crate::deliver::Held>, ReachError> {
+    let held = link::list_held(client).await?.into_iter().map(|held| crate::deliver::Held {
+        key: hub::Key::new(TableId(held.table_id.unsigned_abs()), held.key_bytes),
+        reason: held.reason,
+        sqlstate: held.sqlstate,
+    });
+    Ok(held.collect())
+}
+
+/// Makes a reached node ready: its target, its stream from `from` (or what the slot has confirmed, if later).
+///
+/// # Errors
+/// When the node is lost again or something a person must mend is in the way.
+pub async fn bring_up(context: &NodeContext, session: Session, from: Position) -> Result<NodeUp, ReachError> {
+    let row = session
+        .client
+        .query_one(
+            "SELECT pg_catalog.pg_current_wal_flush_lsn(), (SELECT pg_catalog.max(id) FROM pgtandem.landing)",
+            &[],
+        )
+        .await?;
+    let flushed: PgLsn = row.get(0);
+    let last_landing = row.get::<_, Option<i64>>(1).map(LandingId);
+    let (stream, feedback) = open_stream(context, &session.client, &session.host, from).await?;
+    let target = open_target(context, session.client).await?;
+    Ok(NodeUp { target, stream, feedback, last_landing, flushed: Position(u64::from(flushed).saturating_sub(1)) })
+}

@@ -1,0 +1,100 @@
+//! What recovery reads besides landings: kept decisions and held rows.
+
+use std::collections::HashMap;
+
+use hub::{Cover, Dot, HeldRecord, Kept, Key, Kind, Micros, NodeId, Position, Stamp, State};
+use serde_json::Value as Json;
+use tokio_postgres::Row;
+use tokio_postgres::types::PgLsn;
+
+use super::control::Control;
+use super::error::ReachError;
+use super::start::node_id;
+use super::tables::table_id;
+use crate::capture::{Image, ImageBuilder, Shape, Shapes, Value};
+
+/// Node names and their numbers.
+#[must_use]
+pub fn node_numbers(controls: &[Control]) -> HashMap<&str, NodeId> {
+    controls.iter().map(|control| (control.name.as_str(), control.id)).collect()
+}
+
+/// Every node's decisions that a change still to be read may meet.
+///
+/// # Errors
+/// When a node is lost.
+pub async fn kept_decisions(controls: &[Control], starts: &[Position]) -> Result<Vec<Kept>, ReachError> {
+    const QUERY: &str = "SELECT table_id, key_bytes, winner_node, winner_position, loser_node, loser_position, kind \
+        FROM pgtandem.decision \
+        WHERE winner_position > ($1::pg_lsn[])[winner_node + 1] OR loser_position > ($1::pg_lsn[])[loser_node + 1]";
+    let starts: Vec<PgLsn> = starts.iter().map(|start| PgLsn::from(start.0)).collect();
+    let mut kept = Vec::new();
+    for control in controls {
+        for row in control.client.query(QUERY, &[&starts]).await? {
+            let forfeit = row.get::<_, &str>(6) == Kind::KeyChange.word();
+            kept.push(Kept { key: key(&row), winner: dot(&row, 2), loser: dot(&row, 4), forfeit });
+        }
+    }
+    Ok(kept)
+}
+
+/// Every node's held rows.
+///
+/// # Errors
+/// When a node is lost.
+pub async fn held_records(controls: &[Control], shapes: &Shapes) -> Result<Vec<HeldRecord<Image>>, ReachError> {
+    const QUERY: &str = "SELECT table_id, key_bytes, source_node, source_position, stamp_node, \
+            (extract(epoch FROM stamp - timestamptz '2000-01-01 00:00:00+00') * 1000000)::int8, row, cover, released \
+        FROM pgtandem.held";
+    let mut held = Vec::new();
+    for control in controls {
+        for row in control.client.query(QUERY, &[]).await? {
+            let key = key(&row);
+            let state = match row.get::<_, Option<Json>>(6) {
+                None => State::Absent,
+                Some(json) => State::Present(image_of_json(&key, &json, shapes)),
+            };
+            let cover: Vec<PgLsn> = row.get(7);
+            held.push(HeldRecord {
+                node: control.id,
+                state,
+                dot: dot(&row, 2),
+                stamp: Stamp { time: Micros(row.get(5)), node: node_id(row.get(4)) },
+                cover: cover_of(cover, controls.len()),
+                released: row.get::<_, Option<PgLsn>>(8).map(|position| Position(position.into())),
+                key,
+            });
+        }
+    }
+    Ok(held)
+}
+
+/// A cover as it is stored; one made before a node joined is shorter.
+#[must_use]
+pub fn cover_of(stored: Vec<PgLsn>, nodes: usize) -> Cover {
+    let mut cover = Cover::nothing(nodes);
+    for (place, position) in cover.0.iter_mut().zip(stored) {
+        *place = Position(position.into());
+    }
+    cover
+}
+
+fn key(row: &Row) -> Key {
+    Key::new(table_id(row.get(0)), row.get::<_, Vec<u8>>(1))
+}
+
+fn dot(row: &Row, at: usize) -> Dot {
+    Dot { node: node_id(row.get(at)), position: Position(row.get::<_, PgLsn>(at + 1).into()) }
+}
+
+fn image_of_json(key: &Key, json: &Json, shapes: &Shapes) -> Image {
+    let empty = serde_json::Map::new();
+    let row = json.as_object().unwrap_or(&empty);
+    let columns: Vec<String> = row.keys().cloned().collect();
+    let mut builder = ImageBuilder::default();
+    builder.start(shapes.intern(Shape { table: key.table, columns }));
+    for value in row.values() {
+        builder.push(value.as_str().map_or(Value::Null, |text| Value::Text(text.as_bytes())));
+    }
+    Image::in_memory(builder.bytes())
+}

@@ -1,0 +1,206 @@
+//! From nothing to a working hub: reach every node, become the one hub, recover from what the databases say.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hub::{Hub, Landing, NodeId, PerTable, Position, Prefer, Recovery, Wrote};
+use tokio::sync::mpsc;
+use tokio_postgres::types::PgLsn;
+
+use super::conductor::Report;
+use super::control::Control;
+use super::error::{ReachError, RunError};
+use super::reach::{NodeContext, bring_up, end_old_backends, open_session, read_slot};
+use super::records::{cover_of, held_records, kept_decisions, node_numbers};
+use super::seat::Seat;
+use super::tables::{read_captured_tables, table_id};
+use crate::capture::wal::Captured;
+use crate::capture::{Image, Shapes};
+use crate::config::Config;
+use crate::link::{self, LinkedTable, TableState};
+
+/// A hub ready to conduct.
+pub struct Started {
+    pub hub: Hub<Image>,
+    pub seats: Vec<Seat>,
+    pub epoch: i64,
+    pub linked: Vec<LinkedTable>,
+}
+
+/// Becomes the one hub on nodes whose locks `controls` hold, and recovers.
+///
+/// # Errors
+/// When a node is lost on the way or is not what was linked.
+pub async fn start(
+    config: &Config,
+    controls: &[Control],
+    holder: &str,
+    report: &mpsc::UnboundedSender<Report>,
+) -> Result<Started, RunError> {
+    let epoch = take_epochs(controls, holder).await?;
+    let linked = common_tables(controls).await?;
+    let shapes = Shapes::default();
+    let mut contexts = Vec::new();
+    for control in controls {
+        contexts.push(Arc::new(context(config, control, epoch, &linked, &shapes).await?));
+    }
+    let mut starts = Vec::new();
+    let mut landings = Vec::new();
+    for (control, context) in controls.iter().zip(&contexts) {
+        let (start, landed) = read_landings(control, context, controls.len()).await?;
+        starts.push(start);
+        landings.push(landed);
+    }
+    let decisions = kept_decisions(controls, &starts).await?;
+    let held = held_records(controls, &shapes).await?;
+    let mut seats: Vec<Seat> = contexts.iter().map(|context| Seat::new(Arc::clone(context))).collect();
+    for (seat, start) in seats.iter_mut().zip(&starts) {
+        let session = open_session(&seat.context, "deliver").await?;
+        let up = bring_up(&seat.context, session, Position(start.0.saturating_add(1))).await?;
+        seat.up(up, *start, report);
+    }
+    let mut recovery = Recovery::new(starts.clone(), landings, decisions, held, policies(&linked, controls));
+    for (seat, start) in seats.iter_mut().zip(starts) {
+        feed(&mut recovery, seat, start).await?;
+    }
+    let mut hub = recovery.finish();
+    for table in linked.iter().filter(|table| table.paused_by.is_some()) {
+        seats.iter().for_each(|seat| hub.pause(table_id(table.id), seat.node));
+    }
+    Ok(Started { hub, seats, epoch, linked })
+}
+
+/// Waits for what an earlier hub had begun and refuses what it may still send.
+async fn take_epochs(controls: &[Control], holder: &str) -> Result<i64, RunError> {
+    let mut epoch = 0;
+    for control in controls {
+        let read = link::read_epoch(&control.client).await.map_err(ReachError::from)?;
+        epoch = epoch.max(read.epoch + 1);
+    }
+    for control in controls {
+        link::take_epoch(&control.client, epoch, holder).await.map_err(ReachError::from)?;
+        end_old_backends(&control.name, &control.client).await?;
+    }
+    Ok(epoch)
+}
+
+/// The tables that every node has live; those an unfinished `up` is still at work on wait for it.
+async fn common_tables(controls: &[Control]) -> Result<Vec<LinkedTable>, RunError> {
+    let mut common: BTreeMap<i32, (LinkedTable, usize)> = BTreeMap::new();
+    for control in controls {
+        let tables = link::read_linked_tables(&control.client).await.map_err(ReachError::from)?;
+        for table in tables.into_iter().filter(|table| table.state == TableState::Live) {
+            common.entry(table.id).or_insert_with(|| (table, 0)).1 += 1;
+        }
+    }
+    let everywhere = common.into_values().filter(|(_, nodes)| *nodes == controls.len());
+    let linked: Vec<LinkedTable> = everywhere.map(|(table, _)| table).collect();
+    if linked.is_empty() { Err(RunError::NothingLinked) } else { Ok(linked) }
+}
+
+async fn context(
+    config: &Config,
+    control: &Control,
+    epoch: i64,
+    linked: &[LinkedTable],
+    shapes: &Shapes,
+) -> Result<NodeContext, ReachError> {
+    // Start positions and oids are the node's own.
+    let own = link::read_linked_tables(&control.client).await?;
+    let own: Vec<LinkedTable> = own.into_iter().filter(|table| linked.iter().any(|l| l.id == table.id)).collect();
+    let captured = read_captured_tables(&control.client, &own).await?;
+    let row = &control.row;
+    Ok(NodeContext {
+        id: control.id,
+        name: control.name.clone(),
+        endpoint: control.endpoint.clone(),
+        incarnation: row.incarnation,
+        system_identifier: row.system_identifier.clone(),
+        slot: row.slot.clone(),
+        secret: row.secret,
+        epoch,
+        captured: Arc::new(captured),
+        linked: Arc::new(own.iter().map(|table| (table_id(table.id), table.name.clone())).collect()),
+        shapes: shapes.clone(),
+        status_interval: config.hub.status_interval,
+        silence_timeout: config.hub.silence_timeout,
+    })
+}
+
+/// From where a node's changes are needed, and what has landed on it.
+async fn read_landings(
+    control: &Control,
+    context: &NodeContext,
+    nodes: usize,
+) -> Result<(Position, Vec<Landing>), ReachError> {
+    let slot = read_slot(&control.client, context).await?;
+    // A server that crashed may have forgotten what was confirmed last; the landings have it too.
+    let mut start = Position(slot.confirmed.0.saturating_sub(1));
+    let rows = control
+        .client
+        .query("SELECT position, cover, acknowledged, wrote FROM pgtandem.landing ORDER BY position, id", &[])
+        .await?;
+    let mut landings = Vec::new();
+    for row in rows {
+        let (position, cover): (PgLsn, Vec<PgLsn>) = (row.get(0), row.get(1));
+        start = start.max(Position(row.get::<_, PgLsn>(2).into()));
+        let wrote = Wrote::from_bytes(row.get(3));
+        landings.push(Landing { position: Position(position.into()), cover: cover_of(cover, nodes), wrote });
+    }
+    Ok((start, landings))
+}
+
+fn policies(linked: &[LinkedTable], controls: &[Control]) -> Box<PerTable> {
+    let mut policies = PerTable::default();
+    for table in linked {
+        let Some(preferred) = table.resolve.strip_prefix("prefer:") else { continue };
+        if let Some(node) = node_numbers(controls).get(preferred) {
+            policies.set(table_id(table.id), Prefer { node: *node, name: table.resolve.clone().into() });
+        }
+    }
+    Box::new(policies)
+}
+
+/// Hands the hub what a node's landings may already reflect; the first thing beyond it stays for the conductor.
+async fn feed(recovery: &mut Recovery<Image>, seat: &mut Seat, start: Position) -> Result<(), RunError> {
+    let node = seat.node;
+    let reach = recovery.reach(node);
+    if start >= reach {
+        return Ok(());
+    }
+    loop {
+        let captured = match &mut seat.captured {
+            Some(captured) => captured.recv().await,
+            None => None,
+        };
+        let Some(captured) = captured else {
+            return Err(RunError::LostWhileRecovering { node: seat.name.clone() });
+        };
+        match captured {
+            Captured::Transaction { position, time, changes } if position <= reach => {
+                let mut changes = changes.into_changes().map_err(RunError::Spill)?;
+                for change in &mut changes {
+                    recovery.change(node, position, time, change);
+                }
+                if let Some(error) = changes.failed() {
+                    return Err(RunError::Spill(error));
+                }
+                if position == reach {
+                    return Ok(());
+                }
+            }
+            Captured::Shape { table, columns } => seat.new_shapes.push((table, columns)),
+            Captured::Passed(position) if position < reach => {}
+            beyond => {
+                seat.next = Some(beyond);
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Numbers of nodes are small; the catalog has no unsigned type for them.
+#[must_use]
+pub fn node_id(number: i16) -> NodeId {
+    NodeId(u8::try_from(number).unwrap_or(u8::MAX))
+}

@@ -1,0 +1,257 @@
+//! The delivery for when something in it was refused: part by part behind savepoints, so that one row that the target
+//! rejects is held and everything else goes on. Slow, and rare.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+
+use hub::{Delivery, DeliveryRow, DeliveryTruncate, Key, Position, State};
+
+use super::batch::{Form, Placed, next_batch, place};
+use super::error::DeliverError;
+use super::record::{Held, decisions_json};
+use super::session::{Landing, LandingId, Target};
+use crate::capture::Image;
+use crate::sql::{self, Ident};
+
+/// Deletes that found no row.
+type Missed = Mutex<Vec<Key>>;
+
+/// A row that the target rejected, and what it said.
+struct Rejected<'a> {
+    rows: Vec<Placed<'a>>,
+    error: DeliverError,
+}
+
+impl Target {
+    pub(super) async fn deliver_carefully(
+        &mut self,
+        id: LandingId,
+        delivery: &Delivery<Image>,
+    ) -> Result<Landing, DeliverError> {
+        let written = self.write_carefully(id, delivery).await;
+        if written.is_err() {
+            // The session may be inside a transaction; if it is gone there is nothing to roll back.
+            drop(self.client.batch_execute("ROLLBACK").await);
+        }
+        written
+    }
+
+    async fn write_carefully(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
+        let placed = place(delivery.rows.iter().filter(|row| !row.hold), &self.tables);
+        self.prepare(&placed).await?;
+        self.client.batch_execute("BEGIN").await?;
+        let before = self.open(id).await?;
+        let missed = Mutex::new(Vec::new());
+        for key in &delivery.released {
+            self.forget(key).await?;
+        }
+        let mut held = self.truncate_carefully(delivery).await?;
+        held.extend(delivery.rows.iter().filter(|row| row.hold).map(paused));
+        held.extend(self.write_units(&placed, &missed).await?);
+        let refused: HashSet<&Key> = held.iter().map(|held| &held.key).collect();
+        for row in delivery.rows.iter().chain(&truncates(delivery)).filter(|row| refused.contains(&row.key)) {
+            let why = held.iter().find(|held| held.key == row.key).expect("just looked up");
+            self.hold(row, why).await?;
+        }
+        if let Some(decisions) = decisions_json(delivery, &self.shapes, &self.tables)? {
+            self.client.execute(&self.fixed.decide, &[&decisions]).await?;
+        }
+        let mut position = Position(0);
+        self.land(id, delivery, &held, &mut position).await?;
+        for row in delivery.rows.iter().chain(&truncates(delivery)) {
+            if row.was_held && !refused.contains(&row.key) {
+                self.release(&row.key, id).await?;
+            }
+        }
+        self.client.batch_execute("COMMIT").await?;
+        Ok(Landing { position, before, missed: missed.into_inner().unwrap_or_default(), held })
+    }
+
+    /// TRUNCATE, or, where an unlinked table refers to one of the tables, DELETE of all rows; what is refused is held.
+    async fn truncate_carefully(&self, delivery: &Delivery<Image>) -> Result<Vec<Held>, DeliverError> {
+        let all = truncates(delivery);
+        let mut held: Vec<Held> = all.iter().filter(|row| row.hold).map(paused).collect();
+        let Some(text) = self.truncate_text(delivery) else { return Ok(held) };
+        if self.attempt(&Missed::default(), async { Ok(self.client.batch_execute(&text).await?) }).await?.is_ok() {
+            return Ok(held);
+        }
+        for row in all.iter().filter(|row| !row.hold) {
+            let Some(table) = self.tables.get(&row.key.table) else { continue };
+            let text = sql::delete_all(&table.name);
+            if let Err(error) =
+                self.attempt(&Missed::default(), async { Ok(self.client.batch_execute(&text).await?) }).await?
+            {
+                held.push(Held { key: row.key.clone(), reason: error.to_string(), sqlstate: error.sqlstate() });
+            }
+        }
+        Ok(held)
+    }
+
+    /// Writes all rows; what is left over is rejected. The halves of a key change stand or fall together.
+    async fn write_units(&self, placed: &[Placed<'_>], missed: &Missed) -> Result<Vec<Held>, DeliverError> {
+        let (paired, single): (Vec<_>, Vec<_>) = placed.iter().copied().partition(|placed| placed.row.pair.is_some());
+        let mut rejected = Vec::new();
+        for run in single.chunk_by(|a, b| a.form == b.form) {
+            self.write_part(run, &mut rejected, missed).await?;
+        }
+        for unit in pairs(&paired) {
+            if let Err(error) = self.attempt(missed, self.write_rows(&unit, missed)).await? {
+                rejected.push(Rejected { rows: unit, error });
+            }
+        }
+        self.write_rejected_again(rejected, missed).await
+    }
+
+    /// Halves what is refused until single rows are left.
+    async fn write_part<'a>(
+        &self,
+        part: &[Placed<'a>],
+        rejected: &mut Vec<Rejected<'a>>,
+        missed: &Missed,
+    ) -> Result<(), DeliverError> {
+        let mut parts = vec![part];
+        while let Some(part) = parts.pop() {
+            let Err(error) = self.attempt(missed, self.write_rows(part, missed)).await? else { continue };
+            if error.is_unique_violation() && self.attempt(missed, self.reinsert(part, missed)).await?.is_ok() {
+                continue;
+            }
+            if let [_] = part {
+                rejected.push(Rejected { rows: part.to_vec(), error });
+            } else {
+                let (left, right) = part.split_at(part.len() / 2);
+                parts.extend([right, left]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows refused one by one may be accepted together: two that swap a unique value, or a row whose value another
+    /// one gave up later in the same delivery.
+    async fn write_rejected_again(
+        &self,
+        rejected: Vec<Rejected<'_>>,
+        missed: &Missed,
+    ) -> Result<Vec<Held>, DeliverError> {
+        let all: Vec<Placed<'_>> = rejected.iter().flat_map(|rejected| rejected.rows.iter().copied()).collect();
+        if all.is_empty() || self.attempt(missed, self.reinsert(&all, missed)).await?.is_ok() {
+            return Ok(Vec::new());
+        }
+        let mut held = Vec::new();
+        for unit in rejected {
+            if self.attempt(missed, self.write_rows(&unit.rows, missed)).await?.is_ok() {
+                continue;
+            }
+            let (reason, sqlstate) = (unit.error.to_string(), unit.error.sqlstate());
+            held.extend(unit.rows.iter().map(|placed| Held {
+                key: placed.row.key.clone(),
+                reason: reason.clone(),
+                sqlstate: sqlstate.clone(),
+            }));
+        }
+        Ok(held)
+    }
+
+    async fn write_rows(&self, rows: &[Placed<'_>], missed: &Missed) -> Result<(), DeliverError> {
+        let mut rest = rows;
+        while let Some(batch) = next_batch(&mut rest, &self.forms)? {
+            self.write(batch, missed).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the rows first and then writes them, so that no row is in another one's way. Columns that only this
+    /// node has are put back.
+    async fn reinsert(&self, rows: &[Placed<'_>], missed: &Missed) -> Result<(), DeliverError> {
+        let mut put_back = Vec::new();
+        for run in rows.chunk_by(|a, b| a.form == b.form) {
+            let Form::Upsert(id, shape) = run[0].form else { continue };
+            let table = &self.tables[&id];
+            let key = table.key_columns();
+            let own = table.own_columns(&self.shapes.get(shape));
+            let values = key_parameters(run, key.len());
+            let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = values.iter().map(|v| v as _).collect();
+            if own.is_empty() {
+                self.client.execute(&sql::delete(&table.name, &key), &parameters).await?;
+                continue;
+            }
+            let stash = Ident::new(format!("pgtandem_stash_{}", self.stashes.fetch_add(1, Ordering::Relaxed)));
+            let [create, fill] = sql::stash(&table.name, &key, &stash);
+            self.client.batch_execute(&create).await?;
+            self.client.execute(&fill, &parameters).await?;
+            put_back.push(sql::unstash(&table.name, &key, &own, &stash));
+        }
+        self.write_rows(rows, missed).await?;
+        for text in put_back {
+            self.client.batch_execute(&text).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs `work` behind a savepoint: `Ok(Err)` when rows were refused, `Err` when the delivery itself cannot go on.
+    async fn attempt(
+        &self,
+        missed: &Missed,
+        work: impl Future<Output = Result<(), DeliverError>>,
+    ) -> Result<Result<(), DeliverError>, DeliverError> {
+        let before = missed.lock().expect("nobody panics while it is locked").len();
+        self.client.batch_execute("SAVEPOINT part").await?;
+        match work.await {
+            Ok(()) => {
+                self.client.batch_execute("RELEASE SAVEPOINT part").await?;
+                Ok(Ok(()))
+            }
+            Err(error) if error.is_about_rows() => {
+                self.client.batch_execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part").await?;
+                missed.lock().expect("nobody panics while it is locked").truncate(before);
+                Ok(Err(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A delivery's truncates as rows: what is held of one is stored under the key of the whole table.
+fn truncates(delivery: &Delivery<Image>) -> Vec<DeliveryRow<Image>> {
+    let row = |truncate: &DeliveryTruncate| DeliveryRow {
+        key: Key::whole_table(truncate.table),
+        state: State::Absent,
+        dot: truncate.dot,
+        stamp: truncate.stamp,
+        pair: None,
+        hold: truncate.hold,
+        was_held: truncate.was_held,
+    };
+    delivery.truncates.iter().map(row).collect()
+}
+
+fn paused(row: &DeliveryRow<Image>) -> Held {
+    Held { key: row.key.clone(), reason: "the table is paused".to_owned(), sqlstate: None }
+}
+
+fn key_parameters(rows: &[Placed<'_>], parts: usize) -> Vec<super::arrays::TextArray> {
+    let mut arrays: Vec<_> = (0..parts).map(|_| super::arrays::TextArray::default()).collect();
+    for placed in rows {
+        for (raw, array) in crate::capture::key::raw_parts(&placed.row.key.bytes).zip(&mut arrays) {
+            array.push_raw(raw);
+        }
+    }
+    arrays
+}
+
+/// Rows that belong together; a half whose partner is not in the delivery stands alone.
+fn pairs<'a>(rows: &[Placed<'a>]) -> Vec<Vec<Placed<'a>>> {
+    let mut units: Vec<Vec<Placed<'a>>> = Vec::new();
+    for placed in rows {
+        let partner =
+            |unit: &&mut Vec<Placed<'a>>| unit.iter().any(|other| Some(&other.row.key) == placed.row.pair.as_ref());
+        match units.iter_mut().find(partner) {
+            Some(unit) => unit.push(*placed),
+            None => units.push(vec![*placed]),
+        }
+    }
+    for unit in &mut units {
+        unit.sort_by_key(|placed| matches!(placed.row.state, State::Present(_)));
+    }
+    units
+}

@@ -1,0 +1,113 @@
+//! Why a delivery did not commit, and so what may be done about it.
+
+use std::io;
+
+use hub::TableId;
+use tokio_postgres::Error;
+
+use crate::connect::FaultClass;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DeliverError {
+    /// Another hub took over: `pgtandem.open_delivery` refused.
+    #[error("another hub has taken over: {0}")]
+    Deposed(String),
+    /// The connection broke. If COMMIT was on its way, only the landing tells whether it was done.
+    #[error("the connection broke: {0}")]
+    Lost(Error),
+    /// Deadlock, lock timeout, disk full, too many connections and the like: the same delivery may pass later.
+    #[error("{}", describe(.0))]
+    Passing(Error),
+    /// The target refuses a row.
+    #[error("{}", describe(.0))]
+    Row(Error),
+    /// The target's table is not what it was.
+    #[error("{}", describe(.0))]
+    Shape(Error),
+    /// The role may not do it.
+    #[error("{}", describe(.0))]
+    NotAllowed(Error),
+    #[error("an error that pgtandem does not know: {}", describe(.0))]
+    Unknown(Error),
+    #[error("a linked table (number {}) is not there", .0.0)]
+    UnknownTable(TableId),
+    #[error("cannot read back what was spilled to a temporary file: {0}")]
+    Spill(#[from] io::Error),
+}
+
+impl From<Error> for DeliverError {
+    fn from(error: Error) -> Self {
+        let answered = error.as_db_error().is_some_and(|server| server.severity() == "ERROR");
+        match FaultClass::of(&error) {
+            FaultClass::Deposed => Self::Deposed(describe(&error)),
+            FaultClass::Retry if !answered => Self::Lost(error),
+            FaultClass::Retry => Self::Passing(error),
+            FaultClass::RowRejected => Self::Row(error),
+            FaultClass::ShapeChanged => Self::Shape(error),
+            FaultClass::NotAllowed => Self::NotAllowed(error),
+            FaultClass::Unknown(_) => Self::Unknown(error),
+        }
+    }
+}
+
+/// What the server said, in one line.
+fn describe(error: &Error) -> String {
+    let Some(server) = error.as_db_error() else { return error.to_string() };
+    let mut text = server.message().to_owned();
+    for more in [server.detail(), server.hint()].into_iter().flatten() {
+        text.push_str("; ");
+        text.push_str(more);
+    }
+    text
+}
+
+impl DeliverError {
+    /// Single rows are at fault: the others can be written without them.
+    #[must_use]
+    pub fn is_about_rows(&self) -> bool {
+        match self {
+            Self::Row(_) => true,
+            Self::Deposed(_)
+            | Self::Lost(_)
+            | Self::Passing(_)
+            | Self::Shape(_)
+            | Self::NotAllowed(_)
+            | Self::Unknown(_)
+            | Self::UnknownTable(_)
+            | Self::Spill(_) => false,
+        }
+    }
+
+    /// The transaction may have committed all the same.
+    #[must_use]
+    pub fn is_outcome_unknown(&self) -> bool {
+        matches!(self, Self::Lost(_))
+    }
+
+    /// Trying again later can help: by itself, or once a person has mended something.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Passing(_) | Self::NotAllowed(_) | Self::Shape(_) | Self::UnknownTable(_) | Self::Lost(_) => true,
+            Self::Deposed(_) | Self::Row(_) | Self::Unknown(_) | Self::Spill(_) => false,
+        }
+    }
+
+    #[must_use]
+    pub fn is_unique_violation(&self) -> bool {
+        self.sqlstate().as_deref() == Some("23505")
+    }
+
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<String> {
+        match self {
+            Self::Lost(e)
+            | Self::Passing(e)
+            | Self::Row(e)
+            | Self::Shape(e)
+            | Self::NotAllowed(e)
+            | Self::Unknown(e) => e.code().map(|code| code.code().to_owned()),
+            Self::Deposed(_) | Self::UnknownTable(_) | Self::Spill(_) => None,
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What a delivery writes about itself: its landing, the decisions it reflects, the rows it could not write.
+
+use std::io;
+
+use hub::{Decision, Delivery, DeliveryRow, Key, NodeId, State};
+use serde_json::{Map, Value as Json, json};
+use tokio_postgres::types::PgLsn;
+
+use super::DeliverError;
+use super::session::{LandingId, Target};
+use super::target::TargetTables;
+use crate::capture::{Image, Shapes, Value, key};
+
+/// Read last in the transaction, while its row locks are held: a local change to one of the rows either committed
+/// before, and has a smaller position, or comes after, and has a larger one.
+pub const LAND: &str = "INSERT INTO pgtandem.landing (id, epoch, position, cover, acknowledged, row_count, wrote) \
+    VALUES ($1, $2, pg_current_wal_insert_lsn(), $3, $4, $5, $6) RETURNING position";
+
+/// A decision reaches a node with every delivery that reflects it; the first one writes it.
+pub const DECIDE: &str = "INSERT INTO pgtandem.decision (table_id, key, key_bytes, winner_node, winner_position, \
+        loser_node, loser_position, winner_stamp, loser_stamp, kind, winner_row, loser_row, policy, why) \
+    SELECT d.table_id, d.key, decode(d.key_bytes, 'hex'), d.winner_node, d.winner_position, d.loser_node, \
+        d.loser_position, timestamptz '2000-01-01 00:00:00+00' + d.winner_stamp * interval '1 microsecond', \
+        timestamptz '2000-01-01 00:00:00+00' + d.loser_stamp * interval '1 microsecond', d.kind, \
+        nullif(d.winner_row, 'null'), nullif(d.loser_row, 'null'), d.policy, d.why \
+    FROM jsonb_to_recordset($1) AS d (table_id int, key jsonb, key_bytes text, winner_node int2, \
+        winner_position pg_lsn, loser_node int2, loser_position pg_lsn, winner_stamp int8, loser_stamp int8, \
+        kind text, winner_row jsonb, loser_row jsonb, policy text, why text) \
+    ON CONFLICT DO NOTHING";
+
+/// The cover of the landing before this one says what the target had seen of the key when it was first held; later
+/// holds of the same key keep it.
+pub const HOLD: &str = "INSERT INTO pgtandem.held (table_id, key_bytes, key, source_node, source_position, stamp, \
+        stamp_node, row, cover, partner_key, reason, sqlstate, last_tried) \
+    VALUES ($1, $2, $3, $4, $5, timestamptz '2000-01-01 00:00:00+00' + $6::int8 * interval '1 microsecond', $7, $8, \
+        coalesce((SELECT l.cover FROM pgtandem.landing AS l ORDER BY l.id DESC LIMIT 1), '{}'), $9, $10, $11, \
+        clock_timestamp()) \
+    ON CONFLICT (table_id, key_bytes) DO UPDATE SET source_node = excluded.source_node, \
+        source_position = excluded.source_position, stamp = excluded.stamp, stamp_node = excluded.stamp_node, \
+        row = excluded.row, released = NULL, partner_key = excluded.partner_key, reason = excluded.reason, \
+        sqlstate = excluded.sqlstate, last_tried = excluded.last_tried";
+
+/// The key was written after all. What the target had seen of it while it was held is needed until capture has passed
+/// this landing.
+pub const RELEASE: &str = "UPDATE pgtandem.held SET released = (SELECT l.position FROM pgtandem.landing AS l \
+    WHERE l.id = $3) WHERE table_id = $1 AND key_bytes = $2";
+
+/// Recovery starts no earlier than what the landing says is acknowledged: landings below are not needed.
+pub const FOLD: &str = "DELETE FROM pgtandem.landing WHERE position < $1";
+
+pub const FORGET: &str = "DELETE FROM pgtandem.held WHERE table_id = $1 AND key_bytes = $2";
+
+/// A key that the target did not take, and why.
+#[derive(Debug, Clone)]
+pub struct Held {
+    pub key: Key,
+    pub reason: String,
+    pub sqlstate: Option<String>,
+}
+
+impl Target {
+    /// Stores a change whole on the target instead of writing it.
+    pub(super) async fn hold(&self, row: &DeliveryRow<Image>, held: &Held) -> Result<(), DeliverError> {
+        let key_json = self.key_json(&row.key);
+        let image = match &row.state {
+            State::Absent => None,
+            State::Present(image) => Some(row_json(image, &self.shapes)?),
+        };
+        let table = i32::try_from(row.key.table.0).unwrap_or(i32::MAX);
+        let partner = row.pair.as_ref().map(|pair| pair.bytes.to_vec());
+        let position = PgLsn::from(row.dot.position.0);
+        let (source, stamp_node) = (i16::from(row.dot.node.0), i16::from(row.stamp.node.0));
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 11] = [
+            &table,
+            &&*row.key.bytes,
+            &key_json,
+            &source,
+            &position,
+            &row.stamp.time.0,
+            &stamp_node,
+            &image,
+            &partner,
+            &held.reason,
+            &held.sqlstate,
+        ];
+        self.client.execute(&self.fixed.hold, &parameters).await?;
+        Ok(())
+    }
+
+    /// After the landing: its position is when the key was written.
+    pub(super) async fn release(&self, key: &Key, id: LandingId) -> Result<(), DeliverError> {
+        let table = i32::try_from(key.table.0).unwrap_or(i32::MAX);
+        self.client.execute(&self.fixed.release, &[&table, &&*key.bytes, &id.0]).await?;
+        Ok(())
+    }
+
+    pub(super) async fn forget(&self, key: &Key) -> Result<(), DeliverError> {
+        let table = i32::try_from(key.table.0).unwrap_or(i32::MAX);
+        self.client.execute(&self.fixed.forget, &[&table, &&*key.bytes]).await?;
+        Ok(())
+    }
+
+    fn key_json(&self, key: &Key) -> Json {
+        key_json(key, &self.tables)
+    }
+}
+
+fn key_json(key: &Key, tables: &TargetTables) -> Json {
+    let names: Vec<String> = tables
+        .get(&key.table)
+        .map(|table| table.key.iter().map(|name| name.as_str().to_owned()).collect())
+        .unwrap_or_default();
+    key::to_json(&names, &key.bytes)
+}
+
+/// A row as JSON: column names and their texts.
+///
+/// # Errors
+/// When the image was spilled and cannot be read back.
+pub fn row_json(image: &Image, shapes: &Shapes) -> io::Result<Json> {
+    let shape = shapes.get(image.shape());
+    let loaded = image.load()?;
+    let texts = loaded.values().map(|value| match value {
+        Value::Null => Json::Null,
+        Value::Unchanged => json!({ "unchanged": true }),
+        Value::Text(text) => Json::String(String::from_utf8_lossy(text).into_owned()),
+    });
+    Ok(Json::Object(shape.columns.iter().cloned().zip(texts).collect::<Map<_, _>>()))
+}
+
+/// All decisions of a delivery as one parameter.
+///
+/// # Errors
+/// When an image was spilled and cannot be read back.
+pub fn decisions_json(delivery: &Delivery<Image>, shapes: &Shapes, tables: &TargetTables) -> io::Result<Option<Json>> {
+    if delivery.decisions.is_empty() {
+        return Ok(None);
+    }
+    let all: io::Result<Vec<Json>> = delivery.decisions.iter().map(|d| decision_json(d, shapes, tables)).collect();
+    Ok(Some(Json::Array(all?)))
+}
+
+fn decision_json(decision: &Decision<Image>, shapes: &Shapes, tables: &TargetTables) -> io::Result<Json> {
+    let row = |state: &State<Image>| match state {
+        State::Absent => Ok(Json::Null),
+        State::Present(image) => row_json(image, shapes),
+    };
+    let lsn = |position: hub::Position| PgLsn::from(position.0).to_string();
+    let number = |node: NodeId| node.0;
+    let hex: String = decision.key.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(json!({
+        "table_id": decision.key.table.0,
+        "key": key_json(&decision.key, tables),
+        "key_bytes": hex,
+        "winner_node": number(decision.winner.dot.node),
+        "winner_position": lsn(decision.winner.dot.position),
+        "loser_node": number(decision.loser.dot.node),
+        "loser_position": lsn(decision.loser.dot.position),
+        "winner_stamp": decision.winner.stamp.time.0,
+        "loser_stamp": decision.loser.stamp.time.0,
+        "kind": decision.kind.word(),
+        "winner_row": row(&decision.winner.state)?,
+        "loser_row": row(&decision.loser.state)?,
+        "policy": decision.policy,
+        "why": decision.why,
+    }))
+}

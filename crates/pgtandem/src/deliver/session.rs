@@ -1,0 +1,262 @@
+//! A target: one session on a node, its prepared statements, and the set-wise delivery.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant};
+
+use hub::{Delivery, Key, Landed, NodeId, Position};
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Statement};
+
+use super::batch::{Batch, Form, Placed, Prepared, PreparedForms, next_batch, place};
+use super::error::DeliverError;
+use super::pipeline::Pipeline;
+use super::record;
+use super::target::TargetTables;
+use crate::capture::{Image, Shapes};
+use crate::sql;
+
+/// Number of a landing on its node; ours to choose, so that its outcome can be asked for after a lost answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LandingId(pub i64);
+
+/// What a committed delivery did.
+#[derive(Debug, Default)]
+pub struct Landing {
+    pub position: Position,
+    /// The node's position before the first statement that wrote.
+    pub before: Position,
+    /// Deletes that found no row, and so locked nothing.
+    pub missed: Vec<Key>,
+    pub held: Vec<record::Held>,
+}
+
+/// A node as deliveries see it.
+pub struct Target {
+    pub node: NodeId,
+    pub node_name: String,
+    pub client: Client,
+    pub tables: TargetTables,
+    pub shapes: Shapes,
+    pub epoch: i64,
+    pub(super) forms: PreparedForms,
+    pub(super) fixed: Fixed,
+    /// Temporary tables made so far; their names must differ within a transaction.
+    pub(super) stashes: AtomicU32,
+    folded_at: Instant,
+}
+
+/// The statements that every delivery uses.
+pub(super) struct Fixed {
+    open: Statement,
+    pub(super) land: Statement,
+    pub(super) decide: Statement,
+    pub(super) hold: Statement,
+    pub(super) release: Statement,
+    pub(super) forget: Statement,
+    pub(super) fold: Statement,
+}
+
+impl Target {
+    /// # Errors
+    /// When the schema `pgtandem` is not what this version expects, or the connection is lost.
+    pub async fn new(
+        node: NodeId,
+        node_name: String,
+        client: Client,
+        tables: TargetTables,
+        shapes: Shapes,
+        epoch: i64,
+    ) -> Result<Self, DeliverError> {
+        let fixed = Fixed {
+            open: client.prepare("SELECT pgtandem.open_delivery($1, $2)::text, pg_current_wal_insert_lsn()").await?,
+            land: client.prepare(record::LAND).await?,
+            decide: client.prepare(record::DECIDE).await?,
+            hold: client.prepare(record::HOLD).await?,
+            release: client.prepare(record::RELEASE).await?,
+            forget: client.prepare(record::FORGET).await?,
+            fold: client.prepare(record::FOLD).await?,
+        };
+        Ok(Self {
+            node,
+            node_name,
+            client,
+            tables,
+            shapes,
+            epoch,
+            forms: HashMap::new(),
+            fixed,
+            stashes: AtomicU32::new(0),
+            folded_at: Instant::now(),
+        })
+    }
+
+    /// The tables changed: everything prepared for them is stale.
+    pub fn replace_tables(&mut self, tables: TargetTables) {
+        self.tables = tables;
+        self.forms.clear();
+    }
+
+    /// Writes a whole delivery in one transaction, set-wise and pipelined.
+    ///
+    /// # Errors
+    /// Nothing was written, unless the error says that the outcome is unknown.
+    pub async fn deliver(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
+        let simple = delivery.released.is_empty()
+            && delivery.rows.iter().all(|row| !row.hold && !row.was_held)
+            && delivery.truncates.iter().all(|truncate| !truncate.hold && !truncate.was_held);
+        if !simple {
+            return self.deliver_carefully(id, delivery).await;
+        }
+        match self.deliver_at_once(id, delivery).await {
+            Err(error) if error.is_about_rows() => self.deliver_carefully(id, delivery).await,
+            done => done,
+        }
+    }
+
+    async fn deliver_at_once(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
+        let placed = place(delivery.rows.iter(), &self.tables);
+        self.prepare(&placed).await?;
+        let truncate = self.truncate_text(delivery);
+        let fold = self.fold_due(delivery);
+        let decisions = record::decisions_json(delivery, &self.shapes, &self.tables)?;
+        let this = &*self;
+        let (mut before, mut position) = (Position(0), Position(0));
+        let missed = Mutex::new(Vec::new());
+        {
+            let mut pipeline = Pipeline::new();
+            pipeline.send(this.client.batch_execute("BEGIN")).await;
+            pipeline.send(async { this.open(id).await.map(|position| before = position) }).await;
+            if let Some(truncate) = &truncate {
+                pipeline.send(this.client.batch_execute(truncate)).await;
+            }
+            let mut rest = &placed[..];
+            while let Some(batch) = next_batch(&mut rest, &this.forms)? {
+                if pipeline.has_failed() {
+                    break;
+                }
+                let missed = &missed;
+                pipeline.send(async move { this.write(batch, missed).await }).await;
+            }
+            if let Some(decisions) = &decisions {
+                pipeline.send(async { this.client.execute(&this.fixed.decide, &[decisions]).await.map(drop) }).await;
+            }
+            pipeline.send(this.land(id, delivery, &[], &mut position)).await;
+            if let Some(below) = &fold {
+                pipeline.send(async { this.client.execute(&this.fixed.fold, &[below]).await.map(drop) }).await;
+            }
+            pipeline.send(this.client.batch_execute("COMMIT")).await;
+            pipeline.finish().await
+        }
+        .map_err(DeliverError::from)
+        .map(|()| Landing {
+            position,
+            before,
+            missed: missed.into_inner().unwrap_or_default(),
+            held: Vec::new(),
+        })
+    }
+
+    /// Opens the delivery; says where the node stands before anything is written.
+    pub(super) async fn open(&self, id: LandingId) -> Result<Position, tokio_postgres::Error> {
+        let row = self.client.query_one(&self.fixed.open, &[&self.epoch, &id.0]).await?;
+        row.try_get::<_, PgLsn>(1).map(|position| Position(position.into()))
+    }
+
+    /// Writes a batch; keys whose delete found no row are added to `missed`.
+    pub(super) async fn write(&self, batch: Batch<'_>, missed: &Mutex<Vec<Key>>) -> Result<(), tokio_postgres::Error> {
+        let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
+            batch.parameters.iter().map(|array| array as _).collect();
+        let statement = &self.forms[&batch.form].statement;
+        match batch.form {
+            Form::Upsert(..) => self.client.execute(statement, &parameters).await.map(drop),
+            Form::Delete(_) => {
+                let found = self.client.query(statement, &parameters).await?;
+                if found.len() < batch.rows.len() {
+                    let found: HashSet<i64> = found.iter().map(|row| row.get(0)).collect();
+                    let rows = (1..).zip(batch.rows).filter(|(number, _)| !found.contains(number));
+                    let mut missed = missed.lock().expect("nobody panics while it is locked");
+                    missed.extend(rows.map(|(_, placed)| placed.row.key.clone()));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) async fn land(
+        &self,
+        id: LandingId,
+        delivery: &Delivery<Image>,
+        held: &[record::Held],
+        position: &mut Position,
+    ) -> Result<(), tokio_postgres::Error> {
+        let cover: Vec<PgLsn> = delivery.cover.0.iter().map(|position| PgLsn::from(position.0)).collect();
+        let acknowledged = PgLsn::from(delivery.acknowledged.0);
+        let rows = i32::try_from(delivery.rows.len()).unwrap_or(i32::MAX);
+        let held = held.iter().map(|held| held.key.clone()).collect();
+        let landed = Landed { position: Position(0), held, missed: Vec::new(), before: Position(0) };
+        let wrote = delivery.wrote(&landed).to_bytes();
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+            [&id.0, &self.epoch, &cover, &acknowledged, &rows, &wrote];
+        let row = self.client.query_one(&self.fixed.land, &parameters).await?;
+        *position = Position(row.try_get::<_, PgLsn>(0)?.into());
+        Ok(())
+    }
+
+    /// Once a second the landings that nobody needs any more go with a delivery.
+    fn fold_due(&mut self, delivery: &Delivery<Image>) -> Option<PgLsn> {
+        let below = delivery.fold_below?;
+        if self.folded_at.elapsed() < Duration::from_secs(1) {
+            return None;
+        }
+        self.folded_at = Instant::now();
+        Some(PgLsn::from(below.0))
+    }
+
+    pub(super) fn truncate_text(&self, delivery: &Delivery<Image>) -> Option<String> {
+        let due = delivery.truncates.iter().filter(|truncate| !truncate.hold);
+        let names: Vec<_> = due.filter_map(|t| self.tables.get(&t.table)).map(|table| &table.name).collect();
+        (!names.is_empty()).then(|| sql::truncate(names))
+    }
+
+    /// Prepares the forms that `placed` needs and that are not prepared yet.
+    pub(super) async fn prepare(&mut self, placed: &[Placed<'_>]) -> Result<(), DeliverError> {
+        let mut last = None;
+        for form in placed.iter().map(|placed| placed.form) {
+            if last.replace(form) == Some(form) || self.forms.contains_key(&form) {
+                continue;
+            }
+            let prepared = self.prepare_form(form).await?;
+            self.forms.insert(form, prepared);
+        }
+        Ok(())
+    }
+
+    async fn prepare_form(&self, form: Form) -> Result<Prepared, DeliverError> {
+        let (Form::Delete(id) | Form::Upsert(id, _)) = form;
+        let table = self.tables.get(&id).ok_or(DeliverError::UnknownTable(id))?;
+        let (text, parameter_of, parameters) = match form {
+            Form::Delete(_) => (sql::delete_found(&table.name, &table.key_columns()), Vec::new(), table.key.len()),
+            Form::Upsert(_, shape) => {
+                let shape = self.shapes.get(shape);
+                let written = table.written(&shape);
+                let parameter_of = (0..shape.columns.len()).map(|at| written.iter().position(|(from, _)| *from == at));
+                let parameter_of = parameter_of.collect();
+                let columns: Vec<_> = written.into_iter().map(|(_, column)| column).collect();
+                (sql::upsert(&table.name, &columns, table.key_is_spelled), parameter_of, columns.len())
+            }
+        };
+        let statement = self.client.prepare(&text).await?;
+        Ok(Prepared { statement, parameter_of, parameters })
+    }
+
+    /// Whether a landing is there: what became of a delivery whose answer was lost.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub async fn find_landing(client: &Client, id: LandingId) -> Result<Option<Position>, tokio_postgres::Error> {
+        let row = client.query_opt("SELECT position FROM pgtandem.landing WHERE id = $1", &[&id.0]).await?;
+        row.map(|row| row.try_get::<_, PgLsn>(0).map(|position| Position(position.into()))).transpose()
+    }
+}

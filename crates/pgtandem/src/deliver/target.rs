@@ -1,0 +1,67 @@
+//! A linked table as deliveries to one node write it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use hub::TableId;
+
+use crate::capture::Shape;
+use crate::sql::{Ident, QualifiedName, WrittenColumn};
+
+#[derive(Debug, Clone)]
+pub struct TargetTable {
+    pub id: TableId,
+    pub name: QualifiedName,
+    /// Every column that can be written, in no particular order: generated ones are not among them.
+    pub columns: Vec<TargetColumn>,
+    /// Names of the primary key's columns, in key order.
+    pub key: Vec<Ident>,
+    /// The key's type has several spellings of one value.
+    pub key_is_spelled: bool,
+    /// Parents before children: rows are inserted in this order and deleted in the opposite one.
+    pub rank: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct TargetColumn {
+    pub name: Ident,
+    pub cast_type: String,
+}
+
+/// All linked tables of a node.
+pub type TargetTables = Arc<HashMap<TableId, TargetTable>>;
+
+impl TargetTable {
+    fn is_key(&self, name: &Ident) -> bool {
+        self.key.contains(name)
+    }
+
+    /// The columns that both the source's shape and this table have, each with its place in the shape.
+    #[must_use]
+    pub fn written(&self, shape: &Shape) -> Vec<(usize, WrittenColumn)> {
+        let place = |column: &TargetColumn| shape.columns.iter().position(|name| name == column.name.as_str());
+        let written = |column: &TargetColumn| WrittenColumn {
+            name: column.name.clone(),
+            cast_type: column.cast_type.clone(),
+            is_key: self.is_key(&column.name),
+        };
+        let mut columns: Vec<_> = self.columns.iter().filter_map(|c| place(c).map(|at| (at, written(c)))).collect();
+        columns.sort_by_key(|(at, _)| *at);
+        columns
+    }
+
+    /// The key's columns in key order.
+    #[must_use]
+    pub fn key_columns(&self) -> Vec<WrittenColumn> {
+        let column = |name: &Ident| self.columns.iter().find(|column| column.name == *name);
+        let key = self.key.iter().filter_map(column);
+        key.map(|c| WrittenColumn { name: c.name.clone(), cast_type: c.cast_type.clone(), is_key: true }).collect()
+    }
+
+    /// Columns of this node's table that a row of `shape` does not bring.
+    #[must_use]
+    pub fn own_columns(&self, shape: &Shape) -> Vec<Ident> {
+        let brought = |column: &&TargetColumn| !shape.columns.iter().any(|name| name == column.name.as_str());
+        self.columns.iter().filter(brought).map(|column| column.name.clone()).collect()
+    }
+}
