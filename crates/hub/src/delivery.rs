@@ -79,6 +79,8 @@ impl<I: Clone> Hub<I> {
         }
         let mut slots = self.take_owed(node);
         let truncates = self.truncates_among(&slots, node);
+        let carried_out = truncates.iter().filter(|t| !t.hold);
+        let truncated = carried_out.map(|t| t.table).collect();
         let swept = self.add_truncated_rows(node, &truncates, &mut slots);
         let rows = slots.iter().filter_map(|slot| self.row(*slot, node)).collect();
         let cover = Cover(self.nodes.iter().map(|n| n.judged).collect());
@@ -90,8 +92,15 @@ impl<I: Clone> Hub<I> {
         let released = std::mem::take(&mut state.released);
         let from = state.next_decision;
         state.news = false;
-        let flight =
-            Flight { slots, swept, cover: cover.clone(), sequence, decisions_end: end, released: released.clone() };
+        let flight = Flight {
+            slots,
+            swept,
+            truncated,
+            cover: cover.clone(),
+            sequence,
+            decisions_end: end,
+            released: released.clone(),
+        };
         state.flight = Some(flight);
         let decisions = self.log.range(from..end);
         Some(Delivery { node, truncates, rows, cover, acknowledged, fold_below, decisions, released })
@@ -113,7 +122,7 @@ impl<I: Clone> Hub<I> {
         slots
     }
 
-    pub fn is_paused(&self, table: TableId, node: NodeId) -> bool {
+    fn is_paused(&self, table: TableId, node: NodeId) -> bool {
         !self.paused.is_empty() && self.paused.contains(&(table, node))
     }
 
@@ -189,7 +198,9 @@ impl<I: Clone> Hub<I> {
         let before = self.node(node).landings.cover_before(landed.position).clone();
         for key in &landed.held {
             if let Some(slot) = self.window.find(key) {
-                self.hold(slot, node, landed.position, &before);
+                let truncated =
+                    flight.truncated.contains(&key.table) && !landed.held.contains(&Key::whole_table(key.table));
+                self.hold(slot, node, landed.position, &before, truncated);
             }
         }
         for key in &landed.missed {

@@ -11,7 +11,7 @@ use crate::cover::Cover;
 use crate::delivery::Landed;
 use crate::hub::Hub;
 use crate::key::{Dot, Key, NodeId, NodeSet, Position, Stamp, TableId};
-use crate::window::Entry;
+use crate::window::{Entry, Write};
 
 /// The key was held on `node`: a local change there in this span had seen `cover` of it and no more.
 #[derive(Clone, Debug)]
@@ -28,6 +28,20 @@ pub(crate) struct Span {
 impl Span {
     pub(crate) fn early(node: NodeId, landed: &Landed, cover: Cover) -> Span {
         Span { node, from: landed.before, until: Some(landed.position), cover, early: true }
+    }
+
+    /// Whether a change had seen another node's, given what the landings before it cover and where the key is an
+    /// exception to that.
+    pub(crate) fn seen<'a>(spans: impl Iterator<Item = &'a Span>, change: Dot, other: Dot, cover: &Cover) -> bool {
+        let mut held = false;
+        for span in spans.filter(|s| s.contains(change)) {
+            match (span.early, span.cover.contains(other)) {
+                (true, true) => return true,
+                (false, false) => held = true,
+                _ => {}
+            }
+        }
+        !held && cover.contains(other)
     }
 
     pub(crate) fn contains(&self, change: Dot) -> bool {
@@ -96,8 +110,8 @@ impl<I: Clone> Hub<I> {
         held.filter(move |e| e.is_held_at(node)).map(|e| &e.key)
     }
 
-    /// The delivery at `position` stored the key as held.
-    pub(crate) fn hold(&mut self, slot: u32, node: NodeId, position: Position, before: &Cover) {
+    /// The delivery at `position` stored the key as held. If it truncated the table, the row is gone all the same.
+    pub(crate) fn hold(&mut self, slot: u32, node: NodeId, position: Position, before: &Cover, truncated: bool) {
         let entry = self.window.get_mut(slot);
         if !entry.flying.contains(node) {
             return;
@@ -109,6 +123,9 @@ impl<I: Clone> Hub<I> {
             entry.reopen_span(node);
         } else {
             entry.open_span(node, position, before.clone());
+        }
+        if truncated {
+            entry.writes.push(Write { position, node, current: false, sure: true });
         }
         self.queue(slot);
     }

@@ -55,7 +55,10 @@ impl<I: Clone> Hub<I> {
         let entry = self.window.get_mut(slot);
         entry.become_canonical(winner.dot, winner.stamp, winner.op, winner.state);
         let own = overwritten || entry.is_held_at(node);
-        entry.writes.retain(|w| w.node != node || w.position > position);
+        // Of a TRUNCATE, other keys of its table need them.
+        if !entry.key.is_whole_table() {
+            entry.writes.retain(|w| w.node != node || w.position > position);
+        }
         self.owe(slot, others);
         if own {
             self.owe(slot, NodeSet::only(node));

@@ -104,6 +104,9 @@ pub(crate) struct Causality<'a> {
     pub key: &'a Key,
     pub landings: &'a [Vec<Landing>],
     pub spans: &'a [Span],
+    /// Where TRUNCATEs of the table are held, and which they are.
+    pub table_spans: &'a [Span],
+    pub truncates: &'a [Dot],
     pub broken: bool,
 }
 
@@ -118,29 +121,71 @@ impl Causality<'_> {
         if change.node == other.node {
             return other.position < change.position;
         }
-        let held = self.spans.iter().find(|s| s.contains(change));
         let cover = self.cover_before(change.node, change.position).filter(|_| !self.broken);
-        cover.is_some_and(|c| c.contains(other)) && held.is_none_or(|s| s.cover.contains(other))
+        let of_table = match self.truncates.contains(&other) {
+            true if !self.was_delivered(change, other) => self.table_spans,
+            _ => &[],
+        };
+        let spans = self.spans.iter().chain(of_table);
+        cover.is_some_and(|cover| Span::seen(spans, change, other, cover))
     }
 
-    /// Raises the stamps along seen changes.
+    /// Whether a landing before the change wrote this key by itself when `other` was known.
+    fn was_delivered(&self, change: Dot, other: Dot) -> bool {
+        let landings = self.landings[change.node.index()].iter();
+        let mut before = landings.take_while(|l| l.position <= change.position);
+        before.any(|l| l.cover.contains(other) && l.wrote.contains(self.key) == Some(true))
+    }
+
+    /// Raises the stamps along seen changes, in an order in which each comes after those it had seen.
     pub(crate) fn raise<I>(&self, changes: &mut [Past<I>]) {
-        // A change's stamp depends on those it had seen only; repeat until nothing moves. Chains are short.
+        changes.sort_by_key(|c| (c.dot.node, c.dot.position));
+        let mut of_nodes: Vec<std::ops::Range<usize>> = Vec::new();
+        for index in 0..changes.len() {
+            match of_nodes.last_mut() {
+                Some(range) if changes[range.start].dot.node == changes[index].dot.node => range.end = index + 1,
+                _ => of_nodes.push(index..index + 1),
+            }
+        }
+        let mut done: Vec<usize> = of_nodes.iter().map(|r| r.start).collect();
         loop {
-            let mut moved = false;
-            for index in 0..changes.len() {
-                let this = changes[index].dot;
-                let seen = changes.iter().filter(|c| self.had_seen(this, c.dot)).map(|c| c.time.0).max();
-                let floor = seen.map_or(i64::MIN, |t| t.saturating_add(1));
-                if changes[index].time.0 < floor {
-                    changes[index].time = Micros(floor);
-                    moved = true;
+            let before = done.clone();
+            for node in 0..of_nodes.len() {
+                while done[node] < of_nodes[node].end
+                    && let Some(floor) = self.floor(changes, done[node], &of_nodes, &done)
+                {
+                    let time = &mut changes[done[node]].time;
+                    *time = (*time).max(floor);
+                    done[node] += 1;
                 }
             }
-            if !moved {
+            if done == before {
                 return;
             }
         }
+    }
+
+    /// The least time of a change, if all that it had seen is done.
+    fn floor<I>(
+        &self,
+        changes: &[Past<I>],
+        index: usize,
+        of_nodes: &[std::ops::Range<usize>],
+        done: &[usize],
+    ) -> Option<Micros> {
+        let mut floor = Micros(i64::MIN);
+        for (range, done) in of_nodes.iter().zip(done) {
+            let seen = |c: &Past<I>| self.had_seen(changes[index].dot, c.dot);
+            let count = changes[range.clone()].partition_point(seen);
+            if range.start + count > *done {
+                return None;
+            }
+            if let Some(last) = count.checked_sub(1) {
+                let time = changes[range.start + last].time.0;
+                floor = floor.max(Micros(time.saturating_add(1)));
+            }
+        }
+        Some(floor)
     }
 
     /// Whether a landing on the change's node overwrote it before it was judged, and what was written there next, up to

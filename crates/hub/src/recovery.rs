@@ -230,7 +230,10 @@ impl<I: Clone> Recovery<I> {
         forfeits: &mut Vec<(Key, Vec<Key>, Dot)>,
     ) {
         self.add_truncates(&key, &mut history);
-        let spans = self.spans.remove(&key).unwrap_or_default();
+        let spans = self.spans.get(&key).cloned().unwrap_or_default();
+        let table_spans = self.spans.get(&Key::whole_table(key.table)).cloned().unwrap_or_default();
+        let truncates = self.truncates.get(&key.table).into_iter().flatten();
+        let truncates: Vec<Dot> = truncates.map(|t| t.dot).collect();
         let kept = self.decisions.remove(&key).unwrap_or_default();
         if history.changes.is_empty() {
             return;
@@ -243,7 +246,14 @@ impl<I: Clone> Recovery<I> {
             entry.extra().decisions = kept;
         }
         let landings = std::mem::take(&mut self.landings);
-        let causality = Causality { key: &key, landings: &landings, spans: &spans, broken: self.hub.seen_is_broken() };
+        let causality = Causality {
+            key: &key,
+            landings: &landings,
+            spans: &spans,
+            table_spans: &table_spans,
+            truncates: &truncates,
+            broken: self.hub.seen_is_broken(),
+        };
         causality.raise(&mut history.changes);
         self.choose(slot, &causality, &history);
         self.record_overwritten(slot, &causality, &history);

@@ -18,12 +18,13 @@ use crate::window::{Entry, Mark};
 
 impl<I: Clone> Hub<I> {
     pub(crate) fn judge_truncate(&mut self, transaction: &Transaction, table: TableId) {
-        for slot in self.window.slots_of(table) {
+        let slots = self.window.slots_of(table);
+        let whole = Key::whole_table(table);
+        self.judge_row(transaction, &whole, Op::Truncate, State::Absent);
+        for slot in slots {
             let key = self.window.get(slot).key.clone();
             self.judge_row(transaction, &key, Op::Truncate, State::Absent);
         }
-        let whole = Key::whole_table(table);
-        self.judge_row(transaction, &whole, Op::Truncate, State::Absent);
         let others = self.all().without(transaction.dot.node);
         if let Some(slot) = self.window.find(&whole) {
             self.owe(slot, others);

@@ -49,7 +49,7 @@ fn a_million_keys() {
     assert_eq!(hub.window_len(), 0);
     assert_eq!(hub.acknowledged(NodeId(0)), Position(KEYS));
     println!("{KEYS} changes: judged in {judged:?}, cut in {cut:?}, landed and retired in {retired:?}");
-    assert!(judged < Duration::from_secs(5), "judging took {judged:?}");
+    assert!(judged < Duration::from_secs(20), "judging took {judged:?}");
 }
 
 /// A hot window: the same thousand keys over and over, a delivery every hundred transactions.

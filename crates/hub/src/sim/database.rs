@@ -55,6 +55,8 @@ pub struct Database {
     pub held: BTreeMap<Key, HeldRecord<Image>>,
     /// Keys that cannot be written here at the moment.
     pub refused: BTreeSet<Key>,
+    /// Keys without a row, and the TRUNCATE that found none.
+    pub idle: BTreeSet<(Key, Dot)>,
     /// What each write was written over.
     pub parents: BTreeMap<(Key, Dot), Option<Dot>>,
     pub all_keys: Vec<Key>,
@@ -99,6 +101,7 @@ impl Database {
                     changes.push(Change::KeyChange { from: from.clone(), to: to.clone(), image, image_under_old_key });
                 }
                 Write::Truncate(table) => {
+                    self.note_swept(*table, dot);
                     let of_table = self.all_keys.iter().filter(|k| k.table == *table).cloned();
                     for key in of_table.collect::<Vec<_>>() {
                         self.write(&key, dot, None, &mut keys);
@@ -114,6 +117,14 @@ impl Database {
         self.position = position;
         self.log.push(Transaction { position, time: Micros(now + self.skew), changes, keys });
         Some(position)
+    }
+
+    /// A TRUNCATE does nothing to a key that has no row: there nothing can be lost.
+    fn note_swept(&mut self, table: TableId, dot: Dot) {
+        let absent = |k: &&Key| k.table == table && self.cell(k).image.is_none();
+        let idle = self.all_keys.iter().filter(absent).map(|k| (k.clone(), dot));
+        let idle: Vec<(Key, Dot)> = idle.collect();
+        self.idle.extend(idle);
     }
 
     fn write(&mut self, key: &Key, dot: Dot, image: Option<Image>, keys: &mut BTreeSet<Key>) {

@@ -70,6 +70,10 @@ impl Simulation {
             if self.survivors(key).contains(dot) || overwritten.contains(&(key, *dot)) {
                 continue;
             }
+            let idle = &self.databases[usize::from(dot.node.0)].idle;
+            if idle.contains(&(key.clone(), *dot)) {
+                continue;
+            }
             let whole = Key::whole_table(key.table);
             let lost = |d: &&Decision<Image>| (d.key == *key || d.key == whole) && d.loser.dot == *dot;
             if !self.databases[0].decisions.iter().any(|d| lost(&d)) {

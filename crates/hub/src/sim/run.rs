@@ -79,6 +79,7 @@ impl Simulation {
                 decisions: Vec::new(),
                 held: Default::default(),
                 refused: Default::default(),
+                idle: Default::default(),
                 parents: Default::default(),
                 all_keys: all_keys.clone(),
             })

@@ -2,6 +2,7 @@
 //!
 //! Nothing here waits for a server. Deliveries and reconnects run as tasks of their own and report as [`Report`]s.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -49,6 +50,12 @@ pub enum Report {
     Unreachable {
         error: ReachError,
     },
+    /// Whether the server is at work on a delivery from which nothing was heard for long.
+    Probed {
+        node: NodeId,
+        id: LandingId,
+        at_work: bool,
+    },
     CaptureEnded {
         node: NodeId,
         generation: u64,
@@ -71,6 +78,8 @@ pub struct Conductor {
     pub(super) seats: Vec<Seat>,
     reports: mpsc::UnboundedReceiver<Report>,
     report: mpsc::UnboundedSender<Report>,
+    /// The seat whose capture was heard last.
+    heard_last: usize,
 }
 
 enum Heard {
@@ -87,7 +96,7 @@ impl Conductor {
         report: mpsc::UnboundedSender<Report>,
         reports: mpsc::UnboundedReceiver<Report>,
     ) -> Self {
-        Self { hub, seats, reports, report }
+        Self { hub, seats, reports, report, heard_last: 0 }
     }
 
     /// Waits until there is something to do, does all that is there, and sends out what came of it.
@@ -113,6 +122,7 @@ impl Conductor {
         let now = Instant::now();
         for seat in &mut self.seats {
             seat.note_owed(self.hub.owed(seat.node) > 0, now);
+            seat.doubt_flight(now, &self.report);
         }
         Ok(None)
     }
@@ -122,17 +132,23 @@ impl Conductor {
             return Poll::Ready(Heard::Report(report));
         }
         let crowded = self.is_crowded();
-        for at in 0..self.seats.len() {
+        for step in 0..self.seats.len() {
+            // A node with a backlog must not keep the others from being heard.
+            let at = (self.heard_last + 1 + step) % self.seats.len();
             let node = self.seats[at].node;
             if crowded || !self.hub.may_judge(node) {
                 continue;
             }
             if let Some(captured) = self.seats[at].next.take() {
+                self.heard_last = at;
                 return Poll::Ready(Heard::Captured(at, captured));
             }
             let Some(captured) = &mut self.seats[at].captured else { continue };
             match captured.poll_recv(cx) {
-                Poll::Ready(Some(captured)) => return Poll::Ready(Heard::Captured(at, captured)),
+                Poll::Ready(Some(captured)) => {
+                    self.heard_last = at;
+                    return Poll::Ready(Heard::Captured(at, captured));
+                }
                 Poll::Ready(None) => return Poll::Ready(Heard::CaptureGone(at)),
                 Poll::Pending => {}
             }
@@ -173,6 +189,10 @@ impl Conductor {
                 self.delivered(node, id, target, &delivery, result)
             }
             Heard::Report(Report::Unreachable { error }) => Err(error.into()),
+            Heard::Report(Report::Probed { node, id, at_work }) => {
+                self.seats[usize::from(node.0)].probed(id, at_work, &self.report);
+                Ok(None)
+            }
             Heard::Report(Report::Up { node, up, outcome }) => Ok(self.node_up(node, *up, outcome)),
             Heard::Report(Report::CaptureEnded { node, generation, error }) => {
                 self.capture_ended(node, generation, error)
@@ -211,6 +231,10 @@ impl Conductor {
         result: Result<Landing, DeliverError>,
     ) -> Result<Option<Ended>, RunError> {
         let seat = &mut self.seats[usize::from(node.0)];
+        if !seat.is_flying(id) {
+            // Its answer was no longer waited for; what became of it is being looked for.
+            return Ok(None);
+        }
         match result {
             Ok(landing) => {
                 seat.landed(id, delivery, &landing);
@@ -295,11 +319,13 @@ impl Conductor {
             let Some(mut target) = seat.take_off(id, &delivery, woken) else { continue };
             let reload = std::mem::take(&mut seat.reload_tables);
             let (report, context) = (self.report.clone(), Arc::clone(&seat.context));
-            tokio::spawn(async move {
+            let pid = target.pid;
+            let flight = async move {
                 let result = deliver(&mut target, &context, reload, id, &delivery).await;
                 // Nobody listens only when the run is over.
                 drop(report.send(Report::Delivered { node, id, target, delivery, result }));
-            });
+            };
+            seat.fly(flight, pid);
         }
     }
 
@@ -360,16 +386,21 @@ impl Conductor {
         self.seats[usize::from(node.0)].name.clone()
     }
 
-    /// Every held key is owed again: what was in its way may be gone.
-    pub fn retry_held(&mut self) {
+    /// Every held key is owed again, but for those of paused tables: what was in its way may be gone.
+    pub fn retry_held(&mut self, paused: &BTreeSet<(TableId, NodeId)>) {
         for seat in &self.seats {
             if seat.is_away() {
                 continue;
             }
-            let held: Vec<Key> =
-                self.hub.held(seat.node).filter(|key| !self.hub.is_paused(key.table, seat.node)).cloned().collect();
+            let held = self.hub.held(seat.node).filter(|key| !paused.contains(&(key.table, seat.node)));
+            let held: Vec<Key> = held.cloned().collect();
             held.iter().for_each(|key| self.hub.retry_held(seat.node, key));
         }
+    }
+
+    /// Whether a delivery met a table that is not what it was taken for, since this was last asked.
+    pub fn take_shape_doubts(&mut self) -> bool {
+        self.seats.iter_mut().fold(false, |any, seat| std::mem::take(&mut seat.shape_doubted) | any)
     }
 
     /// The target reads its tables again before the next delivery.

@@ -14,6 +14,7 @@ use super::conductor::{Conductor, Ended};
 use super::control::Control;
 use super::error::ReachError;
 use super::look::{Looked, TableVerdict, compare_tables};
+use super::probe::answer_of;
 use super::tables::table_id;
 use crate::config::Node;
 use crate::link::{self, LinkedTable};
@@ -30,7 +31,7 @@ enum Found {
     Reopened(usize, Box<Control>),
     Failed {
         node: String,
-        error: String,
+        error: ReachError,
     },
 }
 
@@ -42,6 +43,8 @@ pub struct Errands {
     linked: Vec<LinkedTable>,
     epoch: i64,
     holder: String,
+    /// No answer of a node is waited for any longer.
+    silence_timeout: Duration,
     found: mpsc::UnboundedReceiver<Found>,
     find: mpsc::UnboundedSender<Found>,
     /// One errand of a kind runs at a time.
@@ -67,6 +70,7 @@ impl Errands {
         linked: Vec<LinkedTable>,
         epoch: i64,
         holder: String,
+        silence_timeout: Duration,
     ) -> Self {
         let (find, found) = mpsc::unbounded_channel();
         let now = Instant::now();
@@ -80,6 +84,7 @@ impl Errands {
             linked,
             epoch,
             holder,
+            silence_timeout,
             found,
             find,
             looking: false,
@@ -101,7 +106,9 @@ impl Errands {
     /// # Errors
     /// When a node is lost.
     pub async fn look_first(&mut self, conductor: &mut Conductor) -> Result<(), ReachError> {
-        let looked = compare_tables(&self.present(), &self.linked).await.map_err(|(_, error)| error)?;
+        let looked = compare_tables(&self.present(conductor), &self.linked, self.silence_timeout)
+            .await
+            .map_err(|(_, error)| error)?;
         self.take(Found::Tables(looked), conductor);
         Ok(())
     }
@@ -117,14 +124,17 @@ impl Errands {
         while let Ok(found) = self.found.try_recv() {
             self.take(found, conductor);
         }
+        if conductor.take_shape_doubts() {
+            self.look_at = now;
+        }
         if !self.looking && now >= self.look_at {
             self.looking = true;
             self.look_at = now + if self.paused.is_empty() { PATIENCE * 10 } else { SECOND };
-            self.spawn(look_at_tables(self.present(), self.linked.clone()));
+            self.spawn(look_at_tables(self.present(conductor), self.linked.clone(), self.silence_timeout));
         }
         if now >= self.retry_at {
             self.retry_at = now + PATIENCE;
-            conductor.retry_held();
+            conductor.retry_held(&self.paused);
         }
         if !self.writing && now >= self.write_at {
             self.write_at = now + SECOND;
@@ -138,8 +148,10 @@ impl Errands {
         tokio::spawn(async move { drop(find.send(errand.await)) });
     }
 
-    fn present(&self) -> Vec<Arc<Control>> {
-        self.controls.iter().flatten().cloned().collect()
+    /// The nodes that can be asked something.
+    fn present(&self, conductor: &Conductor) -> Vec<Arc<Control>> {
+        let here = |(at, control): (usize, &Option<Arc<Control>>)| control.clone().filter(|_| conductor.is_here(at));
+        self.controls.iter().enumerate().filter_map(here).collect()
     }
 
     fn listen(&mut self, now: Instant) -> Option<Ended> {
@@ -173,15 +185,16 @@ impl Errands {
         };
         let node = self.nodes[at].clone();
         self.reopening = true;
+        let limit = self.silence_timeout;
         self.spawn(async move {
             let reopened = async {
                 let control = Control::open(&node).await?;
                 link::try_lock(&control.client).await?;
                 Ok::<_, ReachError>(control)
             };
-            match reopened.await {
+            match answer_of(&node.name, limit, reopened).await {
                 Ok(control) => Found::Reopened(at, Box::new(control)),
-                Err(error) => Found::Failed { node: node.name.clone(), error: error.to_string() },
+                Err(error) => Found::Failed { node: node.name.clone(), error },
             }
         });
     }
@@ -226,6 +239,10 @@ impl Errands {
             Found::Failed { node, error } => {
                 (self.looking, self.writing, self.reopening) = (false, false, false);
                 tracing::debug!(%node, "an errand failed: {error}");
+                if matches!(error, ReachError::Silent { .. }) {
+                    let silent = |control: &&mut Option<Arc<Control>>| control.as_ref().is_some_and(|c| c.name == node);
+                    self.controls.iter_mut().filter(silent).for_each(|control| *control = None);
+                }
             }
         }
     }
@@ -260,12 +277,13 @@ impl Errands {
         self.last_state = state.clone();
         self.written_at = now;
         self.writing = true;
-        self.spawn(write_down(self.present(), self.epoch, self.holder.clone(), state));
+        let words = HubStatus { epoch: self.epoch, holder: self.holder.clone(), state };
+        self.spawn(write_down(self.present(conductor), words, self.silence_timeout));
     }
 
     /// The last words of a hub that ends in good order: `status` then knows that it is not running.
     pub async fn say_goodbye(&mut self) {
-        for control in self.present() {
+        for control in self.controls.iter().flatten() {
             const GOODBYE: &str = "UPDATE pgtandem.hub_status SET seen_at = NULL WHERE epoch = $1";
             let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&self.epoch];
             let done = control.client.execute(GOODBYE, &parameters);
@@ -275,24 +293,33 @@ impl Errands {
     }
 }
 
-async fn write_down(controls: Vec<Arc<Control>>, epoch: i64, holder: String, state: Json) -> Found {
+/// What a hub says of itself.
+struct HubStatus {
+    epoch: i64,
+    holder: String,
+    state: Json,
+}
+
+async fn write_down(controls: Vec<Arc<Control>>, words: HubStatus, limit: Duration) -> Found {
     const STATE: &str = "INSERT INTO pgtandem.hub_status AS s (epoch, holder, started_at, seen_at, state) \
         VALUES ($1, $2, clock_timestamp(), clock_timestamp(), $3) \
         ON CONFLICT (only_row) DO UPDATE SET started_at = CASE WHEN s.epoch = excluded.epoch THEN s.started_at \
             ELSE excluded.started_at END, epoch = excluded.epoch, holder = excluded.holder, \
             seen_at = excluded.seen_at, state = excluded.state WHERE s.epoch IS NULL OR s.epoch <= excluded.epoch";
     for control in controls.iter() {
-        if let Err(error) = control.client.execute(STATE, &[&epoch, &holder, &state]).await {
-            return Found::Failed { node: control.name.clone(), error: error.to_string() };
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&words.epoch, &words.holder, &words.state];
+        let written = async { Ok(control.client.execute(STATE, &parameters).await?) };
+        if let Err(error) = answer_of(&control.name, limit, written).await {
+            return Found::Failed { node: control.name.clone(), error };
         }
     }
     Found::Done
 }
 
 /// Compares the linked tables of all nodes and says which may be written where.
-async fn look_at_tables(controls: Vec<Arc<Control>>, linked: Vec<LinkedTable>) -> Found {
-    match compare_tables(&controls, &linked).await {
+async fn look_at_tables(controls: Vec<Arc<Control>>, linked: Vec<LinkedTable>, limit: Duration) -> Found {
+    match compare_tables(&controls, &linked, limit).await {
         Ok(looked) => Found::Tables(looked),
-        Err((node, error)) => Found::Failed { node, error: error.to_string() },
+        Err((node, error)) => Found::Failed { node, error },
     }
 }

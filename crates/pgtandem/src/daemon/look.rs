@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hub::{NodeId, TableId};
 
 use super::control::Control;
 use super::drift::{Side, misfit};
 use super::error::ReachError;
+use super::probe::answer_of;
 use super::tables::table_id;
 use crate::catalog::{self, TableShape};
 use crate::link::{self, LinkedTable, PausedBy};
@@ -49,10 +51,15 @@ struct View {
 ///
 /// # Errors
 /// With the name of the node that was lost.
-pub async fn compare_tables(controls: &[Arc<Control>], linked: &[LinkedTable]) -> Result<Looked, (String, ReachError)> {
+pub async fn compare_tables(
+    controls: &[Arc<Control>],
+    linked: &[LinkedTable],
+    limit: Duration,
+) -> Result<Looked, (String, ReachError)> {
     let mut views = Vec::new();
     for control in controls {
-        views.push(view(control).await.map_err(|error| (control.name.clone(), error))?);
+        views
+            .push(answer_of(&control.name, limit, view(control)).await.map_err(|error| (control.name.clone(), error))?);
     }
     let mut verdicts = Vec::new();
     for table in linked {
@@ -65,7 +72,9 @@ pub async fn compare_tables(controls: &[Arc<Control>], linked: &[LinkedTable]) -
                 pause,
             });
         }
-        remember(table, controls, &views, &verdicts).await;
+        let remembered = remember(table, controls, &views, &verdicts);
+        // What is not written now is written at the next look.
+        drop(tokio::time::timeout(limit, remembered).await);
     }
     let known = fitting_columns(controls, &views, &verdicts);
     Ok(Looked { verdicts, known })
@@ -140,7 +149,6 @@ async fn remember(table: &LinkedTable, controls: &[Arc<Control>], views: &[View]
         }
         let by = why.as_ref().map(|_| PausedBy::Drift);
         if own.paused_by != by || own.pause_reason != why {
-            // What is not written now is written at the next look.
             let pause = why.as_deref().map(|why| (PausedBy::Drift, why));
             drop(link::set_paused(&control.client, own.id, pause).await);
         }

@@ -4,12 +4,14 @@ mod arrays;
 mod batch;
 mod careful;
 mod error;
+mod patience;
 mod pipeline;
 mod record;
 mod session;
 mod target;
 
 pub use error::DeliverError;
+pub use patience::Patience;
 pub use record::{Held, row_json};
-pub use session::{Landing, LandingId, Target};
+pub use session::{Landing, LandingId, Target, TargetRole};
 pub use target::{TargetColumn, TargetTable, TargetTables};

@@ -11,6 +11,7 @@ use tokio_postgres::{Client, Statement};
 
 use super::batch::{Batch, Form, Placed, Prepared, PreparedForms, next_batch, place};
 use super::error::DeliverError;
+use super::patience::Patience;
 use super::pipeline::Pipeline;
 use super::record;
 use super::target::TargetTables;
@@ -39,12 +40,24 @@ pub struct Target {
     pub client: Client,
     pub tables: TargetTables,
     pub shapes: Shapes,
-    pub epoch: i64,
+    /// Of the session on the server.
+    pub pid: i32,
+    pub(super) epoch: i64,
+    patience: Patience,
+    /// Deliveries in a row that found a table other than it was.
+    misshapen: u32,
     pub(super) forms: PreparedForms,
     pub(super) fixed: Fixed,
     /// Temporary tables made so far; their names must differ within a transaction.
     pub(super) stashes: AtomicU32,
     folded_at: Instant,
+}
+
+/// Under which terms a session delivers.
+pub struct TargetRole {
+    pub epoch: i64,
+    pub pid: i32,
+    pub patience: Patience,
 }
 
 /// The statements that every delivery uses.
@@ -67,7 +80,7 @@ impl Target {
         client: Client,
         tables: TargetTables,
         shapes: Shapes,
-        epoch: i64,
+        role: TargetRole,
     ) -> Result<Self, DeliverError> {
         let fixed = Fixed {
             open: client.prepare("SELECT pgtandem.open_delivery($1, $2)::text, pg_current_wal_insert_lsn()").await?,
@@ -84,7 +97,10 @@ impl Target {
             client,
             tables,
             shapes,
-            epoch,
+            pid: role.pid,
+            epoch: role.epoch,
+            patience: role.patience,
+            misshapen: 0,
             forms: HashMap::new(),
             fixed,
             stashes: AtomicU32::new(0),
@@ -103,6 +119,19 @@ impl Target {
     /// # Errors
     /// Nothing was written, unless the error says that the outcome is unknown.
     pub async fn deliver(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
+        if let Some(text) = self.patience.change() {
+            self.client.batch_execute(&text).await?;
+        }
+        let done = self.deliver_somehow(id, delivery).await;
+        self.patience.learn(done.as_ref().err());
+        self.misshapen = match &done {
+            Err(error) if error.is_about_shape() => self.misshapen + 1,
+            _ => 0,
+        };
+        done
+    }
+
+    async fn deliver_somehow(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
         let simple = delivery.released.is_empty()
             && delivery.rows.iter().all(|row| !row.hold && !row.was_held)
             && delivery.truncates.iter().all(|truncate| !truncate.hold && !truncate.was_held);
@@ -111,6 +140,9 @@ impl Target {
         }
         match self.deliver_at_once(id, delivery).await {
             Err(error) if error.is_about_rows() => self.deliver_carefully(id, delivery).await,
+            // The tables have been read anew and still do not take it: a trigger's SQL is broken, say, or a table is
+            // gone. Whose keys it concerns is found out; all others go on.
+            Err(error) if error.is_about_shape() && self.misshapen > 0 => self.deliver_carefully(id, delivery).await,
             done => done,
         }
     }

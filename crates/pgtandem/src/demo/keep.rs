@@ -23,14 +23,18 @@ pub struct Kept {
     pub stop: PathBuf,
 }
 
-pub(super) fn keep(clusters: Vec<Cluster>, dir: TempDir) -> Result<Kept, DemoError> {
+/// `pgtandem run` as a process of its own, which does not end with us.
+pub(super) fn start_hub(dir: &Path) -> Result<u32, DemoError> {
+    let file = File::options().append(true).create(true).open(dir.join("hub.log"))?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("--config").arg(dir.join("pgtandem.toml")).arg("run").current_dir("/").process_group(0);
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    Ok(command.spawn()?.id())
+}
+
+pub(super) fn keep(hub: u32, clusters: Vec<Cluster>, dir: TempDir) -> Result<Kept, DemoError> {
     let path = dir.path();
     let (config, log, stop) = (path.join("pgtandem.toml"), path.join("hub.log"), path.join("stop"));
-    let file = File::options().append(true).create(true).open(&log)?;
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("--config").arg(&config).arg("run").current_dir("/").process_group(0);
-    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-    let hub = command.spawn()?.id();
     let nodes = clusters.iter().zip(NODES).map(|(cluster, (name, database))| (name, cluster.url(database))).collect();
     let servers: Vec<PathBuf> = clusters.into_iter().map(Cluster::keep).collect::<Result<_, _>>()?;
     fs::write(&stop, stop_script(hub, &config, &servers, path))?;

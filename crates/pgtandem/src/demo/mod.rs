@@ -12,7 +12,7 @@ mod products;
 mod rows;
 
 use std::fs;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,8 @@ impl Demo {
             cluster.psql(database, products::CREATE)?;
         }
         clusters[1].psql(NODES[1].1, &products::fill(LEGACY_PRODUCTS))?;
-        let dir = tempfile::Builder::new().prefix("pgtandem-demo-").tempdir()?;
+        let ours = fs::Permissions::from_mode(0o700);
+        let dir = tempfile::Builder::new().prefix("pgtandem-demo-").permissions(ours).tempdir()?;
         let file = dir.path().join("pgtandem.toml");
         // The URLs hold the servers' passwords.
         let mut written = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?;
@@ -111,18 +112,17 @@ impl Demo {
     /// # Errors
     /// When it ends, with what it said.
     pub fn start_hub(&mut self) -> Result<(), DemoError> {
-        let hub = self.hub.insert(Hub::start(&self.config)?);
+        self.hub = Some(Hub::start(&self.config)?);
+        self.wait_for_hub()
+    }
+
+    fn wait_for_hub(&self) -> Result<(), DemoError> {
         let began = Instant::now();
-        let mut observer = Observer::new(&self.config);
-        loop {
-            let observed = self.runtime.block_on(observer.look());
-            let status = Status::new(&self.config, &observed, jiff::Timestamp::now());
-            if status.hub.state == observe::HubState::Running {
-                return Ok(());
-            }
-            hub.check()?;
+        while self.status().hub.state != observe::HubState::Running {
+            self.check_hub()?;
             pause_within(began, "the hub to start working")?;
         }
+        Ok(())
     }
 
     /// As by SIGTERM.
@@ -229,7 +229,9 @@ impl Demo {
     /// When the hub cannot be started as a process of its own.
     pub fn keep(mut self) -> Result<Kept, DemoError> {
         self.stop_hub()?;
-        keep::keep(self.clusters, self.dir)
+        let hub = keep::start_hub(self.dir())?;
+        self.wait_for_hub()?;
+        keep::keep(hub, self.clusters, self.dir)
     }
 
     fn sides(&self) -> Result<Vec<(&'static str, Session)>, DemoError> {

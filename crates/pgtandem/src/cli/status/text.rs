@@ -22,7 +22,8 @@ pub fn render(status: &Status, now: &Zoned, style: Style) -> String {
     text.push('\n');
     text.push_str(&conflicts(status));
     for held in &status.held {
-        text.push_str(&held_keys(held, now, style));
+        let paused = |table: &&TableStatus| table.name == held.table && table.state == TableWell::Paused;
+        text.push_str(&held_keys(held, status.tables.iter().any(|table| paused(&table)), now, style));
     }
     let verdict = match status.well {
         true => style.good("all is well"),
@@ -97,6 +98,9 @@ fn nodes(status: &Status, style: Style) -> String {
         };
         let reason = node.reason.as_deref().unwrap_or_default();
         grid.row([name, Cell::new(format!("{word}: {reason}")).tone(Tone::Bad)]);
+        if let Some(owed) = node.delivered.as_ref().map(|to| to.owed_rows).filter(|owed| *owed > 0) {
+            remark(&mut grid, Tone::Plain, &format!("{} rows wait for it", count(owed)));
+        }
         remedy(&mut grid, node);
     }
     grid.render(style)
@@ -206,13 +210,14 @@ fn conflicts(status: &Status) -> String {
     }
 }
 
-fn held_keys(held: &HeldKeys, now: &Zoned, style: Style) -> String {
+fn held_keys(held: &HeldKeys, table_paused: bool, now: &Zoned, style: Style) -> String {
+    let waits_for_resume = table_paused && held.examples.iter().all(|example| example.sqlstate.is_none());
     let since = held.oldest.map(|at| format!(" since {}", clock(at, now))).unwrap_or_default();
     let keys = if held.count == 1 { "1 key".to_owned() } else { format!("{} keys", count(held.count)) };
     let mut text =
         format!("{} {} on {}: {keys},{since}\n", style.warn("held:"), style.bold(&held.table), style.bold(&held.node));
     let mut grid = Grid::indented(2);
-    for example in &held.examples {
+    for example in held.examples.iter().filter(|_| !waits_for_resume) {
         let key = key(&example.key);
         let code = example.sqlstate.as_ref().map(|code| format!(" ({code})")).unwrap_or_default();
         let reason = clip(&format!("{}{code}", example.reason), WIDTH.saturating_sub(key.chars().count() + 4));
@@ -220,7 +225,7 @@ fn held_keys(held: &HeldKeys, now: &Zoned, style: Style) -> String {
     }
     text.push_str(&grid.render(style));
     let more = held.count - i64::try_from(held.examples.len()).unwrap_or(i64::MAX);
-    if more > 0 {
+    if more > 0 && !waits_for_resume {
         let _ = writeln!(text, "  and {} more", count(more));
     }
     text
