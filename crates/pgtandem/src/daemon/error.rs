@@ -92,6 +92,8 @@ pub enum RunError {
     NotAllHere(Vec<(String, String)>),
     #[error("nothing is linked here yet; run `pgtandem up` first")]
     NothingLinked,
+    #[error("`pgtandem up` was interrupted while it linked {table}; run it again")]
+    UpUnfinished { table: String },
 }
 
 impl RunError {
@@ -102,6 +104,7 @@ impl RunError {
             Self::Reach(error) => error.retry(),
             // The other one holds the locks; this one waits for them.
             Self::Deposed(_) | Self::LostWhileRecovering { .. } | Self::NotAllHere(_) => Retry::Soon,
+            Self::UpUnfinished { .. } => Retry::AfterPerson,
             Self::Delivery { .. } | Self::Capture { .. } | Self::Spill(_) | Self::NothingLinked => Retry::Never,
         }
     }

@@ -84,17 +84,27 @@ async fn take_epochs(controls: &[Control], holder: &str) -> Result<i64, RunError
     Ok(epoch)
 }
 
-/// The tables that every node has live; those an unfinished `up` is still at work on wait for it.
+/// The tables that every node has live. Those that an `up` has not come to yet wait for it.
+///
+/// One whose rows it had begun to make the same makes the hub itself wait: what the nodes have written to it since must
+/// still be there to be read, and acknowledging for the other tables would let it go.
 async fn common_tables(controls: &[Control]) -> Result<Vec<LinkedTable>, RunError> {
     let mut common: BTreeMap<i32, (LinkedTable, usize)> = BTreeMap::new();
+    let mut begun = None;
     for control in controls {
-        let tables = link::read_linked_tables(&control.client).await.map_err(ReachError::from)?;
-        for table in tables.into_iter().filter(|table| table.state == TableState::Live) {
-            common.entry(table.id).or_insert_with(|| (table, 0)).1 += 1;
+        for table in link::read_linked_tables(&control.client).await.map_err(ReachError::from)? {
+            match table.state {
+                TableState::Live => common.entry(table.id).or_insert_with(|| (table, 0)).1 += 1,
+                TableState::Linking if u64::from(table.start_position) > 0 => begun = Some(table.name),
+                TableState::Linking => {}
+            }
         }
     }
-    let everywhere = common.into_values().filter(|(_, nodes)| *nodes == controls.len());
-    let linked: Vec<LinkedTable> = everywhere.map(|(table, _)| table).collect();
+    let somewhere = common.values().find(|(_, nodes)| *nodes < controls.len()).map(|(table, _)| table.name.clone());
+    if let Some(table) = begun.or(somewhere) {
+        return Err(RunError::UpUnfinished { table: table.plain() });
+    }
+    let linked: Vec<LinkedTable> = common.into_values().map(|(table, _)| table).collect();
     if linked.is_empty() { Err(RunError::NothingLinked) } else { Ok(linked) }
 }
 

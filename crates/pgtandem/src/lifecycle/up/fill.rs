@@ -16,6 +16,15 @@ impl Work<'_> {
     /// A hub that runs before the last of these keeps everything from these positions on.
     pub(super) async fn fill(&mut self, id: i32, table: &QualifiedName) -> Result<(), LifecycleError> {
         self.take_snapshots().await?;
+        let filled = self.fill_rows(id, table).await;
+        if filled.is_err() {
+            // Best done, but not needed: without it the hub waits for the `up` that goes on from here.
+            let _ = self.forget_start(id, table).await;
+        }
+        filled
+    }
+
+    async fn fill_rows(&mut self, id: i32, table: &QualifiedName) -> Result<(), LifecycleError> {
         let columns = self.common_columns(table);
         let resumed = self.resume(id).await?;
         let mut filled = Vec::new();
@@ -93,6 +102,21 @@ impl Work<'_> {
         let position = self.snapshots()[node].position;
         let node = &self.nodes[node];
         link::set_start_position(node.client(), id, position).await.on(&node.name, "noting where a table begins")
+    }
+
+    /// As long as no node has rows of another, nothing depends on where they were read, and the hub may go on with
+    /// its other tables.
+    async fn forget_start(&self, id: i32, table: &QualifiedName) -> Result<(), LifecycleError> {
+        if !self.resume(id).await?.targets.is_empty() {
+            return Ok(());
+        }
+        for (node, survey) in self.nodes.iter().zip(&self.surveys) {
+            if !survey.is_live(table) {
+                let reset = link::set_start_position(node.client(), id, PgLsn::from(0)).await;
+                reset.on(&node.name, "taking a table's beginning back")?;
+            }
+        }
+        Ok(())
     }
 
     async fn copy(

@@ -6,6 +6,7 @@ mod s41_killed;
 mod s43_down;
 mod s44_changes;
 mod s45_ids;
+mod traffic;
 
 use pgtandem::cluster::{Cluster, ClusterOptions};
 use std::path::PathBuf;
