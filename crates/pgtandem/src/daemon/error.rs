@@ -92,6 +92,11 @@ pub enum RunError {
     NotAllHere(Vec<(String, String)>),
     #[error("nothing is linked here yet; run `pgtandem up` first")]
     NothingLinked,
+    #[error(
+        "the node {peer} is in the link, as {node} knows, but not in the configuration this hub has read; start it again \
+         with one that has it, or take the node out: `pgtandem down --node {peer}`"
+    )]
+    UnknownPeer { peer: String, node: String },
     #[error("`pgtandem up` was interrupted while it linked {table}; run it again")]
     UpUnfinished { table: String },
 }
@@ -105,7 +110,11 @@ impl RunError {
             // The other one holds the locks; this one waits for them.
             Self::Deposed(_) | Self::LostWhileRecovering { .. } | Self::NotAllHere(_) => Retry::Soon,
             Self::UpUnfinished { .. } => Retry::AfterPerson,
-            Self::Delivery { .. } | Self::Capture { .. } | Self::Spill(_) | Self::NothingLinked => Retry::Never,
+            Self::Delivery { .. }
+            | Self::Capture { .. }
+            | Self::Spill(_)
+            | Self::NothingLinked
+            | Self::UnknownPeer { .. } => Retry::Never,
         }
     }
 }

@@ -38,6 +38,7 @@ pub async fn start(
     report: &mpsc::UnboundedSender<Report>,
 ) -> Result<Started, RunError> {
     let epoch = take_epochs(controls, holder).await?;
+    require_all_peers(controls).await?;
     let linked = common_tables(controls).await?;
     let shapes = Shapes::default();
     let mut contexts = Vec::new();
@@ -82,6 +83,19 @@ async fn take_epochs(controls: &[Control], holder: &str) -> Result<i64, RunError
         end_old_backends(&control.name, &control.client).await?;
     }
     Ok(epoch)
+}
+
+/// A node that joined after this hub had read its configuration: going on without it would acknowledge changes that it
+/// has not seen.
+async fn require_all_peers(controls: &[Control]) -> Result<(), RunError> {
+    for control in controls {
+        for peer in link::read_peers(&control.client).await.map_err(ReachError::from)? {
+            if !controls.iter().any(|known| known.row.incarnation == peer.incarnation) {
+                return Err(RunError::UnknownPeer { peer: peer.name, node: control.name.clone() });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The tables that every node has live. Those that an `up` has not come to yet wait for it.

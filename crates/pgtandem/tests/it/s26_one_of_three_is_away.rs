@@ -62,7 +62,7 @@ fn s26_two_go_on_without_the_third_and_all_are_equal_when_it_returns() {
     trio.settle();
     assert_eq!(name_of(&trio, "third", 1), "new while it is down");
     assert!(hub.is_running());
-    assert_eq!(trio["new"].sql("SELECT epoch FROM pgtandem.epoch"), "1", "the hub started over\n{}");
+    assert_eq!(trio["new"].sql("SELECT epoch FROM pgtandem.epoch"), "1", "the hub started over");
 }
 
 #[test]

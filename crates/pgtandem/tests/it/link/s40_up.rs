@@ -131,7 +131,7 @@ fn s40_both_are_written_to_meanwhile() {
     assert_eq!(scene.on(0, &later), "1");
 }
 
-fn until(mut condition: impl FnMut() -> bool) {
+pub fn until(mut condition: impl FnMut() -> bool) {
     let since = std::time::Instant::now();
     while !condition() {
         assert!(since.elapsed().as_secs() < 60, "it did not come to be");

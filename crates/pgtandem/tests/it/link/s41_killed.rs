@@ -1,6 +1,7 @@
 //! `up` killed at any point can be repeated.
 
-use super::{Ended, Scene};
+use super::s40_up::until;
+use super::{Ended, Scene, servers};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
@@ -70,4 +71,31 @@ fn finished(scene: &Scene, step: &str) {
     let ids = scene.everywhere("INSERT INTO products (name) SELECT 'x' FROM generate_series(1, 20) RETURNING id");
     let ids: Vec<i64> = ids.iter().flat_map(|ids| ids.lines()).map(|id| id.parse().unwrap()).collect();
     assert_eq!(ids.iter().collect::<std::collections::HashSet<_>>().len(), 40, "killed at {step}: {ids:?}");
+}
+
+#[test]
+fn s41_up_killed_while_rows_travel() {
+    let scene = Scene::new("s41_rows_travel", 2, "CREATE TABLE products (id bigserial PRIMARY KEY, name text)");
+    scene.on(0, "INSERT INTO products (name) SELECT 'p' || i FROM generate_series(1, 20000) i");
+    // Half of the rows go in, then one waits for the test.
+    scene.on(
+        1,
+        "CREATE FUNCTION wait_for_the_test() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF new.id = 10000 THEN PERFORM pg_advisory_xact_lock_shared(42); END IF; RETURN new; END $$;
+         CREATE TRIGGER wait_for_the_test BEFORE INSERT ON products FOR EACH ROW EXECUTE FUNCTION wait_for_the_test();
+         ALTER TABLE products ENABLE ALWAYS TRIGGER wait_for_the_test",
+    );
+    let gate = servers()[1].session(&scene.database).unwrap();
+    gate.run("SELECT pg_advisory_lock(42)").unwrap();
+    scene.configure(&["products"]);
+    let mut up = scene.command(&["up", "--yes"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted";
+    until(|| scene.on(1, waits) == "1");
+    up.kill().unwrap();
+    up.wait().unwrap();
+    gate.run("SELECT pg_advisory_unlock(42)").unwrap();
+    scene.must(&["up", "--yes"]);
+    let rows = scene.everywhere("SELECT count(*), sum(id) FROM products");
+    assert_eq!(rows[0], rows[1]);
+    assert_eq!(scene.on(1, "SELECT count(*) FROM pgtandem.held"), "0");
 }

@@ -118,7 +118,7 @@ fn s44_a_node_is_added_and_removed_with_traffic() {
     while_written(&trio, &["products"], 2, || {
         trio.pgtandem(["up", "--yes"]).ok();
         // It does not know of the third one: it must not go on as if there were two.
-        hub.terminate();
+        hub.wait();
     });
     let hub = trio.hub();
     hub.wait_for_log("working");
@@ -145,9 +145,9 @@ fn s44_a_hub_that_knows_of_two_does_not_go_on_when_there_are_three() {
     let hub = trio.linked();
     std::fs::write(trio.config(), &all).unwrap();
     trio.pgtandem(["up", "--yes"]).ok();
-    hub.wait_for_log("third");
+    assert_eq!(hub.wait().code(), Some(3));
+    assert!(hub.log().contains("the node third is in the link"), "{}", hub.log());
     trio["new"].sql("INSERT INTO products (name) VALUES ('while the hub knows of two')");
-    hub.terminate();
     let hub = trio.hub();
     hub.wait_for_log("working");
     trio.settle();
