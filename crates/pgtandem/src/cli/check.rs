@@ -27,7 +27,8 @@ impl Check {
             print(&report, Style::of_stdout());
             if report.is_passed() {
                 let (nodes, tables) = (config.nodes.len(), config.tables.len());
-                say(format!("{nodes} nodes and {tables} tables: nothing stands in the way of `pgtandem up`"));
+                let s = if tables == 1 { "" } else { "s" };
+                say(format!("{nodes} nodes and {tables} table{s}: nothing stands in the way of `pgtandem up`"));
             }
         }
         Ok(if report.is_passed() { Outcome::Fine } else { Outcome::Differs })

@@ -183,9 +183,9 @@ async fn clean(node: &OpenNode, row: &NodeRow, tables: &[LinkedTable]) -> Result
     let client = node.client();
     drop_slot(node, &row.slot).await?;
     let mut touched: Vec<String> = Vec::new();
-    for kind in [RestoreKind::ReplicaIdentity, RestoreKind::Sequence] {
+    for (kind, what) in [(RestoreKind::ReplicaIdentity, "replica identity of"), (RestoreKind::Sequence, "sequence")] {
         let saved = link::list_restore(client, kind).await.on(&node.name, DOING)?;
-        touched.extend(saved.into_iter().map(|saved| saved.object));
+        touched.extend(saved.into_iter().map(|saved| format!("{what} {}", saved.object)));
     }
     for table in tables {
         restore::restore_table(node, &table.name).await?;
@@ -204,11 +204,11 @@ async fn clean(node: &OpenNode, row: &NodeRow, tables: &[LinkedTable]) -> Result
     Ok(Proof { node: node.name.clone(), objects: after.0.len(), left_behind, changed_by_others })
 }
 
+/// `touched`: objects as the fingerprint calls them, but for their quotes.
 fn is_ours(difference: &Difference, touched: &[String]) -> bool {
     let bare = |name: &str| name.replace('"', "");
     let object = bare(&difference.object);
-    let name = object.split_once(' ').map_or("", |(_, name)| name);
-    object.contains("pgtandem") || touched.iter().any(|touched| bare(touched) == name)
+    object.contains("pgtandem") || touched.iter().any(|touched| bare(touched) == object)
 }
 
 /// A hub that reads from it is sent away.

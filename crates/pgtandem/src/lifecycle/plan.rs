@@ -228,11 +228,12 @@ impl Planner<'_> {
         if self.surveys.iter().all(|survey| survey.is_live(&table.name)) {
             return;
         }
-        let holds_rows = |node: &usize| {
-            let survey = &self.surveys[*node];
-            survey.is_live(&table.name) || survey.filled.contains(&table.name)
-        };
-        let (filled, empty): (Vec<usize>, Vec<usize>) = (0..self.surveys.len()).partition(holds_rows);
+        let is_live = |node: &usize| self.surveys[*node].is_live(&table.name);
+        // Those that are linked with each other already are one: the first speaks for all.
+        let first_live = (0..self.surveys.len()).find(is_live);
+        let (filled, empty): (Vec<usize>, Vec<usize>) = (0..self.surveys.len())
+            .filter(|node| first_live == Some(*node) || !is_live(node))
+            .partition(|node| is_live(node) || self.surveys[*node].filled.contains(&table.name));
         let rows = match filled.as_slice() {
             [] => Rows::NoneYet,
             [from] => Rows::Copy { from: *from, to: empty },

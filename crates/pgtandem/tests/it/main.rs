@@ -4,6 +4,7 @@ mod cluster;
 mod commands;
 mod connect;
 mod connect_tls;
+mod link;
 mod s01_both_ways;
 mod s02_types;
 mod s03_toast;

@@ -6,6 +6,7 @@
 mod clash;
 mod compare;
 mod copy;
+mod equal;
 mod fill;
 mod install;
 mod interleave;
@@ -60,6 +61,7 @@ pub async fn up(config: &Config, agreed: &Plan, progress: &dyn Progress) -> Resu
         ));
     }
     let mut work = Work { nodes, surveys, plan: now, progress, snapshots: None };
+    work.refuse_different_tables().await?;
     let steps = work.plan.steps.clone();
     for step in &steps {
         work.take(step).await?;
