@@ -85,7 +85,7 @@ pub struct Conductor {
 enum Heard {
     Captured(usize, Captured),
     CaptureGone(usize),
-    Report(Report),
+    Report(Box<Report>),
 }
 
 impl Conductor {
@@ -129,7 +129,7 @@ impl Conductor {
 
     fn poll_heard(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Heard> {
         if let Poll::Ready(Some(report)) = self.reports.poll_recv(cx) {
-            return Poll::Ready(Heard::Report(report));
+            return Poll::Ready(Heard::Report(Box::new(report)));
         }
         let crowded = self.is_crowded();
         for step in 0..self.seats.len() {
@@ -185,18 +185,22 @@ impl Conductor {
                 self.seats[at].captured = None;
                 Ok(None)
             }
-            Heard::Report(Report::Delivered { node, id, target, delivery, result }) => {
+            Heard::Report(report) => self.take_report(*report),
+        }
+    }
+
+    fn take_report(&mut self, report: Report) -> Result<Option<Ended>, RunError> {
+        match report {
+            Report::Delivered { node, id, target, delivery, result } => {
                 self.delivered(node, id, target, &delivery, result)
             }
-            Heard::Report(Report::Unreachable { error }) => Err(error.into()),
-            Heard::Report(Report::Probed { node, id, at_work }) => {
+            Report::Unreachable { error } => Err(error.into()),
+            Report::Probed { node, id, at_work } => {
                 self.seats[usize::from(node.0)].probed(id, at_work, &self.report);
                 Ok(None)
             }
-            Heard::Report(Report::Up { node, up, outcome }) => Ok(self.node_up(node, *up, outcome)),
-            Heard::Report(Report::CaptureEnded { node, generation, error }) => {
-                self.capture_ended(node, generation, error)
-            }
+            Report::Up { node, up, outcome } => Ok(self.node_up(node, *up, outcome)),
+            Report::CaptureEnded { node, generation, error } => self.capture_ended(node, generation, error),
         }
     }
 
@@ -257,13 +261,9 @@ impl Conductor {
 
     fn node_up(&mut self, node: NodeId, up: NodeUp, outcome: Option<Result<Landing, ()>>) -> Option<Ended> {
         let seat = &mut self.seats[usize::from(node.0)];
-        if let Some(known) = seat.last_landing {
-            if up.last_landing < Some(known) {
-                return Some(Ended::Recover(format!(
-                    "{} lost what had been delivered to it: its server crashed",
-                    seat.name
-                )));
-            }
+        if up.last_landing < seat.last_landing {
+            let why = format!("{} lost what had been delivered to it: its server crashed", seat.name);
+            return Some(Ended::Recover(why));
         }
         match outcome {
             Some(Ok(_)) if seat.flying_deletes => {

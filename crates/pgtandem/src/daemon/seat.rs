@@ -366,10 +366,10 @@ impl Seat {
 
     /// The node is there (again).
     pub fn up(&mut self, up: NodeUp, judged: Position, report: &mpsc::UnboundedSender<Report>) {
-        if let Some(since) = self.away_since.take() {
-            if self.reconnect_pause <= NOTEWORTHY_PAUSE {
-                tracing::info!(node = %self.name, "back after {} s", since.elapsed().as_secs());
-            }
+        if let Some(since) = self.away_since.take()
+            && self.reconnect_pause <= NOTEWORTHY_PAUSE
+        {
+            tracing::info!(node = %self.name, "back after {} s", since.elapsed().as_secs());
         }
         self.up_since = Instant::now();
         self.generation += 1;

@@ -121,10 +121,10 @@ impl WalCapture {
                 Event::Keepalive { wal_end, .. } => Some(Captured::Passed(Position(wal_end.0.saturating_sub(1)))),
                 Event::Message { message, .. } => self.take(message).await?,
             };
-            if let Some(captured) = captured {
-                if out.send(captured).await.is_err() {
-                    return Ok(());
-                }
+            if let Some(captured) = captured
+                && out.send(captured).await.is_err()
+            {
+                return Ok(());
             }
         }
     }
