@@ -162,7 +162,10 @@ impl<I: Clone> Hub<I> {
         }
         let entry = self.window.get(slot);
         let own = entry.write_between(entry.node, entry.position, position);
-        let truncate = self.truncate_of(entry.key.table);
+        // A TRUNCATE leaves a deleted row as it was.
+        let truncate = self
+            .truncate_of(entry.key.table)
+            .filter(|_| entry.state.is_present());
         let truncated =
             truncate.and_then(|t| t.write_between(entry.node, entry.position, position));
         let same = truncate.is_some_and(|t| t.dot() == entry.dot());

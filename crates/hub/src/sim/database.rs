@@ -62,6 +62,9 @@ pub struct Database {
     pub idle: BTreeSet<(Key, Dot)>,
     /// What each write was written over.
     pub parents: BTreeMap<(Key, Dot), Option<Dot>>,
+    /// Deletes under a delivered TRUNCATE, and those of them that the application has then written over.
+    pub deleted_twice: BTreeMap<Key, Vec<Dot>>,
+    pub also_seen: BTreeSet<(Key, Dot)>,
     pub all_keys: Vec<Key>,
 }
 
@@ -174,6 +177,11 @@ impl Database {
         let before = self.cell(key);
         if keys.insert(key.clone()) {
             self.parents.insert((key.clone(), dot), before.dot);
+            if before.image.is_none() {
+                let earlier = self.deleted_twice.remove(key).unwrap_or_default();
+                self.also_seen
+                    .extend(earlier.into_iter().map(|dot| (key.clone(), dot)));
+            }
         }
         self.cells.insert(
             key.clone(),
@@ -269,6 +277,7 @@ impl Database {
                     State::Present(image) => Some(image),
                     State::Absent => None,
                 };
+                self.deleted_twice.remove(&row.key);
                 self.cells.insert(
                     row.key.clone(),
                     Cell {
@@ -338,13 +347,19 @@ impl Database {
                 record.released.get_or_insert(position);
             }
             for key in self.all_keys.iter().filter(|k| k.table == truncate.table) {
-                self.cells.insert(
-                    key.clone(),
-                    Cell {
-                        image: None,
-                        dot: swept.get(key).copied().unwrap_or(Some(truncate.dot)),
-                    },
-                );
+                let dot = swept.get(key).copied().unwrap_or(Some(truncate.dot));
+                let before = self.cells.insert(key.clone(), Cell { image: None, dot });
+                // Who finds no row finds what both deletes left.
+                if let Some(Cell {
+                    image: None,
+                    dot: Some(before),
+                }) = before
+                {
+                    self.deleted_twice
+                        .entry(key.clone())
+                        .or_default()
+                        .push(before);
+                }
             }
         }
         held
