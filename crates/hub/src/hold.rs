@@ -77,6 +77,8 @@ pub struct HeldRecord<I> {
     pub stamp: Stamp,
     /// What the target had seen of the key when it was first held.
     pub cover: Cover,
+    /// The cover of the delivery that stored the record, or last replaced its row.
+    pub reflects: Cover,
     /// The landing that wrote the key after all, if one did.
     pub released: Option<Position>,
 }

@@ -33,7 +33,7 @@ pub(crate) struct History<I> {
     /// The other keys of its key changes.
     pub bound: Vec<Key>,
     /// Known from a held record; its change was acknowledged.
-    pub from_record: Option<Dot>,
+    pub from_record: Option<(Dot, Cover)>,
 }
 
 impl<I> Default for History<I> {
@@ -133,6 +133,8 @@ pub(crate) struct Causality<'a> {
     /// Where TRUNCATEs of the table are held, and which they are.
     pub table_spans: &'a [Span],
     pub truncates: &'a [Dot],
+    /// A change known from a held record, and what it stands for: everything that the record reflects.
+    pub record: Option<&'a (Dot, Cover)>,
     pub broken: bool,
 }
 
@@ -146,6 +148,9 @@ impl Causality<'_> {
     pub(crate) fn had_seen(&self, change: Dot, other: Dot) -> bool {
         if change.node == other.node {
             return other.position < change.position;
+        }
+        if let Some((_, reflects)) = self.record.filter(|(dot, _)| *dot == change) {
+            return reflects.contains(other);
         }
         let cover = self
             .cover_before(change.node, change.position)

@@ -138,7 +138,7 @@ impl<I: Clone> Recovery<I> {
                 state: record.state,
                 half: None,
             };
-            history.from_record = Some(past.dot);
+            history.from_record = Some((past.dot, record.reflects));
             history.changes.push(past.clone());
             if truncate {
                 self.truncates
@@ -333,6 +333,7 @@ impl<I: Clone> Recovery<I> {
             spans: &spans,
             table_spans: &table_spans,
             truncates: &truncates,
+            record: history.from_record.as_ref(),
             broken: self.hub.seen_is_broken(),
         };
         causality.raise(&mut history.changes);

@@ -262,6 +262,7 @@ impl Database {
                     dot: row.dot,
                     stamp: row.stamp,
                     cover,
+                    reflects: delivery.cover.clone(),
                     released: None,
                 };
                 self.held.insert(row.key.clone(), record);
@@ -271,6 +272,7 @@ impl Database {
             if let Some(record) = self.held.get_mut(&row.key) {
                 record.released.get_or_insert(position);
                 (record.dot, record.stamp, record.state) = (row.dot, row.stamp, row.state.clone());
+                record.reflects = delivery.cover.clone();
             }
             if !missed.contains(&row.key) {
                 let image = match row.state {
@@ -337,6 +339,7 @@ impl Database {
                     dot: truncate.dot,
                     stamp: truncate.stamp,
                     cover,
+                    reflects: delivery.cover.clone(),
                     released: None,
                 };
                 self.held.insert(whole.clone(), record);
