@@ -66,6 +66,8 @@ pub struct HeldRecord<I> {
     pub stamp: Stamp,
     /// What the target had seen of the key when it was first held.
     pub cover: Cover,
+    /// The cover of the delivery that stored the record, or last replaced its row.
+    pub reflects: Cover,
     /// The landing that wrote the key after all, if one did.
     pub released: Option<Position>,
 }
@@ -100,6 +102,13 @@ impl<I: Clone> Hub<I> {
         // The key may not retire before the landing that writes it is passed: as after a change, all nodes land anew.
         self.sequence += 1;
         self.touch(slot, None);
+        let key = &self.window.get(slot).key;
+        if key.is_whole_table() {
+            // It will sweep every key of its table.
+            for swept in self.window.slots_of(key.table) {
+                self.touch(swept, None);
+            }
+        }
         self.spread_news(None);
         self.owe(slot, NodeSet::only(node));
     }

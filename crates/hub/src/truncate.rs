@@ -13,23 +13,32 @@
 use crate::change::{Op, State};
 use crate::hub::Hub;
 use crate::judge::Transaction;
-use crate::key::{Key, TableId};
+use crate::key::{Key, NodeSet, TableId};
 use crate::window::{Entry, Mark};
 
 impl<I: Clone> Hub<I> {
     pub(crate) fn judge_truncate(&mut self, transaction: &Transaction, table: TableId) {
         let slots = self.window.slots_of(table);
         let whole = Key::whole_table(table);
+        let node = transaction.dot.node;
+        let owed = |hub: &Self| {
+            let slot = hub.window.find(&whole)?;
+            Some((slot, hub.window.get(slot).owed.contains(node)))
+        };
+        let owed_before = owed(self).is_some_and(|(_, owed)| owed);
         self.judge_row(transaction, &whole, Op::Truncate, State::Absent);
+        if let Some((slot, _)) = owed(self) {
+            self.owe(slot, self.all().without(node));
+            // Its own rows were gone at once, and what was written there since is judged by itself. But another TRUNCATE
+            // that was on its way here must still sweep that: landings say it was.
+            match owed_before {
+                true => self.owe(slot, NodeSet::only(node)),
+                false => self.no_longer_owe(slot, node),
+            }
+        }
         for slot in slots {
             let key = self.window.get(slot).key.clone();
             self.judge_row(transaction, &key, Op::Truncate, State::Absent);
-        }
-        let others = self.all().without(transaction.dot.node);
-        if let Some(slot) = self.window.find(&whole) {
-            self.owe(slot, others);
-            // Its own rows were gone at once, and what was written there since is judged by itself.
-            self.no_longer_owe(slot, transaction.dot.node);
         }
     }
 

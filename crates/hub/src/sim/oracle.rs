@@ -70,6 +70,10 @@ impl Simulation {
             if self.survivors(key).contains(dot) || overwritten.contains(&(key, *dot)) {
                 continue;
             }
+            let entry = (key.clone(), *dot);
+            if self.databases.iter().any(|d| d.also_seen.contains(&entry)) {
+                continue;
+            }
             let idle = &self.databases[usize::from(dot.node.0)].idle;
             if idle.contains(&(key.clone(), *dot)) {
                 continue;

@@ -81,6 +81,8 @@ impl Simulation {
                 refused: Default::default(),
                 idle: Default::default(),
                 parents: Default::default(),
+                deleted_twice: Default::default(),
+                also_seen: Default::default(),
                 all_keys: all_keys.clone(),
             })
             .collect();
