@@ -253,12 +253,14 @@ impl Errands {
         match verdict.pause {
             Some(why) => {
                 if self.paused.insert(place) {
+                    self.write_at = Instant::now();
                     tracing::warn!(table = %verdict.name, %node, "paused: {why}");
                 }
                 conductor.hub.pause(verdict.table, verdict.target);
             }
             None => {
                 if self.paused.remove(&place) {
+                    self.write_at = Instant::now();
                     tracing::info!(table = %verdict.name, %node, "goes on");
                     conductor.reload_tables(verdict.target);
                     conductor.hub.resume(verdict.table, verdict.target);
@@ -267,9 +269,16 @@ impl Errands {
         }
     }
 
+    /// Tables that are not delivered to some node; whoever paused one waits for this.
+    fn paused_tables(&self) -> Vec<String> {
+        let paused = |table: &&LinkedTable| self.paused.iter().any(|(id, _)| *id == table_id(table.id));
+        self.linked.iter().filter(paused).map(|table| table.name.plain()).collect()
+    }
+
     /// Writes the hub's state down where somebody may look for it.
     fn write_down(&mut self, conductor: &mut Conductor, now: Instant) {
-        let state = conductor.state();
+        let mut state = conductor.state();
+        state["paused"] = self.paused_tables().into();
         // An idle hub says once in a while that it is alive, and leaves the disks alone otherwise.
         if state == self.last_state && now.duration_since(self.written_at) < SECOND * 10 {
             return;

@@ -39,6 +39,8 @@ pub struct HubStatus {
     pub waiting: i64,
     /// Another command that is at work, for instance `pgtandem up`.
     pub other_command: Option<String>,
+    /// Tables that the hub keeps from being delivered to some node, as it said last.
+    pub paused: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

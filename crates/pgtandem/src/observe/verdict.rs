@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use jiff::Timestamp;
+use serde_json::Value as Json;
 
 use super::node::{HUB_APPLICATION, HubRow, LinkView};
 use super::observer::Observed;
@@ -38,7 +39,13 @@ pub(super) fn hub_status(observed: &[Observed]) -> HubStatus {
         seen_seconds_ago: row.and_then(|row| row.seen_seconds_ago).map(|ago| ago.max(0.0)),
         waiting: links().map(|link| link.hubs_waiting).max().unwrap_or_default(),
         other_command: others.map(|lock| lock.application.clone()),
+        paused: row.map(|row| paused(&row.state)).unwrap_or_default(),
     }
+}
+
+fn paused(state: &Json) -> Vec<String> {
+    let tables = state.get("paused").and_then(Json::as_array).into_iter().flatten();
+    tables.filter_map(Json::as_str).map(str::to_owned).collect()
 }
 
 /// The word of the newest hub; a node that was away may still have an older one's.
