@@ -38,12 +38,7 @@ pub(crate) struct History<I> {
 
 impl<I> Default for History<I> {
     fn default() -> Self {
-        History {
-            changes: Vec::new(),
-            firsts: SmallVec::new(),
-            bound: Vec::new(),
-            from_record: None,
-        }
+        History { changes: Vec::new(), firsts: SmallVec::new(), bound: Vec::new(), from_record: None }
     }
 }
 
@@ -68,10 +63,7 @@ impl<I: Clone> History<I> {
         }
         change.time = change.time.max(Micros(last.time.0.saturating_add(1)));
         let landed = landings.partition_point(|l| l.position <= position);
-        let mut between = landings[..landed]
-            .iter()
-            .rev()
-            .take_while(|l| l.position > last.dot.position);
+        let mut between = landings[..landed].iter().rev().take_while(|l| l.position > last.dot.position);
         if between.all(|l| l.wrote.contains(key) == Some(false)) {
             *last = change;
         } else {
@@ -80,31 +72,20 @@ impl<I: Clone> History<I> {
     }
 
     pub(crate) fn last_of(&self, node: NodeId) -> Option<&Past<I>> {
-        self.changes
-            .iter()
-            .filter(|c| c.dot.node == node)
-            .max_by_key(|c| c.dot.position)
+        self.changes.iter().filter(|c| c.dot.node == node).max_by_key(|c| c.dot.position)
     }
 }
 
 impl<I> Past<I> {
     pub(crate) fn stamp(&self) -> Stamp {
-        Stamp {
-            time: self.time,
-            node: self.dot.node,
-        }
+        Stamp { time: self.time, node: self.dot.node }
     }
 
     pub(crate) fn side(&self) -> Side<I>
     where
         I: Clone,
     {
-        Side {
-            dot: self.dot,
-            stamp: self.stamp(),
-            op: self.op,
-            state: self.state.clone(),
-        }
+        Side { dot: self.dot, stamp: self.stamp(), op: self.op, state: self.state.clone() }
     }
 
     /// A later change of the same transaction.
@@ -152,9 +133,7 @@ impl Causality<'_> {
         if let Some((_, reflects)) = self.record.filter(|(dot, _)| *dot == change) {
             return reflects.contains(other);
         }
-        let cover = self
-            .cover_before(change.node, change.position)
-            .filter(|_| !self.broken);
+        let cover = self.cover_before(change.node, change.position).filter(|_| !self.broken);
         let of_table = match self.truncates.contains(&other) {
             true if !self.was_delivered(change, other) => self.table_spans,
             _ => &[],
@@ -176,9 +155,7 @@ impl Causality<'_> {
         let mut of_nodes: Vec<std::ops::Range<usize>> = Vec::new();
         for index in 0..changes.len() {
             match of_nodes.last_mut() {
-                Some(range) if changes[range.start].dot.node == changes[index].dot.node => {
-                    range.end = index + 1
-                }
+                Some(range) if changes[range.start].dot.node == changes[index].dot.node => range.end = index + 1,
                 _ => of_nodes.push(index..index + 1),
             }
         }
@@ -231,8 +208,6 @@ impl Causality<'_> {
         let to = landings.partition_point(|l| l.position <= upto);
         let between = landings[from..to.max(from)].iter();
         let mut wrote = between.filter(|l| l.wrote.contains(self.key) == Some(true));
-        wrote
-            .next_back()
-            .is_some_and(|last| !last.cover.contains(change))
+        wrote.next_back().is_some_and(|last| !last.cover.contains(change))
     }
 }

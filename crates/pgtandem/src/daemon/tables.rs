@@ -37,6 +37,7 @@ fn target_table(id: TableId, shape: &TableShape, rank: usize, is_replica: bool) 
     let columns = shape.written_columns().map(|column| TargetColumn {
         name: column.name.clone(),
         cast_type: column.cast_type.clone(),
+        equals: column.equals.clone(),
         is_fixed: column.identity == Some(Identity::Always),
     });
     let columns: Vec<_> = columns.collect();
@@ -52,7 +53,11 @@ fn target_table(id: TableId, shape: &TableShape, rank: usize, is_replica: bool) 
         name: shape.name.clone(),
         may_leave_out: has_fixed || shape.triggers.iter().any(fires),
         unchecked: if is_replica { deferrable(shape) } else { Vec::new() },
-        referrers: if is_replica { Vec::new() } else { shape.foreign_keys_in.iter().map(referrer).collect() },
+        referrers: if is_replica {
+            Vec::new()
+        } else {
+            shape.foreign_keys_in.iter().map(|key| referrer(shape, key)).collect()
+        },
         columns,
         key: shape.primary_key.clone(),
         key_is_spelled: key_columns(shape).iter().any(|column| column.spelling != Spelling::Exact),
@@ -60,18 +65,27 @@ fn target_table(id: TableId, shape: &TableShape, rank: usize, is_replica: bool) 
     }
 }
 
-fn deferrable(shape: &TableShape) -> Vec<(Ident, Vec<Ident>)> {
+/// A constraint's name, its columns and what makes them equal.
+type Unique = (Ident, Vec<(Ident, String)>);
+
+fn deferrable(shape: &TableShape) -> Vec<Unique> {
     let unique = shape.unique_indexes.iter().filter(|index| index.deferrable && !index.is_exclusion);
-    let columns = |index: &UniqueIndex| index.columns.iter().flatten().cloned().collect();
+    let column = |name: &Ident| (name.clone(), equals(shape, name));
+    let columns = |index: &UniqueIndex| index.columns.iter().flatten().map(column).collect();
     unique.map(|index| (index.name.clone(), columns(index))).collect()
 }
 
-fn referrer(key: &ForeignKey) -> Referrer {
+fn referrer(shape: &TableShape, key: &ForeignKey) -> Referrer {
+    let columns = key.columns.iter().zip(&key.referenced_columns);
     Referrer {
         child: key.table.clone(),
-        columns: key.columns.iter().cloned().zip(key.referenced_columns.iter().cloned()).collect(),
+        columns: columns.map(|(from, to)| (from.clone(), to.clone(), equals(shape, to))).collect(),
         acts_on_delete: key.on_delete.writes(),
     }
+}
+
+fn equals(shape: &TableShape, column: &Ident) -> String {
+    shape.column(column).map_or_else(|| "=".to_owned(), |column| column.equals.clone())
 }
 
 fn key_columns(shape: &TableShape) -> Vec<KeyColumn> {
@@ -81,9 +95,10 @@ fn key_columns(shape: &TableShape) -> Vec<KeyColumn> {
             name: column.name.clone(),
             cast_type: column.cast_type.clone(),
             is_key: true,
+            equals: column.equals.clone(),
             is_fixed: column.identity == Some(Identity::Always),
         },
-        spelling: Spelling::of_type(&column.cast_type),
+        spelling: Spelling::of_type(&column.base_type),
     };
     key.map(column).collect()
 }
@@ -113,6 +128,7 @@ pub async fn read_captured_tables(client: &Client, linked: &[LinkedTable]) -> Re
         let captured = CapturedTable {
             id: table_id(table.id),
             key: key_columns(shape),
+            partitioned_by: shape.partitioned_by.clone(),
             start: Position(table.start_position.into()),
         };
         Some((shape.relid, captured))

@@ -43,8 +43,14 @@ impl Target {
 
     async fn prepare_move(&self, table: &TargetTable) -> Result<Prepared, DeliverError> {
         let key = table.key_columns();
+        let text = if key.iter().any(|column| column.is_fixed) {
+            let columns: Vec<_> = table.columns.iter().map(|column| column.name.clone()).collect();
+            sql::copy_rows(&table.name, &key, &columns)
+        } else {
+            sql::move_rows(&table.name, &key)
+        };
         Ok(Prepared {
-            statement: self.client.prepare(&sql::move_rows(&table.name, &key)).await?,
+            statement: self.client.prepare(&text).await?,
             before: Vec::new(),
             after: Vec::new(),
             key: Vec::new(),

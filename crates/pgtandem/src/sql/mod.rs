@@ -15,7 +15,7 @@ pub use copying::{
     row_hashes,
 };
 pub use rows::{
-    NOT_WRITTEN, WrittenColumn, counted_upsert, delete, delete_all, delete_found, lock_rows, move_rows,
+    NOT_WRITTEN, WrittenColumn, copy_rows, counted_upsert, delete, delete_all, delete_found, lock_rows, move_rows,
     refuse_duplicates, refuse_present, refuse_referenced, select_values, stash, truncate, unstash, upsert,
 };
 pub use sequence::{SequenceOptions, highest_value, sequence_state, set_value};

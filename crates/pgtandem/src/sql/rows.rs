@@ -13,6 +13,8 @@ pub struct WrittenColumn {
     /// assignment to the column checks it.
     pub cast_type: String,
     pub is_key: bool,
+    /// The operator by which the type's values are equal.
+    pub equals: String,
     /// GENERATED ALWAYS AS IDENTITY: a row can be inserted with a value of ours, but no UPDATE may set it.
     pub is_fixed: bool,
 }
@@ -90,18 +92,21 @@ pub fn refuse_present(table: &QualifiedName, key: &[WrittenColumn]) -> String {
 /// Fails when one of the rows has values of `unique` that another row has, too. For constraints that are deferrable:
 /// PostgreSQL checks them by a trigger, which does not fire in a session that replicates.
 #[must_use]
-pub fn refuse_duplicates(table: &QualifiedName, key: &[WrittenColumn], constraint: &Ident, unique: &[Ident]) -> String {
+pub fn refuse_duplicates(
+    table: &QualifiedName,
+    key: &[WrittenColumn],
+    constraint: &Ident,
+    unique: &[(Ident, String)],
+) -> String {
     let message = format!("duplicate key value violates unique constraint {constraint}");
-    let same = unique.iter().map(|name| format!("o.{name} = t.{name}")).collect::<Vec<_>>().join(" AND ");
-    let row = |alias: &str| list(key.iter().map(|column| format!("{alias}.{}", column.name)));
+    let same =
+        unique.iter().map(|(name, equals)| format!("o.{name} {equals} t.{name}")).collect::<Vec<_>>().join(" AND ");
     format!(
         "SELECT {} WHERE EXISTS (SELECT FROM {} JOIN {table} AS t ON {} JOIN {table} AS o ON {same} \
-         WHERE ({}) IS DISTINCT FROM ({}))",
+         WHERE (o.tableoid, o.ctid) <> (t.tableoid, t.ctid))",
         refuse("23505", &message),
         arrays(key),
-        matching(key),
-        row("t"),
-        row("o")
+        matching(key)
     )
 }
 
@@ -111,16 +116,18 @@ pub fn lock_rows(table: &QualifiedName, key: &[WrittenColumn]) -> String {
     format!("SELECT FROM {table} AS t JOIN {} ON {} FOR UPDATE OF t", arrays(key), matching(key))
 }
 
-/// Fails when rows of `child` refer to one of the rows: pairs of the child's column and the column it refers to.
+/// Fails when rows of `child` refer to one of the rows: the child's column, the column it refers to,
+/// the operator by which they are equal.
 #[must_use]
 pub fn refuse_referenced(
     table: &QualifiedName,
     key: &[WrittenColumn],
     child: &QualifiedName,
-    columns: &[(Ident, Ident)],
+    columns: &[(Ident, Ident, String)],
 ) -> String {
     let message = format!("rows of {child} that were not deleted with it still refer to it");
-    let refers = columns.iter().map(|(from, to)| format!("c.{from} = t.{to}")).collect::<Vec<_>>().join(" AND ");
+    let refers =
+        columns.iter().map(|(from, to, equals)| format!("c.{from} {equals} t.{to}")).collect::<Vec<_>>().join(" AND ");
     format!(
         "SELECT {} WHERE EXISTS (SELECT FROM {} JOIN {table} AS t ON {} JOIN {child} AS c ON {refers})",
         refuse("23503", &message),
@@ -136,12 +143,32 @@ pub fn move_rows(table: &QualifiedName, key: &[WrittenColumn]) -> String {
     let both: Vec<_> = key.iter().chain(key).cloned().collect();
     let width = key.len();
     let assigned = list(key.iter().enumerate().map(|(i, c)| format!("{} = {}", c.name, c.value(width + i))));
-    let taken: Vec<_> = key.iter().enumerate().map(|(i, c)| format!("o.{} = {}", c.name, c.value(width + i))).collect();
+    let taken: Vec<_> =
+        key.iter().enumerate().map(|(i, c)| format!("o.{} {} {}", c.name, c.equals, c.value(width + i))).collect();
     format!(
         "UPDATE {table} AS t SET {assigned} FROM {} WHERE {} AND NOT EXISTS (SELECT FROM {table} AS o WHERE {})",
         arrays(&both),
         matching(key),
         taken.join(" AND ")
+    )
+}
+
+/// As [`move_rows`] where no UPDATE may set the key: the row is copied; the one under the old key is still there.
+#[must_use]
+pub fn copy_rows(table: &QualifiedName, key: &[WrittenColumn], columns: &[Ident]) -> String {
+    let both: Vec<_> = key.iter().chain(key).cloned().collect();
+    let width = key.len();
+    let values = columns.iter().map(|name| match key.iter().position(|of_key| of_key.name == *name) {
+        Some(at) => key[at].value(width + at),
+        None => format!("t.{name}"),
+    });
+    format!(
+        "INSERT INTO {table} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {table} AS t JOIN {} ON {} \
+         ON CONFLICT DO NOTHING",
+        list(columns),
+        list(values),
+        arrays(&both),
+        matching(key)
     )
 }
 
@@ -185,7 +212,7 @@ pub fn stash(table: &QualifiedName, key: &[WrittenColumn], stash: &Ident) -> [St
 #[must_use]
 pub fn unstash(table: &QualifiedName, key: &[WrittenColumn], own: &[Ident], stash: &Ident) -> String {
     let assigned = list(own.iter().map(|name| format!("{name} = s.{name}")));
-    let joined: Vec<_> = key.iter().map(|column| format!("t.{0} = s.{0}", column.name)).collect();
+    let joined: Vec<_> = key.iter().map(|column| format!("t.{0} {1} s.{0}", column.name, column.equals)).collect();
     format!("UPDATE {table} AS t SET {assigned} FROM pg_temp.{stash} AS s WHERE {}", joined.join(" AND "))
 }
 
@@ -202,8 +229,9 @@ pub fn delete_all(table: &QualifiedName) -> String {
 
 fn matching(columns: &[WrittenColumn]) -> String {
     let keys = columns.iter().enumerate().filter(|(_, column)| column.is_key);
-    let keys: Vec<_> = keys.map(|(at, column)| format!("t.{} = {}", column.name, column.value(at))).collect();
-    keys.join(" AND ")
+    let equal =
+        |(at, column): (usize, &WrittenColumn)| format!("t.{} {} {}", column.name, column.equals, column.value(at));
+    keys.map(equal).collect::<Vec<_>>().join(" AND ")
 }
 
 #[cfg(test)]
@@ -215,6 +243,7 @@ mod tests {
             name: name.into(),
             cast_type: cast_type.into(),
             is_key,
+            equals: "=".into(),
             is_fixed: false,
         };
         vec![column("id", "bigint", true), column("na\"me", "text", false)]

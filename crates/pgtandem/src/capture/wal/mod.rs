@@ -73,8 +73,19 @@ pub struct WalCapture {
     judged: Position,
     relations: HashMap<u32, Option<RelationPlan>>,
     open: Option<Open>,
+    /// A delete on a partitioned table that may turn out to be the first half of an update.
+    leaving: Option<Leaving>,
     builder: ImageBuilder,
     key_bytes: Vec<u8>,
+}
+
+/// A row that was deleted from a partition. An update that moves a row to another partition is in the WAL as a delete
+/// and an insert right behind it, with the same key but for the columns that say where it belongs.
+struct Leaving {
+    relation: u32,
+    plan: RelationPlan,
+    key: Key,
+    old: Tuple,
 }
 
 /// The transaction that is being read.
@@ -105,6 +116,7 @@ impl WalCapture {
             judged,
             relations: HashMap::new(),
             open: None,
+            leaving: None,
             builder: ImageBuilder::default(),
             key_bytes: Vec::new(),
         }
@@ -130,6 +142,11 @@ impl WalCapture {
     }
 
     async fn take(&mut self, message: Message) -> Result<Option<Captured>, CaptureError> {
+        let arrives =
+            |leaving: &Leaving| matches!(&message, Message::Insert { relation, .. } if *relation == leaving.relation);
+        if self.leaving.as_ref().is_some_and(|leaving| !arrives(leaving)) {
+            self.left()?;
+        }
         match message {
             Message::Begin { final_lsn, commit_time_micros, .. } => {
                 let position = Position(final_lsn.0);
@@ -154,7 +171,7 @@ impl WalCapture {
             }
             Message::Delete { relation, old } => {
                 self.learn(relation, &[Some(old.tuple())]).await?;
-                self.delete(relation, &old)?;
+                self.delete(relation, old)?;
             }
             Message::Truncate { relations, .. } => self.truncate(&relations)?,
             Message::Origin { .. } | Message::Type { .. } | Message::Message { .. } => {}
@@ -224,6 +241,12 @@ impl WalCapture {
         let Some(plan) = self.plan_for(relation)? else { return Ok(()) };
         let key = self.key(&plan, new)?;
         let image = self.image(&plan, new, None, None, &[]);
+        let moved = self.leaving.take_if(|leaving| leaving.key != key && leaving.becomes(new));
+        if let Some(Leaving { key: from, old, .. }) = moved {
+            let image_under_old_key = self.image(&plan, new, None, Some(&old), &[]);
+            return self.push(Change::KeyChange { from, to: key, image, image_under_old_key });
+        }
+        self.left()?;
         self.push(Change::Row { key, op: Op::Insert, state: State::Present(image) })
     }
 
@@ -264,10 +287,23 @@ impl WalCapture {
         Ok(lacking.iter().copied().zip(found.into_iter().flatten()).collect())
     }
 
-    fn delete(&mut self, relation: u32, old: &Old) -> Result<(), CaptureError> {
+    fn delete(&mut self, relation: u32, old: Old) -> Result<(), CaptureError> {
         let Some(plan) = self.plan_for(relation)? else { return Ok(()) };
         let key = self.key(&plan, old.tuple())?;
-        self.push(Change::Row { key, op: Op::Delete, state: State::Absent })
+        if plan.kept_in_move.is_empty() {
+            return self.push(Change::Row { key, op: Op::Delete, state: State::Absent });
+        }
+        let (Old::Key(old) | Old::Full(old)) = old;
+        self.leaving = Some(Leaving { relation, plan, key, old });
+        Ok(())
+    }
+
+    /// It was a delete after all.
+    fn left(&mut self) -> Result<(), CaptureError> {
+        match self.leaving.take() {
+            Some(Leaving { key, .. }) => self.push(Change::Row { key, op: Op::Delete, state: State::Absent }),
+            None => Ok(()),
+        }
     }
 
     fn truncate(&mut self, relations: &[u32]) -> Result<(), CaptureError> {
@@ -325,6 +361,12 @@ impl WalCapture {
             self.builder.push(value);
         }
         Image::in_memory(self.builder.bytes())
+    }
+}
+
+impl Leaving {
+    fn becomes(&self, new: &Tuple) -> bool {
+        self.plan.kept_in_move.iter().all(|at| self.old.column(*at) == new.column(*at))
     }
 }
 

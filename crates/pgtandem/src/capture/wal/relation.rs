@@ -16,6 +16,8 @@ pub struct CapturedTable {
     pub id: TableId,
     /// Key columns in key order.
     pub key: Vec<KeyColumn>,
+    /// Columns that say in which partition a row is.
+    pub partitioned_by: Vec<Ident>,
     /// Changes that committed before are in the rows that were copied or compared when the table was linked.
     pub start: Position,
 }
@@ -49,6 +51,9 @@ pub(super) struct RelationPlan {
     pub key: Arc<[(usize, KeyColumn)]>,
     /// A key column's spelling has to be asked for.
     pub asks: bool,
+    /// Places of the key columns that a row keeps when an update moves it to another partition; none if the table is
+    /// not partitioned, or no such column is left.
+    pub kept_in_move: Arc<[usize]>,
     pub start: Position,
 }
 
@@ -72,6 +77,7 @@ pub(super) fn plan(
         columns: columns.iter().map(|name| Ident::new(name.as_str())).collect(),
         shape: shapes.intern(Shape { table: table.id, columns }),
         asks: key.iter().any(|(_, column)| column.spelling == Spelling::CaseFolded),
+        kept_in_move: kept_in_move(table, &key),
         key: key.into(),
         start: table.start,
     };
@@ -81,4 +87,12 @@ pub(super) fn plan(
         type_modifier: column.type_modifier,
     });
     Ok((plan, described.collect()))
+}
+
+fn kept_in_move(table: &CapturedTable, key: &[(usize, KeyColumn)]) -> Arc<[usize]> {
+    if table.partitioned_by.is_empty() {
+        return Arc::new([]);
+    }
+    let kept = key.iter().filter(|(_, column)| !table.partitioned_by.contains(&column.column.name));
+    kept.map(|(at, _)| *at).collect()
 }
