@@ -29,7 +29,10 @@ enum Found {
     Done,
     /// A node that was away has a session for errands again.
     Reopened(usize, Box<Control>),
-    Failed { node: String, error: ReachError },
+    Failed {
+        node: String,
+        error: ReachError,
+    },
 }
 
 pub struct Errands {
@@ -103,7 +106,9 @@ impl Errands {
     /// # Errors
     /// When a node is lost.
     pub async fn look_first(&mut self, conductor: &mut Conductor) -> Result<(), ReachError> {
-        let looked = compare_tables(&self.present(conductor), &self.linked, self.silence_timeout).await.map_err(|(_, error)| error)?;
+        let looked = compare_tables(&self.present(conductor), &self.linked, self.silence_timeout)
+            .await
+            .map_err(|(_, error)| error)?;
         self.take(Found::Tables(looked), conductor);
         Ok(())
     }
@@ -174,7 +179,8 @@ impl Errands {
             return;
         }
         self.reopen_at = now + SECOND;
-        let Some(at) = (0..self.controls.len()).find(|at| self.controls[*at].is_none() && conductor.is_here(*at)) else {
+        let Some(at) = (0..self.controls.len()).find(|at| self.controls[*at].is_none() && conductor.is_here(*at))
+        else {
             return;
         };
         let node = self.nodes[at].clone();

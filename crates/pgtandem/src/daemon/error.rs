@@ -58,10 +58,9 @@ impl ReachError {
             },
             // One that was deposed waits for the locks like any other.
             Self::OldBackend { .. } | Self::Silent { .. } | Self::Deposed { .. } => Retry::Soon,
-            Self::Stranger { .. }
-            | Self::SlotGone { .. }
-            | Self::NotLinked { .. }
-            | Self::Misfit { .. } => Retry::Never,
+            Self::Stranger { .. } | Self::SlotGone { .. } | Self::NotLinked { .. } | Self::Misfit { .. } => {
+                Retry::Never
+            }
         }
     }
 }

@@ -48,7 +48,8 @@ pub async fn compare_tables(
 ) -> Result<Looked, (String, ReachError)> {
     let mut views = Vec::new();
     for control in controls {
-        views.push(answer_of(&control.name, limit, view(control)).await.map_err(|error| (control.name.clone(), error))?);
+        views
+            .push(answer_of(&control.name, limit, view(control)).await.map_err(|error| (control.name.clone(), error))?);
     }
     let mut verdicts = Vec::new();
     for table in linked {

@@ -45,7 +45,8 @@ impl NodeContext {
     /// A key's values for a person.
     #[must_use]
     pub fn key_text(&self, key: &hub::Key) -> String {
-        let parts = crate::capture::key::raw_parts(&key.bytes).map(|part| String::from_utf8_lossy(&part[4..]).into_owned());
+        let parts =
+            crate::capture::key::raw_parts(&key.bytes).map(|part| String::from_utf8_lossy(&part[4..]).into_owned());
         parts.collect::<Vec<_>>().join(", ")
     }
 
@@ -188,6 +189,8 @@ pub async fn bring_up_again(
             last_said = text;
         }
         match error.retry() {
+            // The whole hub starts over, and waits for the locks.
+            _ if matches!(error, ReachError::Deposed { .. }) => return Err(error),
             Retry::Soon => {}
             Retry::AfterPerson => pause = pause.max(Duration::from_secs(1)),
             Retry::Never => return Err(error),

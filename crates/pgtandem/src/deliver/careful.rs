@@ -98,7 +98,8 @@ impl Target {
             fitting.into_iter().partition(|placed| placed.row.pair.as_ref().is_some_and(|pair| apart.contains(pair)));
         for placed in with_them {
             let partner = misfits.iter().find(|held| Some(&held.key) == placed.row.pair.as_ref());
-            let (reason, sqlstate) = partner.map(|held| (held.reason.clone(), held.sqlstate.clone())).unwrap_or_default();
+            let (reason, sqlstate) =
+                partner.map(|held| (held.reason.clone(), held.sqlstate.clone())).unwrap_or_default();
             misfits.push(Held { key: placed.row.key.clone(), reason, sqlstate });
         }
         Ok((fitting, misfits))
@@ -115,7 +116,9 @@ impl Target {
         for row in all.iter().filter(|row| !row.hold) {
             let Some(table) = self.tables.get(&row.key.table) else { continue };
             let text = sql::delete_all(&table.name);
-            if let Err(error) = self.attempt(&Missed::default(), async { Ok(self.client.batch_execute(&text).await?) }).await? {
+            if let Err(error) =
+                self.attempt(&Missed::default(), async { Ok(self.client.batch_execute(&text).await?) }).await?
+            {
                 held.push(Held { key: row.key.clone(), reason: error.to_string(), sqlstate: error.sqlstate() });
             }
         }
@@ -162,7 +165,11 @@ impl Target {
 
     /// Rows refused one by one may be accepted together: two that swap a unique value, or a row whose value another
     /// one gave up later in the same delivery.
-    async fn write_rejected_again(&self, rejected: Vec<Rejected<'_>>, missed: &Missed) -> Result<Vec<Held>, DeliverError> {
+    async fn write_rejected_again(
+        &self,
+        rejected: Vec<Rejected<'_>>,
+        missed: &Missed,
+    ) -> Result<Vec<Held>, DeliverError> {
         let all: Vec<Placed<'_>> = rejected.iter().flat_map(|rejected| rejected.rows.iter().copied()).collect();
         if all.is_empty() || self.attempt(missed, self.reinsert(&all, missed)).await?.is_ok() {
             return Ok(Vec::new());

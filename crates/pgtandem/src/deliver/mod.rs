@@ -11,7 +11,7 @@ mod session;
 mod target;
 
 pub use error::DeliverError;
-pub use record::{Held, row_json};
 pub use patience::Patience;
+pub use record::{Held, row_json};
 pub use session::{Landing, LandingId, Target, TargetRole};
 pub use target::{TargetColumn, TargetTable, TargetTables};

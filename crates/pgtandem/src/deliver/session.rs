@@ -182,7 +182,12 @@ impl Target {
             pipeline.finish().await
         }
         .map_err(DeliverError::from)
-        .map(|()| Landing { position, before, missed: missed.into_inner().unwrap_or_default(), held: Vec::new() })
+        .map(|()| Landing {
+            position,
+            before,
+            missed: missed.into_inner().unwrap_or_default(),
+            held: Vec::new(),
+        })
     }
 
     /// Opens the delivery; says where the node stands before anything is written.

@@ -66,10 +66,14 @@ fn s21_a_preferred_node_wins_though_it_wrote_first() {
     assert_eq!(decisions(&pair, "1"), "update/update|red|blue|prefer:new");
     // Also when it deletes, and when the other one deletes.
     pair["new"].sql("INSERT INTO items VALUES (2, 'two', 5), (3, 'three', 5)");
-    at_once(&pair, &hub, [
-        "DELETE FROM items WHERE id = 2; UPDATE items SET name = 'kept' WHERE id = 3",
-        "UPDATE items SET name = 'lost' WHERE id = 2; DELETE FROM items WHERE id = 3",
-    ]);
+    at_once(
+        &pair,
+        &hub,
+        [
+            "DELETE FROM items WHERE id = 2; UPDATE items SET name = 'kept' WHERE id = 3",
+            "UPDATE items SET name = 'lost' WHERE id = 2; DELETE FROM items WHERE id = 3",
+        ],
+    );
     assert_eq!(decisions(&pair, "2"), "update/delete|-|lost|prefer:new");
     assert_eq!(decisions(&pair, "3"), "update/delete|kept|-|prefer:new");
     assert_eq!(pair["legacy"].sql("SELECT id, name FROM items WHERE id > 1"), "3|kept");
@@ -79,20 +83,28 @@ fn s21_a_preferred_node_wins_though_it_wrote_first() {
 fn s22_deletes_and_inserts_clash() {
     let (pair, hub) = linked_pair("");
     pair["new"].sql("INSERT INTO items SELECT n, 'old', n FROM generate_series(1, 4) n");
-    at_once(&pair, &hub, [
-        "UPDATE items SET name = 'n1' WHERE id = 1; DELETE FROM items WHERE id IN (2, 3); INSERT INTO items VALUES (9, 'n9')",
-        "DELETE FROM items WHERE id IN (1, 3); UPDATE items SET name = 'l2' WHERE id = 2; INSERT INTO items VALUES (9, 'l9')",
-    ]);
+    at_once(
+        &pair,
+        &hub,
+        [
+            "UPDATE items SET name = 'n1' WHERE id = 1; DELETE FROM items WHERE id IN (2, 3); INSERT INTO items VALUES (9, 'n9')",
+            "DELETE FROM items WHERE id IN (1, 3); UPDATE items SET name = 'l2' WHERE id = 2; INSERT INTO items VALUES (9, 'l9')",
+        ],
+    );
     assert_eq!(pair["new"].sql("SELECT id, name FROM items ORDER BY id"), "2|l2\n4|old\n9|l9");
     assert_eq!(decisions(&pair, "1"), "update/delete|-|n1|newest");
     assert_eq!(decisions(&pair, "2"), "update/delete|l2|-|newest");
     assert_eq!(decisions(&pair, "3"), "delete/delete|-|-|newest");
     assert_eq!(decisions(&pair, "9"), "insert/insert|l9|n9|newest");
     // Deleted and inserted again on one side, updated on the other; and a key that moves onto another's.
-    at_once(&pair, &hub, [
-        "DELETE FROM items WHERE id = 4; INSERT INTO items VALUES (4, 'again')",
-        "UPDATE items SET name = 'l4' WHERE id = 4; UPDATE items SET id = 10 WHERE id = 9",
-    ]);
+    at_once(
+        &pair,
+        &hub,
+        [
+            "DELETE FROM items WHERE id = 4; INSERT INTO items VALUES (4, 'again')",
+            "UPDATE items SET name = 'l4' WHERE id = 4; UPDATE items SET id = 10 WHERE id = 9",
+        ],
+    );
     assert_eq!(pair["new"].sql("SELECT id, name FROM items ORDER BY id"), "2|l2\n4|l4\n10|l9");
     assert_eq!(decisions(&pair, "4").split('|').skip(1).collect::<Vec<_>>(), ["l4", "again", "newest"]);
     assert_eq!(decisions(&pair, "10"), "");
@@ -103,11 +115,15 @@ fn s22_three_writers_of_one_row_leave_one_row() {
     let trio = Trio::with(Setup::default().config("[hub]\nstatus_interval_ms = 100").table("items", ITEMS));
     let hub = trio.linked();
     trio["new"].sql("INSERT INTO items VALUES (1, 'chair', 5)");
-    at_once(&trio, &hub, [
-        "UPDATE items SET name = 'a' WHERE id = 1; INSERT INTO items VALUES (2, 'a')",
-        "DELETE FROM items WHERE id = 1; INSERT INTO items VALUES (2, 'b')",
-        "UPDATE items SET name = 'c' WHERE id = 1; INSERT INTO items VALUES (2, 'c')",
-    ]);
+    at_once(
+        &trio,
+        &hub,
+        [
+            "UPDATE items SET name = 'a' WHERE id = 1; INSERT INTO items VALUES (2, 'a')",
+            "DELETE FROM items WHERE id = 1; INSERT INTO items VALUES (2, 'b')",
+            "UPDATE items SET name = 'c' WHERE id = 1; INSERT INTO items VALUES (2, 'c')",
+        ],
+    );
     trio.equal("items");
     assert_eq!(trio["new"].sql("SELECT id, name FROM items ORDER BY id"), "1|c\n2|c");
     // Two have lost each: both rows can be put back.

@@ -12,7 +12,7 @@ use hub::{Change, Key, Micros, Op, Position, State, TableId};
 use tokio::sync::mpsc;
 use wire::{Column, Event, Message, Old, Stream, Tuple};
 
-use super::{Image, ImageBuilder, Shapes, Spool, Spooled, Value, key};
+use super::{Image, ImageBuilder, Shapes, SharedFile, Spool, Spooled, Value, key};
 pub use relation::{CapturedTable, CapturedTables, SourceColumn};
 use relation::{RelationPlan, plan};
 
@@ -66,6 +66,8 @@ pub struct WalCapture {
     judged: Position,
     relations: HashMap<u32, Option<RelationPlan>>,
     open: Option<Open>,
+    /// For small transactions while memory is short.
+    shared_file: SharedFile,
     builder: ImageBuilder,
     key_bytes: Vec<u8>,
 }
@@ -96,6 +98,7 @@ impl WalCapture {
             judged,
             relations: HashMap::new(),
             open: None,
+            shared_file: SharedFile::default(),
             builder: ImageBuilder::default(),
             key_bytes: Vec::new(),
         }
@@ -157,7 +160,11 @@ impl WalCapture {
         if open.skipped || open.spool.is_empty() {
             return Ok(Captured::Passed(open.position));
         }
-        Ok(Captured::Transaction { position: open.position, time: open.time, changes: open.spool.finish()? })
+        Ok(Captured::Transaction {
+            position: open.position,
+            time: open.time,
+            changes: open.spool.finish(&mut self.shared_file)?,
+        })
     }
 
     fn relation(&mut self, relation: &wire::Relation) -> Result<Option<Captured>, CaptureError> {
