@@ -20,6 +20,7 @@ use crate::key::{Dot, Key, Micros, NodeId, Position, TableId};
 use crate::past::{Causality, History, Past};
 use crate::policy::{Policies, Verdict};
 use crate::window::{Entry, Half, Made, SlotRef, Write};
+use crate::wrote::Touch;
 
 /// Per node, how far its changes can have had an effect: recovery reads the changes in (start, reach].
 pub fn reach(starts: &[Position], landings: &[Vec<Landing>]) -> Vec<Position> {
@@ -477,7 +478,7 @@ impl<I: Clone> Recovery<I> {
                 continue;
             };
             if !self.hub.window.get(slot).has_lost(change.dot)
-                && causality.overwritten_unjudged(change.dot, next.dot.position)
+                && causality.overwritten_unjudged(changes, change, next.dot.position)
             {
                 let why = Cow::Borrowed(
                     "written over a delivered row, not over the change before it on the same node",
@@ -502,17 +503,17 @@ impl<I: Clone> Recovery<I> {
         let mut writes = Vec::new();
         for (index, landings) in causality.landings.iter().enumerate() {
             let node = NodeId(index as u8);
-            let wrote = landings
-                .iter()
-                .filter(|l| l.wrote.contains(&entry.key) != Some(false));
-            let wrote: Vec<&Landing> = wrote.collect();
-            let passed = wrote.partition_point(|l| l.position <= self.reach[index]);
-            for landing in &wrote[passed.saturating_sub(1)..] {
+            let touched = landings.iter().map(|l| (l, l.wrote.what(&entry.key)));
+            let wrote: Vec<_> = touched.filter(|(_, t)| *t != Touch::Nothing).collect();
+            let passed = wrote.partition_point(|(l, _)| l.position <= self.reach[index]);
+            for (landing, touch) in &wrote[passed.saturating_sub(1)..] {
+                // A row that was only swept is held: what is canonical was not written.
+                let lacking = *touch == Touch::Swept && entry.state.is_present();
                 writes.push(Write {
                     position: landing.position,
                     node,
-                    current: landing.cover.contains(entry.dot()),
-                    sure: landing.wrote.contains(&entry.key).is_some(),
+                    current: landing.cover.contains(entry.dot()) && !lacking,
+                    sure: *touch != Touch::Unknown,
                 });
             }
         }
