@@ -25,6 +25,8 @@ const OWED_ROWS: usize = 16_384;
 const OWED_ROWS_AWAY: usize = 65_536;
 /// How much is taken from the captures before deliveries are looked at again, in transactions.
 const TURN: usize = 2_048;
+/// A turn takes no longer than about this: connections are opened and watched between turns.
+const TURN_TIME: Duration = Duration::from_millis(20);
 /// A landing without rows may wait this long for company.
 const EMPTY_LANDING_DELAY: Duration = Duration::from_millis(100);
 /// How long a hub that ends waits for the deliveries it has begun.
@@ -110,11 +112,14 @@ impl Conductor {
                 return Ok(Some(ended));
             }
             taken += 1;
-            if taken < TURN {
+            if taken < TURN && (taken % 16 != 0 || woken.elapsed() < TURN_TIME) {
                 next = self.try_heard();
             }
         }
-        self.dispatch(woken);
+        // A changed shape is looked at before any row in it goes out.
+        if self.seats.iter().all(|seat| seat.new_shapes.is_empty()) {
+            self.dispatch(woken);
+        }
         self.acknowledge();
         let now = Instant::now();
         for seat in &mut self.seats {
@@ -380,12 +385,14 @@ impl Conductor {
 
     /// Every held key is owed again: what was in its way may be gone.
     pub fn retry_held(&mut self) {
-        for seat in &self.seats {
+        for seat in &mut self.seats {
             if seat.is_away() {
                 continue;
             }
             let held: Vec<Key> =
                 self.hub.held(seat.node).filter(|key| !self.hub.is_paused(key.table, seat.node)).cloned().collect();
+            // A wider column may have been what they needed.
+            seat.reload_tables |= !held.is_empty();
             held.iter().for_each(|key| self.hub.retry_held(seat.node, key));
         }
     }

@@ -56,6 +56,8 @@ pub struct Errands {
     retry_at: Instant,
     reopen_at: Instant,
     paused: BTreeSet<(TableId, NodeId)>,
+    /// Why, as it was logged.
+    said: HashMap<(TableId, NodeId), String>,
     /// Columns that were found to fit when the catalogs were looked at last.
     known: HashMap<(TableId, NodeId), BTreeSet<String>>,
     last_state: Json,
@@ -95,6 +97,7 @@ impl Errands {
             write_at: now,
             retry_at: now + PATIENCE,
             paused,
+            said: HashMap::new(),
             known: HashMap::new(),
             last_state: Json::Null,
             written_at: now,
@@ -252,12 +255,15 @@ impl Errands {
         let node = conductor.node_name(verdict.target);
         match verdict.pause {
             Some(why) => {
-                if self.paused.insert(place) {
+                self.paused.insert(place);
+                if self.said.get(&place) != Some(&why) {
                     tracing::warn!(table = %verdict.name, %node, "paused: {why}");
+                    self.said.insert(place, why);
                 }
                 conductor.hub.pause(verdict.table, verdict.target);
             }
             None => {
+                self.said.remove(&place);
                 if self.paused.remove(&place) {
                     tracing::info!(table = %verdict.name, %node, "goes on");
                     conductor.reload_tables(verdict.target);
