@@ -26,6 +26,8 @@ const OWED_ROWS: usize = 16_384;
 const OWED_ROWS_AWAY: usize = 65_536;
 /// How much is taken from the captures before deliveries are looked at again, in transactions.
 const TURN: usize = 2_048;
+/// A turn takes no longer than about this: connections are opened and watched between turns.
+const TURN_TIME: Duration = Duration::from_millis(20);
 /// A landing without rows may wait this long for company.
 const EMPTY_LANDING_DELAY: Duration = Duration::from_millis(100);
 /// How long a hub that ends waits for the deliveries it has begun.
@@ -113,11 +115,14 @@ impl Conductor {
                 return Ok(Some(ended));
             }
             taken += 1;
-            if taken < TURN {
+            if taken < TURN && (taken % 16 != 0 || woken.elapsed() < TURN_TIME) {
                 next = self.try_heard();
             }
         }
-        self.dispatch(woken);
+        // A changed shape is looked at before any row in it goes out.
+        if self.seats.iter().all(|seat| seat.new_shapes.is_empty()) {
+            self.dispatch(woken);
+        }
         self.acknowledge();
         let now = Instant::now();
         for seat in &mut self.seats {
@@ -389,12 +394,14 @@ impl Conductor {
 
     /// Every held key is owed again, but for those of paused tables: what was in its way may be gone.
     pub fn retry_held(&mut self, paused: &BTreeSet<(TableId, NodeId)>) {
-        for seat in &self.seats {
+        for seat in &mut self.seats {
             if seat.is_away() {
                 continue;
             }
             let held = self.hub.held(seat.node).filter(|key| !paused.contains(&(key.table, seat.node)));
             let held: Vec<Key> = held.cloned().collect();
+            // A wider column may have been what they needed.
+            seat.reload_tables |= !held.is_empty();
             held.iter().for_each(|key| self.hub.retry_held(seat.node, key));
         }
     }

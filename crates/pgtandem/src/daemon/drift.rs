@@ -21,24 +21,24 @@ pub fn misfit(source: &Side<'_>, target: &Side<'_>) -> Option<String> {
         let name = column.name.as_str();
         match target.shape.column(&column.name) {
             None if is_own(name, source, target) => {}
+            None if target.linked_columns.contains(name) => return Some(dropped(name, target.node, source.node)),
             None => return Some(missing(column, source, target)),
             Some(other) if other.generated.is_some() => {}
             Some(other) if !types_fit(column, other) => return Some(different(column, other, source, target)),
             Some(_) => {}
         }
     }
-    let dropped = target.shape.written_columns().find(|column| {
+    let gone = target.shape.written_columns().find(|column| {
         let name = column.name.as_str();
         source.linked_columns.contains(name)
             && target.linked_columns.contains(name)
             && source.shape.column(&column.name).is_none()
     })?;
-    Some(format!(
-        "column {} was dropped on {}; drop it on {} too, or add it again",
-        dropped.name.as_str(),
-        source.node,
-        target.node
-    ))
+    Some(dropped(gone.name.as_str(), source.node, target.node))
+}
+
+fn dropped(column: &str, here: &str, there: &str) -> String {
+    format!("column {column} was dropped on {here}; drop it on {there} too, or add it again")
 }
 
 fn is_own(name: &str, source: &Side<'_>, target: &Side<'_>) -> bool {

@@ -56,6 +56,8 @@ pub struct Errands {
     retry_at: Instant,
     reopen_at: Instant,
     paused: BTreeSet<(TableId, NodeId)>,
+    /// Why, as it was logged.
+    said: HashMap<(TableId, NodeId), String>,
     /// Columns that were found to fit when the catalogs were looked at last.
     known: HashMap<(TableId, NodeId), BTreeSet<String>>,
     last_state: Json,
@@ -95,6 +97,7 @@ impl Errands {
             write_at: now,
             retry_at: now + PATIENCE,
             paused,
+            said: HashMap::new(),
             known: HashMap::new(),
             last_state: Json::Null,
             written_at: now,
@@ -254,11 +257,15 @@ impl Errands {
             Some(why) => {
                 if self.paused.insert(place) {
                     self.write_at = Instant::now();
+                }
+                if self.said.get(&place) != Some(&why) {
                     tracing::warn!(table = %verdict.name, %node, "paused: {why}");
+                    self.said.insert(place, why);
                 }
                 conductor.hub.pause(verdict.table, verdict.target);
             }
             None => {
+                self.said.remove(&place);
                 if self.paused.remove(&place) {
                     self.write_at = Instant::now();
                     tracing::info!(table = %verdict.name, %node, "goes on");

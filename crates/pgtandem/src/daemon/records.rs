@@ -19,23 +19,52 @@ pub fn node_numbers(controls: &[Control]) -> HashMap<&str, NodeId> {
     controls.iter().map(|control| (control.name.as_str(), control.id)).collect()
 }
 
-/// Every node's decisions that a change still to be read may meet.
+/// Every node's decisions that a change still to be read may meet. What only some nodes have written down, because a
+/// hub died in between, is written on the others.
 ///
 /// # Errors
 /// When a node is lost.
 pub async fn kept_decisions(controls: &[Control], starts: &[Position]) -> Result<Vec<Kept>, ReachError> {
-    const QUERY: &str = "SELECT table_id, key_bytes, winner_node, winner_position, loser_node, loser_position, kind \
+    const QUERY: &str = "SELECT table_id, key_bytes, winner_node, winner_position, loser_node, loser_position, kind, id \
         FROM pgtandem.decision \
         WHERE winner_position > ($1::pg_lsn[])[winner_node + 1] OR loser_position > ($1::pg_lsn[])[loser_node + 1]";
     let starts: Vec<PgLsn> = starts.iter().map(|start| PgLsn::from(start.0)).collect();
-    let mut kept = Vec::new();
+    let mut by_node = Vec::new();
     for control in controls {
-        for row in control.client.query(QUERY, &[&starts]).await? {
-            let forfeit = row.get::<_, &str>(6) == Kind::KeyChange.word();
-            kept.push(Kept { key: key(&row), winner: dot(&row, 2), loser: dot(&row, 4), forfeit });
+        let rows = control.client.query(QUERY, &[&starts]).await?;
+        by_node.push(rows.iter().map(|row| (kept(row), row.get(7))).collect::<HashMap<Kept, i64>>());
+    }
+    for (from, kept) in controls.iter().zip(&by_node) {
+        for (to, has) in controls.iter().zip(&by_node).filter(|(to, _)| to.id != from.id) {
+            let missing: Vec<i64> = kept.iter().filter(|(k, _)| !has.contains_key(k)).map(|(_, id)| *id).collect();
+            copy_decisions(from, to, &missing).await?;
         }
     }
-    Ok(kept)
+    Ok(by_node.into_iter().flat_map(HashMap::into_keys).collect())
+}
+
+fn kept(row: &Row) -> Kept {
+    let forfeit = row.get::<_, &str>(6) == Kind::KeyChange.word();
+    Kept { key: key(row), winner: dot(row, 2), loser: dot(row, 4), forfeit }
+}
+
+async fn copy_decisions(from: &Control, to: &Control, ids: &[i64]) -> Result<(), ReachError> {
+    const AT_ONCE: usize = 500;
+    const COLUMNS: &str = "table_id, key, key_bytes, winner_node, winner_position, loser_node, loser_position, \
+        winner_stamp, loser_stamp, kind, winner_row, loser_row, policy, why, decided_at";
+    let read = format!(
+        "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(d)) FROM (SELECT {COLUMNS} FROM pgtandem.decision \
+         WHERE id = ANY ($1) ORDER BY id) AS d"
+    );
+    let write = format!(
+        "INSERT INTO pgtandem.decision ({COLUMNS}) SELECT {COLUMNS} \
+         FROM pg_catalog.jsonb_populate_recordset(NULL::pgtandem.decision, $1) ON CONFLICT DO NOTHING"
+    );
+    for some in ids.chunks(AT_ONCE) {
+        let rows: Option<Json> = from.client.query_one(&read, &[&some]).await?.get(0);
+        to.client.execute(&write, &[&rows]).await?;
+    }
+    Ok(())
 }
 
 /// Every node's held rows.

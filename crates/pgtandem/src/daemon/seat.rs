@@ -263,7 +263,11 @@ impl Seat {
             self.doubt_shape();
         }
         // A paused table has been reported as such.
-        for held in landing.held.iter().filter(|held| held.sqlstate.is_some()).take(HELD_REPORTED) {
+        // One that is tried again and refused again has been, too.
+        let is_new = |held: &&crate::deliver::Held| {
+            held.sqlstate.is_some() && !delivery.rows.iter().any(|row| row.was_held && row.key == held.key)
+        };
+        for held in landing.held.iter().filter(is_new).take(HELD_REPORTED) {
             let table = self.context.table_name(held.key.table);
             let key = self.context.key_text(&held.key);
             tracing::warn!(node = %self.name, %table, %key, "held: {}", held.reason);

@@ -36,6 +36,8 @@ const ITEMS: &str = "CREATE TABLE items (id int PRIMARY KEY, write text NOT NULL
     END $$";
 const KEYS: u32 = 40;
 const CLIENTS_PER_NODE: u64 = 3;
+/// Between two transactions of a client.
+const PACE: Duration = Duration::from_millis(10);
 
 struct Shared {
     stop: AtomicBool,
@@ -49,6 +51,7 @@ fn write_on(node: &Node, client: u64, seed: u64, shared: &Shared) {
     let mut rng = SmallRng::seed_from_u64(seed ^ (client << 32));
     let mut session = None;
     let mut number = 0;
+    let mut last = Instant::now();
     while !shared.stop.load(Relaxed) {
         let Some(open) = &session else {
             session = node.cluster.session(node.database()).ok();
@@ -67,6 +70,9 @@ fn write_on(node: &Node, client: u64, seed: u64, shared: &Shared) {
             let op = if rng.random_ratio(1, 6) { "delete" } else { "upsert" };
             write!(sql, "SELECT write_item({key}, '{}-{client}-{number}', '{op}');", node.name()).unwrap();
         }
+        // A machine that builds and tests other things meanwhile must be able to keep up.
+        wait_until("the next write is due", Duration::from_secs(60), || last.elapsed() >= PACE);
+        last = Instant::now();
         match open.run(sql) {
             Ok(_) => drop(shared.writes.fetch_add(1, Relaxed)),
             Err(error) => match error.sqlstate.as_deref() {
