@@ -173,6 +173,11 @@ impl Causality<'_> {
         })
     }
 
+    /// The record of a held key stays until the key retires.
+    pub(crate) fn was_held_at(&self, node: NodeId) -> bool {
+        self.spans.iter().any(|s| s.node == node)
+    }
+
     /// Raises the stamps along seen changes, in an order in which each comes after those it had seen.
     pub(crate) fn raise<I>(&self, changes: &mut [Past<I>]) {
         changes.sort_by_key(|c| (c.dot.node, c.dot.position));
@@ -249,7 +254,9 @@ impl Causality<'_> {
                 let replaced =
                     |by: &Dot| last.cover.contains(*by) && self.had_seen(*by, change.dot);
                 let mut others = changes.iter().map(|c| &c.dot).chain(self.truncates);
-                change.state.is_present() && !others.any(replaced)
+                self.was_held_at(change.dot.node)
+                    && change.state.is_present()
+                    && !others.any(replaced)
             }
         }
     }

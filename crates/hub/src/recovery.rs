@@ -508,7 +508,8 @@ impl<I: Clone> Recovery<I> {
             let passed = wrote.partition_point(|(l, _)| l.position <= self.reach[index]);
             for (landing, touch) in &wrote[passed.saturating_sub(1)..] {
                 // A row that was only swept is held: what is canonical was not written.
-                let lacking = *touch == Touch::Swept && entry.state.is_present();
+                let held = entry.state.is_present() && causality.was_held_at(node);
+                let lacking = *touch == Touch::Swept && held;
                 writes.push(Write {
                     position: landing.position,
                     node,

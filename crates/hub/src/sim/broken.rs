@@ -24,15 +24,17 @@ const COIN: Shape = Shape {
     ..CRASH
 };
 
+const SCHEDULES: u64 = 60_000;
+
 /// Some schedule of this shape must fail without the rule, and by an oracle's word.
 fn notices(broken: Broken, shape: Shape) {
-    for seed in 0..5_000 {
+    for seed in 0..SCHEDULES {
         if let Err(error) = Simulation::new(seed, shape, Some(broken), false).run() {
             println!("without {broken:?}: seed {seed}: {error}");
             return;
         }
     }
-    panic!("5,000 schedules hold without {broken:?}: {shape:?}");
+    panic!("{SCHEDULES} schedules hold without {broken:?}: {shape:?}");
 }
 
 /// Acknowledging what was judged, before its key has retired, loses causality in a crash.
