@@ -79,6 +79,8 @@ pub struct Kept {
     pub key: Key,
     pub winner: Dot,
     pub loser: Dot,
+    /// Its kind is [`Kind::KeyChange`].
+    pub forfeit: bool,
 }
 
 /// The decisions that some node has yet to write down, in the order they were made.

@@ -79,11 +79,10 @@ impl<I: Clone> Hub<I> {
         }
         let mut slots = self.take_owed(node);
         let truncates = self.truncates_among(&slots, node);
+        let carried_out = truncates.iter().filter(|t| !t.hold);
+        let truncated = carried_out.map(|t| t.table).collect();
         let swept = self.add_truncated_rows(node, &truncates, &mut slots);
-        let rows = slots
-            .iter()
-            .filter_map(|slot| self.row(*slot, node))
-            .collect();
+        let rows = slots.iter().filter_map(|slot| self.row(*slot, node)).collect();
         let cover = Cover(self.nodes.iter().map(|n| n.judged).collect());
         let acknowledged = self.acknowledged(node);
         let fold_below = self.fold_below(node);
@@ -96,6 +95,7 @@ impl<I: Clone> Hub<I> {
         let flight = Flight {
             slots,
             swept,
+            truncated,
             cover: cover.clone(),
             sequence,
             decisions_end: end,
@@ -110,7 +110,7 @@ impl<I: Clone> Hub<I> {
         let state = &mut self.nodes[node.index()];
         state.owed_count = 0;
         let mut slots = Vec::with_capacity(state.owed.len());
-        for reference in std::mem::take(&mut state.owed) {
+        while let Some(reference) = state.owed.pop() {
             if self.window.live(reference).is_some_and(|e| e.owed.contains(node)) {
                 let entry = self.window.get_mut(reference.slot);
                 entry.owed.remove(node);
@@ -122,8 +122,7 @@ impl<I: Clone> Hub<I> {
         slots
     }
 
-    /// Whether rows of the table are stored on the node instead of written.
-    pub fn is_paused(&self, table: TableId, node: NodeId) -> bool {
+    fn is_paused(&self, table: TableId, node: NodeId) -> bool {
         !self.paused.is_empty() && self.paused.contains(&(table, node))
     }
 
@@ -144,12 +143,7 @@ impl<I: Clone> Hub<I> {
 
     /// A TRUNCATE on the target sweeps away what is canonical there: every present row follows it. Returns the rest of
     /// the table's entries: absent, so that the TRUNCATE itself writes them.
-    fn add_truncated_rows(
-        &mut self,
-        node: NodeId,
-        truncates: &[DeliveryTruncate],
-        slots: &mut Vec<u32>,
-    ) -> Vec<u32> {
+    fn add_truncated_rows(&mut self, node: NodeId, truncates: &[DeliveryTruncate], slots: &mut Vec<u32>) -> Vec<u32> {
         let mut swept = Vec::new();
         #[cfg(test)]
         if self.broken(crate::hub::Broken::TruncatedRows) {
@@ -158,12 +152,15 @@ impl<I: Clone> Hub<I> {
         for truncate in truncates.iter().filter(|t| !t.hold) {
             for slot in self.window.slots_of(truncate.table) {
                 let entry = self.window.get_mut(slot);
-                if entry.flying.contains(node) || entry.is_held_at(node) {
+                let (held, present) = (entry.is_held_at(node), entry.state.is_present());
+                if entry.flying.contains(node) || held && present {
                     continue;
                 }
                 entry.flying.insert(node);
                 entry.outdated.remove(node);
-                match entry.state.is_present() {
+                entry.ever_owed.insert(node); // it must cover the entry now, even if it is its own
+                // A held delete is carried out now, and its record must go.
+                match present || held {
                     true => slots.push(slot),
                     false => swept.push(slot),
                 }
@@ -201,7 +198,9 @@ impl<I: Clone> Hub<I> {
         let before = self.node(node).landings.cover_before(landed.position).clone();
         for key in &landed.held {
             if let Some(slot) = self.window.find(key) {
-                self.hold(slot, node, landed.position, &before);
+                let truncated =
+                    flight.truncated.contains(&key.table) && !landed.held.contains(&Key::whole_table(key.table));
+                self.hold(slot, node, landed.position, &before, truncated);
             }
         }
         for key in &landed.missed {
@@ -247,12 +246,7 @@ impl<I: Clone> Hub<I> {
             if entry.writes.iter().any(passed) && position.just_below() <= judged {
                 entry.writes.retain(|w| !passed(w));
             }
-            entry.writes.push(Write {
-                position,
-                node,
-                current,
-                sure: true,
-            });
+            entry.writes.push(Write { position, node, current, sure: true });
             let was_held = entry.close_span(node, position);
             let key = &entry.key;
             if was_held && key.is_whole_table() {

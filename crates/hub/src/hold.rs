@@ -11,7 +11,7 @@ use crate::cover::Cover;
 use crate::delivery::Landed;
 use crate::hub::Hub;
 use crate::key::{Dot, Key, NodeId, NodeSet, Position, Stamp, TableId};
-use crate::window::Entry;
+use crate::window::{Entry, Write};
 
 /// The key was held on `node`: a local change there in this span had seen `cover` of it and no more.
 #[derive(Clone, Debug)]
@@ -27,13 +27,21 @@ pub(crate) struct Span {
 
 impl Span {
     pub(crate) fn early(node: NodeId, landed: &Landed, cover: Cover) -> Span {
-        Span {
-            node,
-            from: landed.before,
-            until: Some(landed.position),
-            cover,
-            early: true,
+        Span { node, from: landed.before, until: Some(landed.position), cover, early: true }
+    }
+
+    /// Whether a change had seen another node's, given what the landings before it cover and where the key is an
+    /// exception to that.
+    pub(crate) fn seen<'a>(spans: impl Iterator<Item = &'a Span>, change: Dot, other: Dot, cover: &Cover) -> bool {
+        let mut held = false;
+        for span in spans.filter(|s| s.contains(change)) {
+            match (span.early, span.cover.contains(other)) {
+                (true, true) => return true,
+                (false, false) => held = true,
+                _ => {}
+            }
         }
+        !held && cover.contains(other)
     }
 
     pub(crate) fn contains(&self, change: Dot) -> bool {
@@ -58,6 +66,8 @@ pub struct HeldRecord<I> {
     pub stamp: Stamp,
     /// What the target had seen of the key when it was first held.
     pub cover: Cover,
+    /// The cover of the delivery that stored the record, or last replaced its row.
+    pub reflects: Cover,
     /// The landing that wrote the key after all, if one did.
     pub released: Option<Position>,
 }
@@ -92,6 +102,13 @@ impl<I: Clone> Hub<I> {
         // The key may not retire before the landing that writes it is passed: as after a change, all nodes land anew.
         self.sequence += 1;
         self.touch(slot, None);
+        let key = &self.window.get(slot).key;
+        if key.is_whole_table() {
+            // It will sweep every key of its table.
+            for swept in self.window.slots_of(key.table) {
+                self.touch(swept, None);
+            }
+        }
         self.spread_news(None);
         self.owe(slot, NodeSet::only(node));
     }
@@ -102,8 +119,8 @@ impl<I: Clone> Hub<I> {
         held.filter(move |e| e.is_held_at(node)).map(|e| &e.key)
     }
 
-    /// The delivery at `position` stored the key as held.
-    pub(crate) fn hold(&mut self, slot: u32, node: NodeId, position: Position, before: &Cover) {
+    /// The delivery at `position` stored the key as held. If it truncated the table, the row is gone all the same.
+    pub(crate) fn hold(&mut self, slot: u32, node: NodeId, position: Position, before: &Cover, truncated: bool) {
         let entry = self.window.get_mut(slot);
         if !entry.flying.contains(node) {
             return;
@@ -115,6 +132,9 @@ impl<I: Clone> Hub<I> {
             entry.reopen_span(node);
         } else {
             entry.open_span(node, position, before.clone());
+        }
+        if truncated {
+            entry.writes.push(Write { position, node, current: false, sure: true });
         }
         self.queue(slot);
     }
@@ -138,13 +158,7 @@ impl<I> Entry<I> {
     }
 
     pub(crate) fn open_span(&mut self, node: NodeId, from: Position, cover: Cover) {
-        self.extra().spans.push(Span {
-            node,
-            from,
-            until: None,
-            cover,
-            early: false,
-        });
+        self.extra().spans.push(Span { node, from, until: None, cover, early: false });
     }
 
     pub(crate) fn reopen_span(&mut self, node: NodeId) {
@@ -166,11 +180,7 @@ impl<I> Entry<I> {
 
     /// Whether there was an open one.
     pub(crate) fn close_span(&mut self, node: NodeId, position: Position) -> bool {
-        let spans = self
-            .extra
-            .as_mut()
-            .map(|x| x.spans.as_mut_slice())
-            .unwrap_or_default();
+        let spans = self.extra.as_mut().map(|x| x.spans.as_mut_slice()).unwrap_or_default();
         let open = spans.iter_mut().find(|s| s.is_open_at(node));
         open.map(|span| span.until = Some(position)).is_some()
     }

@@ -26,6 +26,8 @@ pub struct Hub<I> {
     /// What may retire: by the one node that need not cover it, and last those that all must.
     pub(crate) retiring: Vec<Fifo<SlotRef>>,
     pub(crate) paused: HashSet<(TableId, NodeId)>,
+    /// Something that waited for others to settle was queued while retiring.
+    pub(crate) woken: bool,
     /// How many TRUNCATEs are in the window.
     pub(crate) truncates: usize,
     #[cfg(test)]
@@ -37,7 +39,7 @@ pub(crate) struct Node {
     pub judged: Position,
     pub landings: Landings,
     pub passed: u64,
-    pub owed: Vec<SlotRef>,
+    pub owed: Fifo<SlotRef>,
     pub owed_count: usize,
     /// Another node's change was judged since the last landing here: it must be covered, rows or not.
     pub news: bool,
@@ -54,6 +56,8 @@ pub(crate) struct Flight {
     pub slots: Vec<u32>,
     /// Absent entries that a TRUNCATE in the delivery sweeps.
     pub swept: Vec<u32>,
+    /// The tables it truncates, unless the target refuses.
+    pub truncated: Vec<TableId>,
     pub cover: Cover,
     pub sequence: u64,
     pub decisions_end: u64,
@@ -97,6 +101,7 @@ impl<I: Clone> Hub<I> {
             sequence: 0,
             retiring: (0..=nodes).map(|_| Fifo::new()).collect(),
             paused: HashSet::new(),
+            woken: false,
             truncates: 0,
             #[cfg(test)]
             broken: None,
@@ -210,9 +215,9 @@ impl<I: Clone> Hub<I> {
         state.owed_count -= 1;
         if state.owed.len() > 2 * state.owed_count + 64 {
             let window = &self.window;
-            state.owed.retain(|r| window.live(*r).is_some_and(|e| e.owed.contains(node)));
-            state.owed.sort_unstable();
-            state.owed.dedup();
+            // One reference an entry is enough: those that came back stand here twice.
+            let mut seen = HashSet::new();
+            state.owed.retain(|r| window.live(*r).is_some_and(|e| e.owed.contains(node)) && seen.insert(r.slot));
         }
     }
 }
@@ -223,7 +228,7 @@ impl Node {
             judged: Position(0),
             landings: Landings::new(nodes),
             passed: 0,
-            owed: Vec::new(),
+            owed: Fifo::new(),
             owed_count: 0,
             news: false,
             flight: None,

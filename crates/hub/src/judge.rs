@@ -15,7 +15,7 @@ use crate::hold::Span;
 use crate::hub::{First, Hub};
 use crate::key::{Dot, Key, Micros, NodeId, Position, Stamp};
 use crate::policy::{Contender, Verdict};
-use crate::window::{Entry, SlotRef};
+use crate::window::{Entry, Mark, SlotRef, Write};
 
 /// The source transaction being judged.
 pub(crate) struct Transaction {
@@ -135,7 +135,7 @@ impl<I: Clone> Hub<I> {
         let sequence = self.sequence;
         let entry = self.window.get_mut(slot);
         entry.touched = sequence;
-        entry.flags.again = true;
+        entry.marks.set(Mark::Again, true);
         if let Some(dot) = by
             && !entry.sources.contains(dot.node)
         {
@@ -157,10 +157,14 @@ impl<I: Clone> Hub<I> {
         if entry.has_lost(transaction.dot) {
             return Standing::Lost;
         }
-        if !entry.flags.decided {
+        if !entry.marks.has(Mark::Decided) {
             Standing::First
         } else if entry.dot() == transaction.dot {
-            Standing::Same
+            // An entry that began from a TRUNCATE of this very transaction has not been won yet.
+            match entry.is_untouched_truncate() {
+                true => Standing::Seen,
+                false => Standing::Same,
+            }
         } else if self.had_seen(transaction, entry) {
             Standing::Seen
         } else {
@@ -172,39 +176,35 @@ impl<I: Clone> Hub<I> {
         if entry.node == transaction.dot.node {
             return true;
         }
-        let by_landing = transaction.cover.contains(entry.dot());
-        match self.span_around(entry, transaction.dot) {
-            Some(span) if span.early => span.cover.contains(entry.dot()),
-            Some(span) => by_landing && span.cover.contains(entry.dot()),
-            None => by_landing,
-        }
-    }
-
-    /// What makes the key an exception to the landings' covers for this change.
-    fn span_around<'a>(&'a self, entry: &'a Entry<I>, change: Dot) -> Option<&'a Span> {
         #[cfg(test)]
         if self.broken(crate::hub::Broken::HeldException) {
-            return None;
+            return transaction.cover.contains(entry.dot());
         }
-        let of_truncate = (entry.flags.derived && entry.op == Op::Truncate)
+        // While a TRUNCATE is held, no key of its table has seen it, unless it was delivered by itself.
+        let Dot { node, position } = transaction.dot;
+        let delivered = |w: &Write| w.node == node && w.current && w.sure && w.position <= position;
+        let of_truncate = (entry.is_untouched_truncate() && !entry.writes.iter().any(delivered))
             .then(|| self.truncate_of(entry.key.table))
             .flatten();
         let inherited = of_truncate.map_or(&[][..], |t| t.spans());
-        let mut spans = entry.spans().iter().chain(inherited);
-        spans.find(|span| span.contains(change))
+        let spans = entry.spans().iter().chain(inherited);
+        Span::seen(spans, transaction.dot, entry.dot(), &transaction.cover)
     }
 
     /// Who wins. A decision that was made before is looked up: on this key, or on the key's partner in a key change,
     /// since both halves have one fate.
     pub(crate) fn verdict(&mut self, transaction: &Transaction, slot: u32, op: Op) -> Verdict {
         let entry = self.window.get(slot);
-        let canonical = Contender { dot: entry.dot(), stamp: entry.stamp(), op: entry.op };
+        let canonical = Contender { dot: entry.dot(), stamp: entry.stamp(), op: entry.marks.op() };
         let stamp = transaction.stamp();
         let challenger = Contender { dot: transaction.dot, stamp, op };
         let table = entry.key.table;
         let partners = entry.half().map_or(&[][..], |h| &h.partners);
         let partner_entries = partners.iter().filter_map(|p| self.window.find(p)).map(|s| self.window.get(s));
-        let mut entries = std::iter::once(entry).chain(partner_entries);
+        // Two truncates meet on every key of their table, with one outcome.
+        let truncates =
+            (op == Op::Truncate && entry.marks.op() == Op::Truncate).then(|| self.truncate_of(table)).flatten();
+        let mut entries = std::iter::once(entry).chain(partner_entries).chain(truncates);
         if let Some(won) = entries.find_map(|e| e.kept(challenger.dot, canonical.dot)) {
             let why = Cow::Borrowed("decided before");
             return Verdict { challenger_wins: won, policy: Cow::Borrowed("kept"), why };

@@ -101,6 +101,7 @@ impl<I: Clone> Hub<I> {
         if !half.partners.contains(partner) {
             half.partners.push(partner.clone());
         }
+        entry.bind(partner);
     }
 
     /// A part of a key change that lost: by its own rival, or because another part did.
@@ -148,7 +149,8 @@ impl<I: Clone> Hub<I> {
     /// It keeps its dot: who had seen the key change wins over its fallback as over itself.
     pub(crate) fn forfeit(&mut self, slot: u32, dot: Dot, cause: &Side<I>) {
         let entry = self.window.get_mut(slot);
-        if entry.dot() != dot {
+        // After a slot went back, a change may stand for the acknowledged one that had beaten it.
+        if entry.dot() != dot || entry.was_beaten(dot) {
             return;
         }
         let Some(half) = entry.extra.as_mut().and_then(|x| x.half.take()) else {

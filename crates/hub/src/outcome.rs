@@ -8,7 +8,7 @@ use crate::hub::Hub;
 use crate::judge::Transaction;
 use crate::key::{Dot, NodeSet, Position};
 use crate::policy::Verdict;
-use crate::window::Write;
+use crate::window::{Made, Mark, Write};
 
 impl<I: Clone> Hub<I> {
     /// The change had seen the canonical, if there was one, and replaces it. Its stamp is raised above what it
@@ -16,7 +16,7 @@ impl<I: Clone> Hub<I> {
     pub(crate) fn win(&mut self, transaction: &Transaction, slot: u32, op: Op, state: State<I>) {
         let entry = self.window.get(slot);
         let mut stamp = transaction.stamp();
-        if entry.flags.decided {
+        if entry.marks.has(Mark::Decided) {
             stamp = stamp.raised_above(entry.stamp());
             let winner = Side { dot: transaction.dot, stamp, op, state: state.clone() };
             self.record_written_over(slot, winner);
@@ -55,7 +55,10 @@ impl<I: Clone> Hub<I> {
         let entry = self.window.get_mut(slot);
         entry.become_canonical(winner.dot, winner.stamp, winner.op, winner.state);
         let own = overwritten || entry.is_held_at(node);
-        entry.writes.retain(|w| w.node != node || w.position > position);
+        // Of a TRUNCATE, other keys of its table need them.
+        if !entry.key.is_whole_table() {
+            entry.writes.retain(|w| w.node != node || w.position > position);
+        }
         self.owe(slot, others);
         if own {
             self.owe(slot, NodeSet::only(node));
@@ -80,7 +83,7 @@ impl<I: Clone> Hub<I> {
         let entry = self.window.get(slot);
         // What a key change left behind when it lost is recorded as its loser already.
         if entry.node != winner.dot.node
-            || entry.has_lost(entry.dot())
+            || entry.has_forfeited(entry.dot())
             || self.overriding_write(slot, winner.dot.position).is_none()
         {
             return;
@@ -98,14 +101,11 @@ impl<I: Clone> Hub<I> {
         }
         let entry = self.window.get(slot);
         let own = entry.write_between(entry.node, entry.position, position);
-        let truncate = self.truncate_of(entry.key.table);
-        let truncated =
-            truncate.and_then(|t| t.write_between(entry.node, entry.position, position));
+        // A TRUNCATE leaves a deleted row as it was.
+        let truncate = self.truncate_of(entry.key.table).filter(|_| entry.state.is_present());
+        let truncated = truncate.and_then(|t| t.write_between(entry.node, entry.position, position));
         let same = truncate.is_some_and(|t| t.dot() == entry.dot());
-        let truncated = truncated.map(|w| Write {
-            current: w.current && same,
-            ..w
-        });
+        let truncated = truncated.map(|w| Write { current: w.current && same, ..w });
         // A landing that truncates writes the present rows again: of one position, the row counts.
         let last = match (own, truncated) {
             (Some(own), Some(truncated)) if truncated.position > own.position => Some(truncated),
@@ -128,15 +128,18 @@ impl<I: Clone> Hub<I> {
         if entry.kept(winner.dot, loser.dot).is_some() {
             return;
         }
-        let dots = (winner.dot, loser.dot);
+        let (winning, losing) = (winner.dot, loser.dot);
+        let forfeit = kind == Kind::KeyChange;
         let number = self.log.push(Decision { key: entry.key.clone(), kind, winner, loser, policy, why });
-        self.window.get_mut(slot).extra().decisions.push((dots.0, dots.1, number));
+        let made = Made { winner: winning, loser: losing, forfeit, number };
+        self.window.get_mut(slot).extra().decisions.push(made);
     }
 
     /// A later change of the transaction whose earlier one is canonical.
     pub(crate) fn replace_own(&mut self, transaction: &Transaction, slot: u32, state: State<I>) {
         let entry = self.window.get_mut(slot);
-        entry.op = entry.op.then(&state);
+        let op = entry.marks.op().then(&state);
+        entry.marks.set_op(op);
         entry.state = state;
         let side = entry.side();
         for number in self.numbers_of(slot, |winner, _| winner == transaction.dot) {
@@ -157,8 +160,7 @@ impl<I: Clone> Hub<I> {
     }
 
     fn numbers_of(&self, slot: u32, about: impl Fn(Dot, Dot) -> bool) -> Vec<u64> {
-        let extra = self.window.get(slot).extra.as_ref();
-        let decisions = extra.map_or(&[][..], |x| &x.decisions);
-        decisions.iter().filter(|(winner, loser, _)| about(*winner, *loser)).map(|d| d.2).collect()
+        let decisions = self.window.get(slot).decisions().iter();
+        decisions.filter(|d| about(d.winner, d.loser)).map(|d| d.number).collect()
     }
 }

@@ -19,7 +19,7 @@ use crate::judge::Transaction;
 use crate::key::{Dot, Key, Micros, NodeId, Position, TableId};
 use crate::past::{Causality, History, Past};
 use crate::policy::{Policies, Verdict};
-use crate::window::{Entry, Half, SlotRef, Write};
+use crate::window::{Entry, Half, Made, SlotRef, Write};
 
 /// Per node, how far its changes can have had an effect: recovery reads the changes in (start, reach].
 pub fn reach(starts: &[Position], landings: &[Vec<Landing>]) -> Vec<Position> {
@@ -37,7 +37,7 @@ pub struct Recovery<I> {
     numbers: HashMap<Key, usize>,
     histories: Vec<(Key, History<I>)>,
     truncates: HashMap<TableId, Vec<Past<I>>>,
-    decisions: HashMap<Key, Vec<(Dot, Dot)>>,
+    decisions: HashMap<Key, Vec<Made>>,
     spans: HashMap<Key, Vec<Span>>,
 }
 
@@ -73,9 +73,10 @@ impl<I: Clone> Recovery<I> {
             spans: HashMap::new(),
         };
         for kept in decisions {
-            let of_key = recovery.decisions.entry(kept.key).or_default();
-            if !of_key.contains(&(kept.winner, kept.loser)) {
-                of_key.push((kept.winner, kept.loser));
+            let Kept { key, winner, loser, forfeit } = kept;
+            let of_key = recovery.decisions.entry(key).or_default();
+            if !of_key.iter().any(|d| d.winner == winner && d.loser == loser) {
+                of_key.push(Made { winner, loser, forfeit, number: Made::KEPT });
             }
         }
         recovery.take_records(held.into_iter().collect());
@@ -107,7 +108,7 @@ impl<I: Clone> Recovery<I> {
                 State::Absent => Op::Delete,
             };
             let past = Past { dot: record.dot, time: record.stamp.time, op, state: record.state, half: None };
-            history.from_record = Some(past.dot);
+            history.from_record = Some((past.dot, record.reflects));
             history.changes.push(past.clone());
             if truncate {
                 self.truncates.entry(record.key.table).or_default().push(past);
@@ -229,7 +230,10 @@ impl<I: Clone> Recovery<I> {
         forfeits: &mut Vec<(Key, Vec<Key>, Dot)>,
     ) {
         self.add_truncates(&key, &mut history);
-        let spans = self.spans.remove(&key).unwrap_or_default();
+        let spans = self.spans.get(&key).cloned().unwrap_or_default();
+        let table_spans = self.spans.get(&Key::whole_table(key.table)).cloned().unwrap_or_default();
+        let truncates = self.truncates.get(&key.table).into_iter().flatten();
+        let truncates: Vec<Dot> = truncates.map(|t| t.dot).collect();
         let kept = self.decisions.remove(&key).unwrap_or_default();
         if history.changes.is_empty() {
             return;
@@ -239,13 +243,16 @@ impl<I: Clone> Recovery<I> {
         let entry = self.hub.window.get_mut(slot);
         if !spans.is_empty() || !kept.is_empty() {
             entry.extra().spans = spans.clone();
-            entry.extra().decisions = kept.into_iter().map(|(w, l)| (w, l, u64::MAX)).collect();
+            entry.extra().decisions = kept;
         }
         let landings = std::mem::take(&mut self.landings);
         let causality = Causality {
             key: &key,
             landings: &landings,
             spans: &spans,
+            table_spans: &table_spans,
+            truncates: &truncates,
+            record: history.from_record.as_ref(),
             broken: self.hub.seen_is_broken(),
         };
         causality.raise(&mut history.changes);
@@ -255,6 +262,7 @@ impl<I: Clone> Recovery<I> {
         self.owe_uncovered(slot, &history, &landings);
         self.landings = landings;
         let entry = self.hub.window.get_mut(slot);
+        history.bound.iter().for_each(|partner| entry.bind(partner));
         entry.touched = self.hub.sequence;
         let reference = SlotRef { slot, generation: entry.generation };
         for dot in &history.firsts {
@@ -297,7 +305,7 @@ impl<I: Clone> Recovery<I> {
         let lasts: Vec<&Past<I>> = nodes.filter_map(|n| history.last_of(n)).collect();
         let unseen = |c: &&&Past<I>| !lasts.iter().any(|d| causality.had_seen(d.dot, c.dot));
         let unseen: Vec<&Past<I>> = lasts.iter().filter(unseen).copied().collect();
-        let is_loser = |dot: Dot| self.hub.window.get(slot).has_lost(dot);
+        let is_loser = |dot: Dot| self.hub.window.get(slot).was_beaten(dot);
         let mut newest: Vec<&Past<I>> = unseen.iter().copied().filter(|c| !is_loser(c.dot)).collect();
         if newest.is_empty() {
             // A slot went back to before its acknowledged position: what beat these was acknowledged on its own node
@@ -337,11 +345,12 @@ impl<I: Clone> Recovery<I> {
     /// A kept decision says that another part of the canonical key change lost.
     fn fall_back_if_forfeited(&mut self, slot: u32) {
         let entry = self.hub.window.get_mut(slot);
-        if entry.half().is_none() || !entry.has_lost(entry.dot()) {
+        if entry.half().is_none() || !entry.has_forfeited(entry.dot()) {
             return;
         }
         let half = entry.extra().half.take().expect("just seen");
-        entry.op = if half.fallback.is_present() { Op::Update } else { Op::Delete };
+        let op = if half.fallback.is_present() { Op::Update } else { Op::Delete };
+        entry.marks.set_op(op);
         entry.state = half.fallback;
     }
 
@@ -376,9 +385,7 @@ impl<I: Clone> Recovery<I> {
         let mut writes = Vec::new();
         for (index, landings) in causality.landings.iter().enumerate() {
             let node = NodeId(index as u8);
-            let wrote = landings
-                .iter()
-                .filter(|l| l.wrote.contains(&entry.key) != Some(false));
+            let wrote = landings.iter().filter(|l| l.wrote.contains(&entry.key) != Some(false));
             let wrote: Vec<&Landing> = wrote.collect();
             let passed = wrote.partition_point(|l| l.position <= self.reach[index]);
             for landing in &wrote[passed.saturating_sub(1)..] {
@@ -403,12 +410,16 @@ impl<I: Clone> Recovery<I> {
             let acknowledged = dot.position <= self.starts[dot.node.index()];
             acknowledged || landings[node.index()].last().is_some_and(|l| l.cover.contains(dot))
         };
-        let mut lasts = nodes().filter_map(|n| history.last_of(n));
-        let whole = self.hub.window.get(slot).key.is_whole_table();
-        let owed: Vec<NodeId> = if whole {
+        let entry = self.hub.window.get(slot);
+        // A key change that lost on another key was undone here by the change that beat it there.
+        let causes = entry.decisions().iter().filter(|d| d.forfeit).map(|d| d.winner);
+        let lasts = nodes().filter_map(|n| history.last_of(n)).map(|c| c.dot);
+        let mut dots = lasts.chain(causes);
+        let owed: Vec<NodeId> = if entry.key.is_whole_table() {
             // A node that has carried out a TRUNCATE is not to lose what was written there since.
-            nodes().filter(|n| history.changes.iter().any(|c| c.dot.node != *n && !covers(*n, c.dot))).collect()
-        } else if self.hub.covered_is_broken() || lasts.any(|c| nodes().any(|n| !covers(n, c.dot))) {
+            let others = |n: NodeId| history.changes.iter().map(|c| c.dot).filter(move |d| d.node != n);
+            nodes().filter(|n| others(*n).any(|dot| !covers(*n, dot))).collect()
+        } else if self.hub.covered_is_broken() || dots.any(|dot| nodes().any(|n| !covers(n, dot))) {
             nodes().collect()
         } else {
             Vec::new()
@@ -418,12 +429,12 @@ impl<I: Clone> Recovery<I> {
         }
     }
 
-    /// Parts of key changes that lost here take their partners with them.
+    /// Parts of key changes that lost here take their partners with them. Those that lost before the restart did so then.
     fn note_forfeits(&self, slot: u32, key: Key, history: History<I>, forfeits: &mut Vec<(Key, Vec<Key>, Dot)>) {
         let entry = self.hub.window.get(slot);
         for past in history.changes {
             if let Some(half) = past.half
-                && entry.has_lost(past.dot)
+                && entry.lost_just_now(past.dot)
             {
                 forfeits.push((key.clone(), half.partners.to_vec(), past.dot));
             }

@@ -13,4 +13,5 @@ pub mod deliver;
 pub mod demo;
 pub mod lifecycle;
 pub mod link;
+pub mod observe;
 pub mod sql;

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Change, Cover, Decision, Delivery, Dot, HeldRecord, Key, Landed, Micros, NodeId, Op, Position,
-    State, TableId, Wrote,
+    Change, Cover, Decision, Delivery, DeliveryRow, Dot, HeldRecord, Key, Landed, Micros, NodeId, Op, Position, State,
+    TableId, Wrote,
 };
 
 pub const TABLES: u32 = 2;
@@ -55,8 +55,13 @@ pub struct Database {
     pub held: BTreeMap<Key, HeldRecord<Image>>,
     /// Keys that cannot be written here at the moment.
     pub refused: BTreeSet<Key>,
+    /// Keys without a row, and the TRUNCATE that found none.
+    pub idle: BTreeSet<(Key, Dot)>,
     /// What each write was written over.
     pub parents: BTreeMap<(Key, Dot), Option<Dot>>,
+    /// Deletes under a delivered TRUNCATE, and those of them that the application has then written over.
+    pub deleted_twice: BTreeMap<Key, Vec<Dot>>,
+    pub also_seen: BTreeSet<(Key, Dot)>,
     pub all_keys: Vec<Key>,
 }
 
@@ -99,6 +104,7 @@ impl Database {
                     changes.push(Change::KeyChange { from: from.clone(), to: to.clone(), image, image_under_old_key });
                 }
                 Write::Truncate(table) => {
+                    self.note_swept(*table, dot);
                     let of_table = self.all_keys.iter().filter(|k| k.table == *table).cloned();
                     for key in of_table.collect::<Vec<_>>() {
                         self.write(&key, dot, None, &mut keys);
@@ -116,20 +122,29 @@ impl Database {
         Some(position)
     }
 
+    /// A TRUNCATE does nothing to a key that has no row: there nothing can be lost.
+    fn note_swept(&mut self, table: TableId, dot: Dot) {
+        let absent = |k: &&Key| k.table == table && self.cell(k).image.is_none();
+        let idle = self.all_keys.iter().filter(absent).map(|k| (k.clone(), dot));
+        let idle: Vec<(Key, Dot)> = idle.collect();
+        self.idle.extend(idle);
+    }
+
     fn write(&mut self, key: &Key, dot: Dot, image: Option<Image>, keys: &mut BTreeSet<Key>) {
         let before = self.cell(key);
         if keys.insert(key.clone()) {
             self.parents.insert((key.clone(), dot), before.dot);
+            if before.image.is_none() {
+                let earlier = self.deleted_twice.remove(key).unwrap_or_default();
+                self.also_seen.extend(earlier.into_iter().map(|dot| (key.clone(), dot)));
+            }
         }
         self.cells.insert(key.clone(), Cell { image, dot: Some(dot) });
     }
 
     /// Deletes of the delivery that hit no row: they lock nothing.
     pub fn missed_deletes(&self, delivery: &Delivery<Image>) -> Vec<Key> {
-        let absent = delivery
-            .rows
-            .iter()
-            .filter(|r| !r.hold && !r.key.is_whole_table() && !r.state.is_present());
+        let absent = delivery.rows.iter().filter(|r| !r.hold && !r.key.is_whole_table() && !r.state.is_present());
         absent
             .filter(|r| r.pair.is_none() && !self.refused.contains(&r.key))
             .map(|r| r.key.clone())
@@ -142,7 +157,7 @@ impl Database {
     pub fn land(
         &mut self,
         delivery: &Delivery<Image>,
-        swept: &BTreeMap<Key, Dot>,
+        swept: &BTreeMap<Key, Option<Dot>>,
         missed: Vec<Key>,
         before_deletes: Position,
     ) -> Landed {
@@ -152,9 +167,13 @@ impl Database {
             self.held.remove(key);
         }
         let mut held = self.land_truncates(delivery, swept, position);
-        let refused = |key: &Key| self.refused.contains(key);
+        let swept_now = |table| delivery.truncates.iter().any(|t| t.table == table) && held.is_empty();
+        // A delete behind a TRUNCATE finds no row, so nothing can refuse it.
+        let refused = |row: &DeliveryRow<Image>| {
+            self.refused.contains(&row.key) && (row.state.is_present() || !swept_now(row.key.table))
+        };
         let mut hold: BTreeSet<Key> =
-            delivery.rows.iter().filter(|r| r.hold || refused(&r.key)).map(|r| r.key.clone()).collect();
+            delivery.rows.iter().filter(|r| r.hold || refused(r)).map(|r| r.key.clone()).collect();
         loop {
             let pairs = delivery.rows.iter().filter(|r| r.pair.as_ref().is_some_and(|p| hold.contains(p)));
             let more: Vec<Key> = pairs.map(|r| r.key.clone()).filter(|k| !hold.contains(k)).collect();
@@ -176,6 +195,7 @@ impl Database {
                     dot: row.dot,
                     stamp: row.stamp,
                     cover,
+                    reflects: delivery.cover.clone(),
                     released: None,
                 };
                 self.held.insert(row.key.clone(), record);
@@ -185,12 +205,14 @@ impl Database {
             if let Some(record) = self.held.get_mut(&row.key) {
                 record.released.get_or_insert(position);
                 (record.dot, record.stamp, record.state) = (row.dot, row.stamp, row.state.clone());
+                record.reflects = delivery.cover.clone();
             }
             if !missed.contains(&row.key) {
                 let image = match row.state {
                     State::Present(image) => Some(image),
                     State::Absent => None,
                 };
+                self.deleted_twice.remove(&row.key);
                 self.cells.insert(row.key.clone(), Cell { image, dot: Some(row.dot) });
             }
         }
@@ -202,12 +224,7 @@ impl Database {
                 self.decisions.push(decision.clone());
             }
         }
-        let landed = Landed {
-            position,
-            held,
-            missed,
-            before: before_deletes,
-        };
+        let landed = Landed { position, held, missed, before: before_deletes };
         self.landings.push(LandingRow {
             position,
             cover: delivery.cover.clone(),
@@ -220,7 +237,7 @@ impl Database {
     fn land_truncates(
         &mut self,
         delivery: &Delivery<Image>,
-        swept: &BTreeMap<Key, Dot>,
+        swept: &BTreeMap<Key, Option<Dot>>,
         position: Position,
     ) -> Vec<Key> {
         let mut held = Vec::new();
@@ -239,6 +256,7 @@ impl Database {
                     dot: truncate.dot,
                     stamp: truncate.stamp,
                     cover,
+                    reflects: delivery.cover.clone(),
                     released: None,
                 };
                 self.held.insert(whole.clone(), record);
@@ -249,13 +267,12 @@ impl Database {
                 record.released.get_or_insert(position);
             }
             for key in self.all_keys.iter().filter(|k| k.table == truncate.table) {
-                self.cells.insert(
-                    key.clone(),
-                    Cell {
-                        image: None,
-                        dot: Some(swept.get(key).copied().unwrap_or(truncate.dot)),
-                    },
-                );
+                let dot = swept.get(key).copied().unwrap_or(Some(truncate.dot));
+                let before = self.cells.insert(key.clone(), Cell { image: None, dot });
+                // Who finds no row finds what both deletes left.
+                if let Some(Cell { image: None, dot: Some(before) }) = before {
+                    self.deleted_twice.entry(key.clone()).or_default().push(before);
+                }
             }
         }
         held

@@ -8,9 +8,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::database::Image;
+use super::database::{Image, Transaction};
 use super::run::Simulation;
-use crate::{Decision, Delivery, Dot, Key, Kind, State};
+use crate::{Change, Decision, Delivery, Dot, Key, Kind, State};
 
 type Parents = BTreeMap<(Key, Dot), Option<Dot>>;
 
@@ -20,6 +20,7 @@ impl Simulation {
         let parents: Parents = self.databases.iter().flat_map(|d| d.parents.clone()).collect();
         self.check_not_lost(&parents)?;
         self.check_recorded(&parents)?;
+        self.check_key_changes()?;
         self.check_decisions(&parents)
     }
 
@@ -69,11 +70,43 @@ impl Simulation {
             if self.survivors(key).contains(dot) || overwritten.contains(&(key, *dot)) {
                 continue;
             }
+            let entry = (key.clone(), *dot);
+            if self.databases.iter().any(|d| d.also_seen.contains(&entry)) {
+                continue;
+            }
+            let idle = &self.databases[usize::from(dot.node.0)].idle;
+            if idle.contains(&(key.clone(), *dot)) {
+                continue;
+            }
             let whole = Key::whole_table(key.table);
-            let lost =
-                |d: &&Decision<Image>| (d.key == *key || d.key == whole) && d.loser.dot == *dot;
+            let lost = |d: &&Decision<Image>| (d.key == *key || d.key == whole) && d.loser.dot == *dot;
             if !self.databases[0].decisions.iter().any(|d| lost(&d)) {
                 return Err(format!("{key:?}: {dot:?} was overridden unknowingly and nothing is recorded"));
+            }
+        }
+        Ok(())
+    }
+
+    /// If one half of a key change lost, the other does not stand.
+    fn check_key_changes(&self) -> Result<(), String> {
+        for database in &self.databases {
+            for transaction in &database.log {
+                let dot = Dot { node: database.node, position: transaction.position };
+                for (from, to) in lone_moves(transaction) {
+                    let lost = |key: &Key| {
+                        let conflict =
+                            |d: &&Decision<Image>| d.winner.dot.node != dot.node && d.kind != Kind::KeyChange;
+                        let about = |d: &&Decision<Image>| d.key == *key && d.loser.dot == dot;
+                        self.databases[0].decisions.iter().filter(about).any(|d| conflict(&d))
+                    };
+                    let (old, new) = (self.databases[0].cell(from), self.databases[0].cell(to));
+                    if lost(from) && new.image.is_some_and(|i| i.dot == dot) {
+                        return Err(format!("{dot:?} lost {from:?} but stands at {to:?}"));
+                    }
+                    if lost(to) && !lost(from) && old.dot == Some(dot) && old.image.is_none() {
+                        return Err(format!("{dot:?} lost {to:?} but {from:?} is gone"));
+                    }
+                }
             }
         }
         Ok(())
@@ -87,12 +120,9 @@ impl Simulation {
             if !losers.insert((key, loser, decision.kind == Kind::KeyChange)) {
                 return Err(format!("{key:?}: {loser:?} lost twice"));
             }
-            let related = is_ancestor(parents, key, loser, winner)
-                || is_ancestor(parents, key, winner, loser);
+            let related = is_ancestor(parents, key, loser, winner) || is_ancestor(parents, key, winner, loser);
             if related && decision.kind != Kind::KeyChange {
-                return Err(format!(
-                    "{key:?}: recorded though one was written over the other: {decision:?}"
-                ));
+                return Err(format!("{key:?}: recorded though one was written over the other: {decision:?}"));
             }
         }
         for database in &self.databases {
@@ -128,11 +158,32 @@ impl Simulation {
         };
         let entry = self.hub.window.get(slot);
         let swept = delivery.truncates.iter().any(|t| t.table == key.table) && entry.state == State::Absent;
+        // What the target truncated itself is gone there as well.
+        let truncate = self.hub.truncate_of(key.table);
+        let own = truncate.is_some_and(|t| t.sources.contains(delivery.node));
+        let swept = swept || own && entry.is_untouched_truncate();
         if entry.dot() == dot && !swept && !delivery.rows.iter().any(|r| r.key == *key) {
             return Err(format!("{key:?}: delivery to {:?} covers {dot:?} without this key", delivery.node));
         }
         Ok(())
     }
+}
+
+/// The key changes of a transaction whose keys it touches only once.
+fn lone_moves(transaction: &Transaction) -> Vec<(&Key, &Key)> {
+    let keys = |change: &Change<Image>| match change {
+        Change::Row { key, .. } => vec![key.clone()],
+        Change::KeyChange { from, to, .. } => vec![from.clone(), to.clone()],
+        Change::Truncate { tables } => tables.iter().map(|t| Key::whole_table(*t)).collect(),
+    };
+    let touched: Vec<Key> = transaction.changes.iter().flat_map(keys).collect();
+    let once = |key: &Key| touched.iter().filter(|k| *k == key).count() == 1;
+    let truncated = |key: &Key| touched.contains(&Key::whole_table(key.table));
+    let moves = transaction.changes.iter().filter_map(|change| match change {
+        Change::KeyChange { from, to, .. } => Some((from, to)),
+        _ => None,
+    });
+    moves.filter(|(from, to)| once(from) && once(to) && !truncated(from)).collect()
 }
 
 /// Whether `later` was written over `earlier`, directly or not.

@@ -8,8 +8,8 @@ use rand::{Rng, SeedableRng};
 use super::database::{Cell, Database, Image, TABLES, Write};
 use crate::hub::Broken;
 use crate::{
-    Contender, Cover, Delivery, Dot, Hub, Kept, Key, Landing, Newest, NodeId, Policies, Position,
-    Prefer, Recovery, TableId, Verdict,
+    Change, Contender, Cover, Delivery, Dot, Hub, Kept, Key, Landing, Newest, NodeId, Policies, Position, Prefer,
+    Recovery, TableId, Verdict,
 };
 
 /// What a schedule may contain.
@@ -51,7 +51,7 @@ pub struct Simulation {
     pub hub: Hub<Image>,
     pub flying: Vec<Option<Delivery<Image>>>,
     /// Beside `flying`: which absent keys its TRUNCATEs sweep, and what is canonical there.
-    swept: Vec<BTreeMap<Key, Dot>>,
+    swept: Vec<BTreeMap<Key, Option<Dot>>>,
     pub acknowledged: Vec<Position>,
     pub down: Vec<bool>,
     pub paused: BTreeSet<(TableId, NodeId)>,
@@ -79,7 +79,10 @@ impl Simulation {
                 decisions: Vec::new(),
                 held: Default::default(),
                 refused: Default::default(),
+                idle: Default::default(),
                 parents: Default::default(),
+                deleted_twice: Default::default(),
+                also_seen: Default::default(),
                 all_keys: all_keys.clone(),
             })
             .collect();
@@ -129,25 +132,12 @@ impl Simulation {
         for database in &self.databases {
             for ((key, dot), parent) in &database.parents {
                 let parent = parent.map(|p| (p.node.0, p.position.0));
-                self.note(|| {
-                    format!(
-                        "{key:?}: {:?} over {parent:?}",
-                        (dot.node.0, dot.position.0)
-                    )
-                });
+                self.note(|| format!("{key:?}: {:?} over {parent:?}", (dot.node.0, dot.position.0)));
             }
         }
         for d in &self.databases[0].decisions {
             let dot = |d: crate::Dot| (d.node.0, d.position.0);
-            self.note(|| {
-                format!(
-                    "{:?}: {} {:?} beat {:?}",
-                    d.key,
-                    d.kind.word(),
-                    dot(d.winner.dot),
-                    dot(d.loser.dot)
-                )
-            });
+            self.note(|| format!("{:?}: {} {:?} beat {:?}", d.key, d.kind.word(), dot(d.winner.dot), dot(d.loser.dot)));
         }
     }
 
@@ -258,11 +248,11 @@ impl Simulation {
     }
 
     /// What the hub counts a TRUNCATE in the delivery as writing: the absent canonical.
-    fn swept_by_flight(&self, node: NodeId) -> BTreeMap<Key, Dot> {
+    fn swept_by_flight(&self, node: NodeId) -> BTreeMap<Key, Option<Dot>> {
         let flight = self.hub.node(node).flight.as_ref();
         let slots = flight.map_or(&[][..], |f| &f.swept);
         let entries = slots.iter().map(|s| self.hub.window.get(*s));
-        entries.map(|e| (e.key.clone(), e.dot())).collect()
+        entries.map(|e| (e.key.clone(), Some(e.dot()))).collect()
     }
 
     /// The delivery commits, or sometimes fails.
@@ -285,13 +275,37 @@ impl Simulation {
         let index = usize::from(delivery.node.0);
         let before = Position(self.databases[index].position.0 + 1);
         let missed = self.missed_deletes(delivery);
-        let landed = self.databases[index].land(delivery, &self.swept[index], missed, before);
+        let mut swept = self.swept[index].clone();
+        for key in self.written_behind(delivery) {
+            swept.entry(key).or_insert(None);
+        }
+        let landed = self.databases[index].land(delivery, &swept, missed, before);
+        if self.broken == Some(Broken::Released) {
+            self.databases[index].held.retain(|_, r| r.released.is_none());
+        }
         if self.fold
             && let Some(below) = delivery.fold_below
         {
             self.databases[index].fold(below);
         }
         landed
+    }
+
+    /// Keys that a truncating transaction in the delivery wrote behind its TRUNCATE: who finds them swept has not seen
+    /// what became of them.
+    fn written_behind(&self, delivery: &Delivery<Image>) -> Vec<Key> {
+        let dots = delivery.truncates.iter().map(|t| t.dot);
+        let of_dot = |dot: Dot| {
+            let log = &self.databases[usize::from(dot.node.0)].log;
+            log.iter().find(|t| t.position == dot.position)
+        };
+        let changes = dots.filter_map(of_dot).flat_map(|t| &t.changes);
+        let written = changes.filter_map(|change| match change {
+            Change::Row { key, .. } => Some(key.clone()),
+            Change::KeyChange { to, .. } => Some(to.clone()),
+            Change::Truncate { .. } => None,
+        });
+        written.collect()
     }
 
     /// Deletes that find no row lock nothing: the application may insert between the statement and the landing's
@@ -379,7 +393,15 @@ impl Simulation {
         }
         let kept: Vec<Kept> = match self.broken {
             Some(Broken::Decisions) => Vec::new(),
-            _ => all.iter().map(|d| Kept { key: d.key.clone(), winner: d.winner.dot, loser: d.loser.dot }).collect(),
+            _ => all
+                .iter()
+                .map(|d| Kept {
+                    key: d.key.clone(),
+                    winner: d.winner.dot,
+                    loser: d.loser.dot,
+                    forfeit: d.kind == crate::Kind::KeyChange,
+                })
+                .collect(),
         };
         for database in &mut self.databases {
             database.decisions = all.clone();
@@ -389,16 +411,8 @@ impl Simulation {
             cover: l.cover.clone(),
             wrote: l.wrote.clone(),
         };
-        let landings = self
-            .databases
-            .iter()
-            .map(|d| d.landings.iter().map(landing).collect())
-            .collect();
-        let held: Vec<_> = self
-            .databases
-            .iter()
-            .flat_map(|d| d.held.values().cloned())
-            .collect();
+        let landings = self.databases.iter().map(|d| d.landings.iter().map(landing).collect()).collect();
+        let held: Vec<_> = self.databases.iter().flat_map(|d| d.held.values().cloned()).collect();
         self.note(|| format!("crash; start {:?}, held {held:?}", self.acknowledged));
         let policies = policy(self.shape.policy, &mut self.rng);
         let mut recovery = Recovery::new(self.acknowledged.clone(), landings, kept, held, policies);

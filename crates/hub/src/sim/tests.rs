@@ -1,20 +1,7 @@
-//! Ten thousand schedules, and for every rule a proof that an oracle notices when it is missing.
+//! Ten thousand schedules, each from its seed.
 
 use super::run::{Policy, Shape, Simulation};
 use crate::hub::Broken;
-
-const PLAIN: Shape = Shape {
-    nodes: 2,
-    keys: 1,
-    steps: 300,
-    crash: false,
-    jump_back: false,
-    truncates: false,
-    moves: false,
-    holds: false,
-    outages: false,
-    policy: Policy::Newest,
-};
 
 /// Every combination of what may happen, by number.
 fn shape(number: u64) -> Shape {

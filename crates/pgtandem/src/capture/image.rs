@@ -215,7 +215,8 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(builder.bytes(), 10).unwrap();
         let len = u32::try_from(builder.bytes().len()).unwrap();
-        for image in [Image::in_memory(builder.bytes()), Image::in_file(Arc::new(file), 10, len, ShapeId(7).partial())] {
+        for image in [Image::in_memory(builder.bytes()), Image::in_file(Arc::new(file), 10, len, ShapeId(7).partial())]
+        {
             assert_eq!(image.shape(), ShapeId(7).partial());
             let loaded = image.load().unwrap();
             assert_eq!(loaded.values().collect::<Vec<_>>(), values);

@@ -6,14 +6,20 @@
 
 mod check;
 mod confirm;
+mod conflicts;
+mod demo;
 mod down;
 mod failure;
 mod init;
+mod layout;
 mod output;
+mod pause;
 mod plan;
 mod run;
+mod status;
 mod style;
 mod up;
+mod when;
 
 pub use failure::{Failure, Outcome};
 pub use output::say;
@@ -42,13 +48,7 @@ struct CommandLine {
 #[derive(Args)]
 pub struct Global {
     /// The configuration [default: pgtandem.toml in the working directory]
-    #[arg(
-        short,
-        long = "config",
-        value_name = "FILE",
-        env = "PGTANDEM_CONFIG",
-        global = true
-    )]
+    #[arg(short, long = "config", value_name = "FILE", env = "PGTANDEM_CONFIG", global = true)]
     config: Option<PathBuf>,
 }
 
@@ -59,7 +59,12 @@ enum Command {
     Plan(plan::PlanCommand),
     Up(up::Up),
     Run(run::Run),
+    Status(status::Status),
+    Conflicts(conflicts::Conflicts),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
     Down(down::Down),
+    Demo(demo::DemoCommand),
 }
 
 impl Global {
@@ -78,6 +83,7 @@ pub fn main() -> ExitCode {
     let outcome = match command {
         // One thread of its own: the hub is one loop.
         Command::Run(run) => run.run(&global),
+        Command::Demo(demo) => demo.run(),
         command => in_runtime(command, &global),
     };
     match outcome {
@@ -95,6 +101,11 @@ fn in_runtime(command: Command, global: &Global) -> Result<Outcome, Failure> {
             Command::Plan(plan) => plan.run(global).await,
             Command::Up(up) => up.run(global).await,
             Command::Run(run) => run.run(global),
+            Command::Demo(demo) => demo.run(),
+            Command::Status(status) => status.run(global).await,
+            Command::Conflicts(conflicts) => conflicts.run(global).await,
+            Command::Pause(pause) => pause.run(global).await,
+            Command::Resume(resume) => resume.run(global).await,
             Command::Down(down) => down.run(global).await,
         }
     });

@@ -88,6 +88,14 @@ impl Default for HubSettings {
     }
 }
 
+/// Reads a table's name as the file spells it: `products`, `shop.products` or `"My Schema"."T"`.
+///
+/// # Errors
+/// What is wrong with it, and how to write it.
+pub fn read_table_name(text: &str) -> Result<QualifiedName, String> {
+    names::table_name(text).map_err(|(what, remedy)| format!("{what}; {remedy}"))
+}
+
 pub const DEFAULT_FILE: &str = "pgtandem.toml";
 
 impl Config {

@@ -2,6 +2,7 @@
 //!
 //! Nothing here waits for a server. Deliveries and reconnects run as tasks of their own and report as [`Report`]s.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -49,6 +50,12 @@ pub enum Report {
     Unreachable {
         error: ReachError,
     },
+    /// Whether the server is at work on a delivery from which nothing was heard for long.
+    Probed {
+        node: NodeId,
+        id: LandingId,
+        at_work: bool,
+    },
     CaptureEnded {
         node: NodeId,
         generation: u64,
@@ -71,12 +78,14 @@ pub struct Conductor {
     pub(super) seats: Vec<Seat>,
     reports: mpsc::UnboundedReceiver<Report>,
     report: mpsc::UnboundedSender<Report>,
+    /// The seat whose capture was heard last.
+    heard_last: usize,
 }
 
 enum Heard {
     Captured(usize, Captured),
     CaptureGone(usize),
-    Report(Report),
+    Report(Box<Report>),
 }
 
 impl Conductor {
@@ -87,7 +96,7 @@ impl Conductor {
         report: mpsc::UnboundedSender<Report>,
         reports: mpsc::UnboundedReceiver<Report>,
     ) -> Self {
-        Self { hub, seats, reports, report }
+        Self { hub, seats, reports, report, heard_last: 0 }
     }
 
     /// Waits until there is something to do, does all that is there, and sends out what came of it.
@@ -96,6 +105,7 @@ impl Conductor {
     /// When the hub must stop: deposed, or a fault that only a person can mend.
     pub async fn turn(&mut self, deadline: Instant) -> Result<Option<Ended>, RunError> {
         let heard = tokio::time::timeout_at(deadline.into(), poll_fn(|cx| self.poll_heard(cx))).await;
+        let woken = Instant::now();
         let mut next = heard.ok();
         let mut taken = 0;
         while let Some(heard) = next.take() {
@@ -107,31 +117,38 @@ impl Conductor {
                 next = self.try_heard();
             }
         }
-        self.dispatch();
+        self.dispatch(woken);
         self.acknowledge();
         let now = Instant::now();
         for seat in &mut self.seats {
             seat.note_owed(self.hub.owed(seat.node) > 0, now);
+            seat.doubt_flight(now, &self.report);
         }
         Ok(None)
     }
 
     fn poll_heard(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Heard> {
         if let Poll::Ready(Some(report)) = self.reports.poll_recv(cx) {
-            return Poll::Ready(Heard::Report(report));
+            return Poll::Ready(Heard::Report(Box::new(report)));
         }
         let crowded = self.is_crowded();
-        for at in 0..self.seats.len() {
+        for step in 0..self.seats.len() {
+            // A node with a backlog must not keep the others from being heard.
+            let at = (self.heard_last + 1 + step) % self.seats.len();
             let node = self.seats[at].node;
             if crowded || !self.hub.may_judge(node) {
                 continue;
             }
             if let Some(captured) = self.seats[at].next.take() {
+                self.heard_last = at;
                 return Poll::Ready(Heard::Captured(at, captured));
             }
             let Some(captured) = &mut self.seats[at].captured else { continue };
             match captured.poll_recv(cx) {
-                Poll::Ready(Some(captured)) => return Poll::Ready(Heard::Captured(at, captured)),
+                Poll::Ready(Some(captured)) => {
+                    self.heard_last = at;
+                    return Poll::Ready(Heard::Captured(at, captured));
+                }
                 Poll::Ready(None) => return Poll::Ready(Heard::CaptureGone(at)),
                 Poll::Pending => {}
             }
@@ -168,14 +185,22 @@ impl Conductor {
                 self.seats[at].captured = None;
                 Ok(None)
             }
-            Heard::Report(Report::Delivered { node, id, target, delivery, result }) => {
+            Heard::Report(report) => self.take_report(*report),
+        }
+    }
+
+    fn take_report(&mut self, report: Report) -> Result<Option<Ended>, RunError> {
+        match report {
+            Report::Delivered { node, id, target, delivery, result } => {
                 self.delivered(node, id, target, &delivery, result)
             }
-            Heard::Report(Report::Unreachable { error }) => Err(error.into()),
-            Heard::Report(Report::Up { node, up, outcome }) => Ok(self.node_up(node, *up, outcome)),
-            Heard::Report(Report::CaptureEnded { node, generation, error }) => {
-                self.capture_ended(node, generation, error)
+            Report::Unreachable { error } => Err(error.into()),
+            Report::Probed { node, id, at_work } => {
+                self.seats[usize::from(node.0)].probed(id, at_work, &self.report);
+                Ok(None)
             }
+            Report::Up { node, up, outcome } => Ok(self.node_up(node, *up, outcome)),
+            Report::CaptureEnded { node, generation, error } => self.capture_ended(node, generation, error),
         }
     }
 
@@ -210,6 +235,10 @@ impl Conductor {
         result: Result<Landing, DeliverError>,
     ) -> Result<Option<Ended>, RunError> {
         let seat = &mut self.seats[usize::from(node.0)];
+        if !seat.is_flying(id) {
+            // Its answer was no longer waited for; what became of it is being looked for.
+            return Ok(None);
+        }
         match result {
             Ok(landing) => {
                 seat.landed(id, delivery, &landing);
@@ -232,13 +261,9 @@ impl Conductor {
 
     fn node_up(&mut self, node: NodeId, up: NodeUp, outcome: Option<Result<Landing, ()>>) -> Option<Ended> {
         let seat = &mut self.seats[usize::from(node.0)];
-        if let Some(known) = seat.last_landing {
-            if up.last_landing < Some(known) {
-                return Some(Ended::Recover(format!(
-                    "{} lost what had been delivered to it: its server crashed",
-                    seat.name
-                )));
-            }
+        if up.last_landing < seat.last_landing {
+            let why = format!("{} lost what had been delivered to it: its server crashed", seat.name);
+            return Some(Ended::Recover(why));
         }
         match outcome {
             Some(Ok(_)) if seat.flying_deletes => {
@@ -275,7 +300,7 @@ impl Conductor {
     }
 
     /// Cuts a delivery for every node that can take one and is owed one.
-    fn dispatch(&mut self) {
+    fn dispatch(&mut self, woken: Instant) {
         let now = Instant::now();
         for at in 0..self.seats.len() {
             let node = self.seats[at].node;
@@ -291,14 +316,16 @@ impl Conductor {
             let Some(delivery) = self.hub.cut(node) else { continue };
             let seat = &mut self.seats[at];
             let id = seat.next_landing();
-            let Some(mut target) = seat.take_off(id, &delivery) else { continue };
+            let Some(mut target) = seat.take_off(id, &delivery, woken) else { continue };
             let reload = std::mem::take(&mut seat.reload_tables);
             let (report, context) = (self.report.clone(), Arc::clone(&seat.context));
-            tokio::spawn(async move {
+            let pid = target.pid;
+            let flight = async move {
                 let result = deliver(&mut target, &context, reload, id, &delivery).await;
                 // Nobody listens only when the run is over.
                 drop(report.send(Report::Delivered { node, id, target, delivery, result }));
-            });
+            };
+            seat.fly(flight, pid);
         }
     }
 
@@ -359,16 +386,21 @@ impl Conductor {
         self.seats[usize::from(node.0)].name.clone()
     }
 
-    /// Every held key is owed again: what was in its way may be gone.
-    pub fn retry_held(&mut self) {
+    /// Every held key is owed again, but for those of paused tables: what was in its way may be gone.
+    pub fn retry_held(&mut self, paused: &BTreeSet<(TableId, NodeId)>) {
         for seat in &self.seats {
             if seat.is_away() {
                 continue;
             }
-            let held: Vec<Key> =
-                self.hub.held(seat.node).filter(|key| !self.hub.is_paused(key.table, seat.node)).cloned().collect();
+            let held = self.hub.held(seat.node).filter(|key| !paused.contains(&(key.table, seat.node)));
+            let held: Vec<Key> = held.cloned().collect();
             held.iter().for_each(|key| self.hub.retry_held(seat.node, key));
         }
+    }
+
+    /// Whether a delivery met a table that is not what it was taken for, since this was last asked.
+    pub fn take_shape_doubts(&mut self) -> bool {
+        self.seats.iter_mut().fold(false, |any, seat| std::mem::take(&mut seat.shape_doubted) | any)
     }
 
     /// The target reads its tables again before the next delivery.

@@ -14,6 +14,7 @@ use super::conductor::{Conductor, Ended};
 use super::control::Control;
 use super::error::ReachError;
 use super::look::{Looked, TableVerdict, compare_tables};
+use super::probe::answer_of;
 use super::tables::table_id;
 use crate::config::Node;
 use crate::link::{self, LinkedTable};
@@ -28,7 +29,10 @@ enum Found {
     Done,
     /// A node that was away has a session for errands again.
     Reopened(usize, Box<Control>),
-    Failed { node: String, error: String },
+    Failed {
+        node: String,
+        error: ReachError,
+    },
 }
 
 pub struct Errands {
@@ -39,6 +43,8 @@ pub struct Errands {
     linked: Vec<LinkedTable>,
     epoch: i64,
     holder: String,
+    /// No answer of a node is waited for any longer.
+    silence_timeout: Duration,
     found: mpsc::UnboundedReceiver<Found>,
     find: mpsc::UnboundedSender<Found>,
     /// One errand of a kind runs at a time.
@@ -64,6 +70,7 @@ impl Errands {
         linked: Vec<LinkedTable>,
         epoch: i64,
         holder: String,
+        silence_timeout: Duration,
     ) -> Self {
         let (find, found) = mpsc::unbounded_channel();
         let now = Instant::now();
@@ -77,6 +84,7 @@ impl Errands {
             linked,
             epoch,
             holder,
+            silence_timeout,
             found,
             find,
             looking: false,
@@ -98,7 +106,9 @@ impl Errands {
     /// # Errors
     /// When a node is lost.
     pub async fn look_first(&mut self, conductor: &mut Conductor) -> Result<(), ReachError> {
-        let looked = compare_tables(&self.present(), &self.linked).await.map_err(|(_, error)| error)?;
+        let looked = compare_tables(&self.present(conductor), &self.linked, self.silence_timeout)
+            .await
+            .map_err(|(_, error)| error)?;
         self.take(Found::Tables(looked), conductor);
         Ok(())
     }
@@ -114,14 +124,17 @@ impl Errands {
         while let Ok(found) = self.found.try_recv() {
             self.take(found, conductor);
         }
+        if conductor.take_shape_doubts() {
+            self.look_at = now;
+        }
         if !self.looking && now >= self.look_at {
             self.looking = true;
             self.look_at = now + if self.paused.is_empty() { PATIENCE * 10 } else { SECOND };
-            self.spawn(look_at_tables(self.present(), self.linked.clone()));
+            self.spawn(look_at_tables(self.present(conductor), self.linked.clone(), self.silence_timeout));
         }
         if now >= self.retry_at {
             self.retry_at = now + PATIENCE;
-            conductor.retry_held();
+            conductor.retry_held(&self.paused);
         }
         if !self.writing && now >= self.write_at {
             self.write_at = now + SECOND;
@@ -135,8 +148,10 @@ impl Errands {
         tokio::spawn(async move { drop(find.send(errand.await)) });
     }
 
-    fn present(&self) -> Vec<Arc<Control>> {
-        self.controls.iter().flatten().cloned().collect()
+    /// The nodes that can be asked something.
+    fn present(&self, conductor: &Conductor) -> Vec<Arc<Control>> {
+        let here = |(at, control): (usize, &Option<Arc<Control>>)| control.clone().filter(|_| conductor.is_here(at));
+        self.controls.iter().enumerate().filter_map(here).collect()
     }
 
     fn listen(&mut self, now: Instant) -> Option<Ended> {
@@ -164,20 +179,22 @@ impl Errands {
             return;
         }
         self.reopen_at = now + SECOND;
-        let Some(at) = (0..self.controls.len()).find(|at| self.controls[*at].is_none() && conductor.is_here(*at)) else {
+        let Some(at) = (0..self.controls.len()).find(|at| self.controls[*at].is_none() && conductor.is_here(*at))
+        else {
             return;
         };
         let node = self.nodes[at].clone();
         self.reopening = true;
+        let limit = self.silence_timeout;
         self.spawn(async move {
             let reopened = async {
                 let control = Control::open(&node).await?;
                 link::try_lock(&control.client).await?;
                 Ok::<_, ReachError>(control)
             };
-            match reopened.await {
+            match answer_of(&node.name, limit, reopened).await {
                 Ok(control) => Found::Reopened(at, Box::new(control)),
-                Err(error) => Found::Failed { node: node.name.clone(), error: error.to_string() },
+                Err(error) => Found::Failed { node: node.name.clone(), error },
             }
         });
     }
@@ -206,7 +223,7 @@ impl Errands {
             Found::Done => self.writing = false,
             Found::Tables(looked) => {
                 self.looking = false;
-                for verdict in looked.verdicts.iter().filter(|verdict| verdict.pause.is_some()) {
+                for verdict in looked.verdicts.iter().filter(|verdict| verdict.has_drifted()) {
                     self.known.retain(|(table, _), _| *table != verdict.table);
                 }
                 // What was known of a node that is away stays.
@@ -222,6 +239,10 @@ impl Errands {
             Found::Failed { node, error } => {
                 (self.looking, self.writing, self.reopening) = (false, false, false);
                 tracing::debug!(%node, "an errand failed: {error}");
+                if matches!(error, ReachError::Silent { .. }) {
+                    let silent = |control: &&mut Option<Arc<Control>>| control.as_ref().is_some_and(|c| c.name == node);
+                    self.controls.iter_mut().filter(silent).for_each(|control| *control = None);
+                }
             }
         }
     }
@@ -232,12 +253,14 @@ impl Errands {
         match verdict.pause {
             Some(why) => {
                 if self.paused.insert(place) {
+                    self.write_at = Instant::now();
                     tracing::warn!(table = %verdict.name, %node, "paused: {why}");
                 }
                 conductor.hub.pause(verdict.table, verdict.target);
             }
             None => {
                 if self.paused.remove(&place) {
+                    self.write_at = Instant::now();
                     tracing::info!(table = %verdict.name, %node, "goes on");
                     conductor.reload_tables(verdict.target);
                     conductor.hub.resume(verdict.table, verdict.target);
@@ -246,9 +269,16 @@ impl Errands {
         }
     }
 
+    /// Tables that are not delivered to some node; whoever paused one waits for this.
+    fn paused_tables(&self) -> Vec<String> {
+        let paused = |table: &&LinkedTable| self.paused.iter().any(|(id, _)| *id == table_id(table.id));
+        self.linked.iter().filter(paused).map(|table| table.name.plain()).collect()
+    }
+
     /// Writes the hub's state down where somebody may look for it.
     fn write_down(&mut self, conductor: &mut Conductor, now: Instant) {
-        let state = conductor.state();
+        let mut state = conductor.state();
+        state["paused"] = self.paused_tables().into();
         // An idle hub says once in a while that it is alive, and leaves the disks alone otherwise.
         if state == self.last_state && now.duration_since(self.written_at) < SECOND * 10 {
             return;
@@ -256,12 +286,13 @@ impl Errands {
         self.last_state = state.clone();
         self.written_at = now;
         self.writing = true;
-        self.spawn(write_down(self.present(), self.epoch, self.holder.clone(), state));
+        let words = HubStatus { epoch: self.epoch, holder: self.holder.clone(), state };
+        self.spawn(write_down(self.present(conductor), words, self.silence_timeout));
     }
 
     /// The last words of a hub that ends in good order: `status` then knows that it is not running.
     pub async fn say_goodbye(&mut self) {
-        for control in self.present() {
+        for control in self.controls.iter().flatten() {
             const GOODBYE: &str = "UPDATE pgtandem.hub_status SET seen_at = NULL WHERE epoch = $1";
             let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&self.epoch];
             let done = control.client.execute(GOODBYE, &parameters);
@@ -271,24 +302,33 @@ impl Errands {
     }
 }
 
-async fn write_down(controls: Vec<Arc<Control>>, epoch: i64, holder: String, state: Json) -> Found {
+/// What a hub says of itself.
+struct HubStatus {
+    epoch: i64,
+    holder: String,
+    state: Json,
+}
+
+async fn write_down(controls: Vec<Arc<Control>>, words: HubStatus, limit: Duration) -> Found {
     const STATE: &str = "INSERT INTO pgtandem.hub_status AS s (epoch, holder, started_at, seen_at, state) \
         VALUES ($1, $2, clock_timestamp(), clock_timestamp(), $3) \
         ON CONFLICT (only_row) DO UPDATE SET started_at = CASE WHEN s.epoch = excluded.epoch THEN s.started_at \
             ELSE excluded.started_at END, epoch = excluded.epoch, holder = excluded.holder, \
             seen_at = excluded.seen_at, state = excluded.state WHERE s.epoch IS NULL OR s.epoch <= excluded.epoch";
     for control in controls.iter() {
-        if let Err(error) = control.client.execute(STATE, &[&epoch, &holder, &state]).await {
-            return Found::Failed { node: control.name.clone(), error: error.to_string() };
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&words.epoch, &words.holder, &words.state];
+        let written = async { Ok(control.client.execute(STATE, &parameters).await?) };
+        if let Err(error) = answer_of(&control.name, limit, written).await {
+            return Found::Failed { node: control.name.clone(), error };
         }
     }
     Found::Done
 }
 
 /// Compares the linked tables of all nodes and says which may be written where.
-async fn look_at_tables(controls: Vec<Arc<Control>>, linked: Vec<LinkedTable>) -> Found {
-    match compare_tables(&controls, &linked).await {
+async fn look_at_tables(controls: Vec<Arc<Control>>, linked: Vec<LinkedTable>, limit: Duration) -> Found {
+    match compare_tables(&controls, &linked, limit).await {
         Ok(looked) => Found::Tables(looked),
-        Err((node, error)) => Found::Failed { node, error: error.to_string() },
+        Err((node, error)) => Found::Failed { node, error },
     }
 }

@@ -1,5 +1,7 @@
 //! Why a node cannot be reached, and why a hub ends.
 
+use std::time::Duration;
+
 use crate::capture::wal::CaptureError;
 use crate::connect::{ConnectError, FaultClass, Retry, in_words};
 use crate::deliver::DeliverError;
@@ -24,6 +26,8 @@ pub enum ReachError {
          run `pgtandem down` and `pgtandem up` to compare and link again"
     )]
     SlotGone { node: String, slot: String },
+    #[error("{node}: no answer for {} s", .after.as_secs())]
+    Silent { node: String, after: Duration },
     #[error("{node}: a session of an earlier hub does not end; waiting for it")]
     OldBackend { node: String },
     #[error("another hub has taken over: {holder}")]
@@ -52,12 +56,11 @@ impl ReachError {
                 wire::Error::Server(server) => retry_of(&FaultClass::of_sqlstate(&server.code)),
                 _ => Retry::Soon,
             },
-            Self::OldBackend { .. } => Retry::Soon,
-            Self::Stranger { .. }
-            | Self::SlotGone { .. }
-            | Self::Deposed { .. }
-            | Self::NotLinked { .. }
-            | Self::Misfit { .. } => Retry::Never,
+            // One that was deposed waits for the locks like any other.
+            Self::OldBackend { .. } | Self::Silent { .. } | Self::Deposed { .. } => Retry::Soon,
+            Self::Stranger { .. } | Self::SlotGone { .. } | Self::NotLinked { .. } | Self::Misfit { .. } => {
+                Retry::Never
+            }
         }
     }
 }
@@ -85,8 +88,17 @@ pub enum RunError {
     LostWhileRecovering { node: String },
     #[error("cannot read back what was spilled to a temporary file: {0}")]
     Spill(std::io::Error),
+    #[error("{}", not_all_here(.0))]
+    NotAllHere(Vec<(String, String)>),
     #[error("nothing is linked here yet; run `pgtandem up` first")]
     NothingLinked,
+    #[error(
+        "the node {peer} is in the link, as {node} knows, but not in the configuration this hub has read; start it again \
+         with one that has it, or take the node out: `pgtandem down --node {peer}`"
+    )]
+    UnknownPeer { peer: String, node: String },
+    #[error("`pgtandem up` was interrupted while it linked {table}; run it again")]
+    UpUnfinished { table: String },
 }
 
 impl RunError {
@@ -96,8 +108,25 @@ impl RunError {
         match self {
             Self::Reach(error) => error.retry(),
             // The other one holds the locks; this one waits for them.
-            Self::Deposed(_) | Self::LostWhileRecovering { .. } => Retry::Soon,
-            Self::Delivery { .. } | Self::Capture { .. } | Self::Spill(_) | Self::NothingLinked => Retry::Never,
+            Self::Deposed(_) | Self::LostWhileRecovering { .. } | Self::NotAllHere(_) => Retry::Soon,
+            Self::UpUnfinished { .. } => Retry::AfterPerson,
+            Self::Delivery { .. }
+            | Self::Capture { .. }
+            | Self::Spill(_)
+            | Self::NothingLinked
+            | Self::UnknownPeer { .. } => Retry::Never,
         }
     }
+}
+
+fn not_all_here(missing: &[(String, String)]) -> String {
+    let names: Vec<&str> = missing.iter().map(|(node, _)| node.as_str()).collect();
+    let errors: Vec<&str> = missing.iter().map(|(_, error)| error.as_str()).collect();
+    format!(
+        "waiting for {}: a hub begins once it reaches every node (then it goes on without one that goes away); \
+         until then changes wait in the nodes' WAL. For a node that is gone for good run `pgtandem down --node {}`. {}",
+        names.join(" and "),
+        names[0],
+        errors.join("; ")
+    )
 }

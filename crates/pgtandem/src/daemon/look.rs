@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hub::{NodeId, TableId};
 
 use super::control::Control;
 use super::drift::{Side, misfit};
 use super::error::ReachError;
+use super::probe::answer_of;
 use super::tables::table_id;
 use crate::catalog::{self, TableShape};
 use crate::link::{self, LinkedTable, PausedBy};
@@ -29,6 +31,16 @@ pub struct TableVerdict {
     pub pause: Option<String>,
 }
 
+impl TableVerdict {
+    /// Its columns do not fit its peers'; a table that a person paused may fit all the same.
+    #[must_use]
+    pub fn has_drifted(&self) -> bool {
+        self.pause.as_deref().is_some_and(|why| why != BY_USER)
+    }
+}
+
+const BY_USER: &str = "by `pgtandem pause`";
+
 /// A node's linked tables: as they are, as they were, and who paused them.
 struct View {
     shapes: Vec<TableShape>,
@@ -39,10 +51,15 @@ struct View {
 ///
 /// # Errors
 /// With the name of the node that was lost.
-pub async fn compare_tables(controls: &[Arc<Control>], linked: &[LinkedTable]) -> Result<Looked, (String, ReachError)> {
+pub async fn compare_tables(
+    controls: &[Arc<Control>],
+    linked: &[LinkedTable],
+    limit: Duration,
+) -> Result<Looked, (String, ReachError)> {
     let mut views = Vec::new();
     for control in controls {
-        views.push(view(control).await.map_err(|error| (control.name.clone(), error))?);
+        views
+            .push(answer_of(&control.name, limit, view(control)).await.map_err(|error| (control.name.clone(), error))?);
     }
     let mut verdicts = Vec::new();
     for table in linked {
@@ -55,7 +72,9 @@ pub async fn compare_tables(controls: &[Arc<Control>], linked: &[LinkedTable]) -
                 pause,
             });
         }
-        remember(table, controls, &views, &verdicts).await;
+        let remembered = remember(table, controls, &views, &verdicts);
+        // What is not written now is written at the next look.
+        drop(tokio::time::timeout(limit, remembered).await);
     }
     let known = fitting_columns(controls, &views, &verdicts);
     Ok(Looked { verdicts, known })
@@ -70,7 +89,7 @@ fn fitting_columns(
     for (control, view) in controls.iter().zip(views) {
         for own in &view.own {
             let table = table_id(own.id);
-            let fits = verdicts.iter().all(|verdict| verdict.table != table || verdict.pause.is_none());
+            let fits = verdicts.iter().all(|verdict| verdict.table != table || !verdict.has_drifted());
             if let (true, Some(shape)) = (fits, view.shapes.iter().find(|shape| shape.relid == own.relid)) {
                 let columns = shape.written_columns().map(|column| column.name.as_str().to_owned());
                 known.insert((table, control.id), columns.collect());
@@ -91,7 +110,7 @@ fn why_paused(table: &LinkedTable, controls: &[Arc<Control>], views: &[View], at
     let by_user =
         views.iter().flat_map(|view| &view.own).any(|own| own.id == table.id && own.paused_by == Some(PausedBy::User));
     if by_user {
-        return Some("by `pgtandem pause`".to_owned());
+        return Some(BY_USER.to_owned());
     }
     let side = |at: usize| -> Result<(&TableShape, BTreeSet<String>), String> {
         let own = views[at].own.iter().find(|own| own.id == table.id);
@@ -130,7 +149,6 @@ async fn remember(table: &LinkedTable, controls: &[Arc<Control>], views: &[View]
         }
         let by = why.as_ref().map(|_| PausedBy::Drift);
         if own.paused_by != by || own.pause_reason != why {
-            // What is not written now is written at the next look.
             let pause = why.as_deref().map(|why| (PausedBy::Drift, why));
             drop(link::set_paused(&control.client, own.id, pause).await);
         }

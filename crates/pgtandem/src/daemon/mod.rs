@@ -6,6 +6,7 @@ pub mod drift;
 mod errands;
 mod error;
 mod look;
+mod probe;
 mod reach;
 mod records;
 mod seat;
@@ -41,20 +42,23 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(), RunError> {
     let holder = holder();
     let mut pause = SHORTEST_PAUSE;
+    let mut last_said = String::new();
     loop {
         let began = Instant::now();
-        let stopping = stop.clone();
-        let ended = tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return Ok(()),
-            ended = work(config, &holder, stopping) => ended,
-        };
-        match ended {
+        match work(config, &holder, &mut stop).await {
             Ok(Ended::Asked) => return Ok(()),
             Ok(Ended::Yield) => tracing::info!("another pgtandem command asked for the lock; waiting for it to finish"),
             Ok(Ended::Recover(why)) => tracing::warn!("starting over from the databases: {why}"),
             Err(error) => match error.retry() {
                 Retry::Never => return Err(error),
-                Retry::Soon | Retry::AfterPerson => tracing::warn!("{error}; trying again"),
+                Retry::Soon | Retry::AfterPerson => {
+                    // Tried again without end, said once.
+                    let text = error.to_string();
+                    if text != last_said || began.elapsed() > LONGEST_PAUSE * 2 {
+                        tracing::warn!("{text}; trying again");
+                    }
+                    last_said = text;
+                }
             },
         }
         if began.elapsed() > LONGEST_PAUSE {
@@ -76,19 +80,58 @@ fn holder() -> String {
 }
 
 /// One life of a hub: from taking the locks to giving them back.
-async fn work(config: &Config, holder: &str, stop: watch::Receiver<bool>) -> Result<Ended, RunError> {
-    let mut controls = Vec::new();
-    for node in &config.nodes {
-        controls.push(Control::open(node).await?);
+async fn work(config: &Config, holder: &str, stop: &mut watch::Receiver<bool>) -> Result<Ended, RunError> {
+    let (mut conductor, mut errands) = tokio::select! {
+        // Nothing has been delivered yet, so there is nothing to bring to an end.
+        _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Asked),
+        begun = begin(config, holder) => begun?,
+    };
+    let ended = conduct(&mut conductor, &mut errands, stop).await;
+    conductor.settle().await;
+    // One that starts over is still there for whoever asks.
+    if !matches!(&ended, Ok(Ended::Recover(_))) {
+        errands.say_goodbye().await;
     }
+    ended
+}
+
+/// A session with every node, or what is wrong with all those that cannot be had. A hub begins with all nodes only:
+/// what one node may forget depends on what has landed on every other one, and only that one knows.
+async fn open_all(config: &Config) -> Result<Vec<Control>, RunError> {
+    let limit = config.hub.silence_timeout;
+    let opened = config.nodes.iter().map(|node| probe::answer_of(&node.name, limit, Control::open(node)));
+    let mut controls = Vec::new();
+    let mut missing = Vec::new();
+    for (node, opened) in config.nodes.iter().zip(futures::future::join_all(opened).await) {
+        match opened {
+            Ok(control) => controls.push(control),
+            Err(error) if error.retry() == Retry::Never => return Err(error.into()),
+            Err(error) => missing.push((node.name.clone(), error.to_string())),
+        }
+    }
+    if missing.is_empty() { Ok(controls) } else { Err(RunError::NotAllHere(missing)) }
+}
+
+/// Becomes the hub, which may mean to wait for another one's end.
+async fn begin(config: &Config, holder: &str) -> Result<(Conductor, Errands), RunError> {
+    let mut controls = open_all(config).await?;
     controls.sort_by_key(|control| control.id);
     let nodes = controls.iter().filter_map(|control| config.node(&control.name).cloned()).collect();
     check_numbers(&controls)?;
-    take_locks(&controls).await?;
     let (report, reports) = mpsc::unbounded_channel();
-    let started = start::start(config, &controls, holder, &report).await?;
+    // Locks are waited for, and recovering takes what it takes; a node that has fallen silent would take for ever.
+    let started = tokio::select! {
+        started = async {
+            take_locks(&controls).await?;
+            start::start(config, &controls, holder, &report).await
+        } => started?,
+        silent = probe::first_silent(&config.nodes, config.hub.silence_timeout) => return Err(silent.into()),
+    };
     for table in &started.linked {
-        tracing::debug!(table = %table.name.plain(), "linked");
+        match &table.pause_reason {
+            None => tracing::debug!(table = %table.name.plain(), "linked"),
+            Some(why) => tracing::warn!(table = %table.name.plain(), "is paused: {why}"),
+        }
     }
     tracing::info!(
         epoch = started.epoch,
@@ -98,18 +141,16 @@ async fn work(config: &Config, holder: &str, stop: watch::Receiver<bool>) -> Res
         controls.iter().map(|control| control.name.as_str()).collect::<Vec<_>>().join(" and ")
     );
     let mut conductor = Conductor::new(started.hub, started.seats, report, reports);
-    let mut errands = Errands::new(controls, nodes, started.linked, started.epoch, holder.to_owned());
+    let silence = config.hub.silence_timeout;
+    let mut errands = Errands::new(controls, nodes, started.linked, started.epoch, holder.to_owned(), silence);
     errands.look_first(&mut conductor).await?;
-    let ended = conduct(&mut conductor, &mut errands, stop).await;
-    conductor.settle().await;
-    errands.say_goodbye().await;
-    ended
+    Ok((conductor, errands))
 }
 
 async fn conduct(
     conductor: &mut Conductor,
     errands: &mut Errands,
-    stop: watch::Receiver<bool>,
+    stop: &watch::Receiver<bool>,
 ) -> Result<Ended, RunError> {
     loop {
         if *stop.borrow() {

@@ -14,9 +14,15 @@ use super::tables::read_target_tables;
 use crate::capture::Shapes;
 use crate::capture::wal::CapturedTables;
 use crate::connect::{Endpoint, Host, Retry, Session};
-use crate::deliver::{Landing, LandingId, Target};
+use crate::deliver::{Landing, LandingId, Patience, Target, TargetRole};
 use crate::link;
 use crate::sql::QualifiedName;
+
+/// Between attempts to come back to a node, doubled each time.
+pub const SHORTEST_RECONNECT: Duration = Duration::from_millis(50);
+pub const LONGEST_RECONNECT: Duration = Duration::from_secs(2);
+/// What bringing a node up may take beside waiting for its answers: it may end backends of an earlier hub.
+const BRING_UP: Duration = Duration::from_secs(10);
 
 /// What does not change while a hub works.
 pub struct NodeContext {
@@ -39,7 +45,8 @@ impl NodeContext {
     /// A key's values for a person.
     #[must_use]
     pub fn key_text(&self, key: &hub::Key) -> String {
-        let parts = crate::capture::key::raw_parts(&key.bytes).map(|part| String::from_utf8_lossy(&part[4..]).into_owned());
+        let parts =
+            crate::capture::key::raw_parts(&key.bytes).map(|part| String::from_utf8_lossy(&part[4..]).into_owned());
         parts.collect::<Vec<_>>().join(", ")
     }
 
@@ -85,19 +92,21 @@ pub async fn open_target(context: &NodeContext, client: Client) -> Result<Target
     for (name, value) in DELIVERY {
         client.execute("SELECT pg_catalog.set_config($1, $2, false)", &[&name, &value]).await?;
     }
-    // Below the server's deadlock_timeout: the victim of a deadlock is the delivery, never the application.
-    client
-        .batch_execute(
-            "SELECT pg_catalog.set_config('lock_timeout', \
-             (greatest(setting::int * 7 / 10, 1))::text || 'ms', false) \
-             FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout'",
+    let row = client
+        .query_one(
+            "SELECT setting::int, pg_catalog.pg_backend_pid() FROM pg_catalog.pg_settings \
+             WHERE name = 'deadlock_timeout'",
+            &[],
         )
         .await?;
+    let (deadlock_timeout, pid): (i32, i32) = (row.get(0), row.get(1));
+    let patience = Patience::below(Duration::from_millis(u64::from(deadlock_timeout.unsigned_abs())));
     let is_replica = become_replica(&client).await?;
     let names: Vec<_> = context.linked.iter().cloned().collect();
     let tables = read_target_tables(&client, &names, is_replica).await?;
     let shapes = context.shapes.clone();
-    Ok(Target::new(context.id, context.name.clone(), client, tables, shapes, context.epoch, is_replica).await?)
+    let role = TargetRole { epoch: context.epoch, pid, patience, is_replica };
+    Ok(Target::new(context.id, context.name.clone(), client, tables, shapes, role).await?)
 }
 
 /// Keeps the application's triggers and foreign-key triggers from firing for delivered rows, where the role may;
@@ -155,25 +164,32 @@ pub async fn read_slot(client: &Client, context: &NodeContext) -> Result<Slot, R
 }
 
 /// Comes back to a node that was lost, however long it takes, and finds out what became of the delivery that was in
-/// flight.
+/// flight. `pause` comes before the first attempt.
 ///
 /// # Errors
 /// When waiting cannot help.
 pub async fn bring_up_again(
     context: Arc<NodeContext>,
     flying: Option<LandingId>,
+    mut pause: Duration,
 ) -> Result<(NodeUp, Option<Result<Landing, ()>>), ReachError> {
-    let mut pause = Duration::from_millis(50);
     let mut last_said = String::new();
+    tokio::time::sleep(pause).await;
+    pause = pause.max(SHORTEST_RECONNECT);
     loop {
-        let error = match try_bring_up(&context, flying).await {
-            Ok(done) => return Ok(done),
-            Err(error) => error,
+        // A server that takes connections and then says nothing must not keep us from trying another way.
+        let limit = context.silence_timeout + BRING_UP;
+        let error = match tokio::time::timeout(limit, try_bring_up(&context, flying)).await {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(error)) => error,
+            Err(_) => ReachError::Silent { node: context.name.clone(), after: limit },
         };
         let text = error.to_string();
         if text != last_said {
             tracing::warn!(node = %context.name, "cannot be reached: {text}");
             last_said = text;
+            // Something happens over there: it starts, for instance.
+            pause = SHORTEST_RECONNECT;
         }
         match error.retry() {
             Retry::Soon => {}
@@ -181,7 +197,7 @@ pub async fn bring_up_again(
             Retry::Never => return Err(error),
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(2));
+        pause = (pause * 2).min(LONGEST_RECONNECT);
     }
 }
 
@@ -190,11 +206,12 @@ async fn try_bring_up(
     flying: Option<LandingId>,
 ) -> Result<(NodeUp, Option<Result<Landing, ()>>), ReachError> {
     let session = open_session(context, "deliver").await?;
-    end_old_backends(&context.name, &session.client).await?;
+    // Before anything is ended: under another epoch the sessions found here are another hub's.
     let epoch = link::read_epoch(&session.client).await?;
     if epoch.epoch != context.epoch {
         return Err(ReachError::Deposed { holder: epoch.holder.unwrap_or_default() });
     }
+    end_old_backends(&context.name, &session.client).await?;
     let outcome = match flying {
         None => None,
         Some(id) => Some(match Target::find_landing(&session.client, id).await? {

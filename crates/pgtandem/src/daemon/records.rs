@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use hub::{Cover, Dot, HeldRecord, Kept, Key, Micros, NodeId, Position, Stamp, State};
+use hub::{Cover, Dot, HeldRecord, Kept, Key, Kind, Micros, NodeId, Position, Stamp, State};
 use serde_json::Value as Json;
 use tokio_postgres::Row;
 use tokio_postgres::types::PgLsn;
@@ -24,14 +24,15 @@ pub fn node_numbers(controls: &[Control]) -> HashMap<&str, NodeId> {
 /// # Errors
 /// When a node is lost.
 pub async fn kept_decisions(controls: &[Control], starts: &[Position]) -> Result<Vec<Kept>, ReachError> {
-    const QUERY: &str = "SELECT table_id, key_bytes, winner_node, winner_position, loser_node, loser_position \
+    const QUERY: &str = "SELECT table_id, key_bytes, winner_node, winner_position, loser_node, loser_position, kind \
         FROM pgtandem.decision \
         WHERE winner_position > ($1::pg_lsn[])[winner_node + 1] OR loser_position > ($1::pg_lsn[])[loser_node + 1]";
     let starts: Vec<PgLsn> = starts.iter().map(|start| PgLsn::from(start.0)).collect();
     let mut kept = Vec::new();
     for control in controls {
         for row in control.client.query(QUERY, &[&starts]).await? {
-            kept.push(Kept { key: key(&row), winner: dot(&row, 2), loser: dot(&row, 4) });
+            let forfeit = row.get::<_, &str>(6) == Kind::KeyChange.word();
+            kept.push(Kept { key: key(&row), winner: dot(&row, 2), loser: dot(&row, 4), forfeit });
         }
     }
     Ok(kept)

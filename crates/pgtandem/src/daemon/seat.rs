@@ -9,10 +9,12 @@ use tokio::task::JoinHandle;
 
 use super::conductor::Report;
 use super::error::RunError;
-use super::reach::{NodeContext, NodeUp, bring_up_again};
-use crate::capture::Image;
+use super::probe::is_at_work;
+use super::reach::{NodeContext, NodeUp, SHORTEST_RECONNECT, bring_up_again};
 use super::settings::SPELLING;
+use crate::capture::Image;
 use crate::capture::wal::{CaptureError, Captured, Source, SourceColumn, WalCapture};
+use crate::connect::FaultClass;
 use crate::deliver::{DeliverError, Landing, LandingId, Target};
 
 /// What may wait between a capture and the hub, in transactions; more waits in the socket and in the server.
@@ -22,6 +24,11 @@ const HELD_REPORTED: usize = 5;
 /// The first pause after a delivery that failed for a passing reason; doubled up to [`LONGEST_BACKOFF`].
 const SHORTEST_BACKOFF: Duration = Duration::from_millis(10);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+
+/// A node that was there for so long has not been lost again for the same reason.
+const STAYED: Duration = Duration::from_secs(10);
+/// A node that comes and goes more often than this is not reported each time.
+const NOTEWORTHY_PAUSE: Duration = Duration::from_millis(200);
 
 /// Where deliveries to a node stand. Set by the conductor only.
 pub enum Delivering {
@@ -50,6 +57,10 @@ impl Task {
     fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Self {
         Self(Some(tokio::spawn(future)))
     }
+
+    fn is_running(&self) -> bool {
+        self.0.as_ref().is_some_and(|task| !task.is_finished())
+    }
 }
 
 impl Drop for Task {
@@ -74,6 +85,8 @@ pub struct Seat {
     pub next: Option<Captured>,
     /// The target's tables changed.
     pub reload_tables: bool,
+    /// Its tables may not be what they were taken for.
+    pub shape_doubted: bool,
     /// The stream broke while a delivery was in flight.
     pub reconnect_when_idle: bool,
     pub last_landing: Option<LandingId>,
@@ -93,6 +106,18 @@ pub struct Seat {
     backoff: Duration,
     /// The capture, or, while the node is away, the attempts to come back to it.
     task: Task,
+    /// The delivery in flight.
+    flight: Task,
+    /// The question whether the server still works on it.
+    probe: Task,
+    /// When the delivery in flight began, or when it was last found at work.
+    at_work: Instant,
+    /// The server's process that writes the delivery in flight.
+    pid: i32,
+    up_since: Instant,
+    /// Before the next attempt to come back: longer when the node did not stay the last time.
+    reconnect_pause: Duration,
+    last_loss: String,
 }
 
 impl Seat {
@@ -109,6 +134,7 @@ impl Seat {
             new_shapes: Vec::new(),
             next: None,
             reload_tables: false,
+            shape_doubted: false,
             reconnect_when_idle: false,
             last_landing: None,
             news_since: None,
@@ -121,6 +147,13 @@ impl Seat {
             retry_at: None,
             backoff: SHORTEST_BACKOFF,
             task: Task::default(),
+            flight: Task::default(),
+            probe: Task::default(),
+            at_work: Instant::now(),
+            pid: 0,
+            up_since: Instant::now(),
+            reconnect_pause: Duration::ZERO,
+            last_loss: String::new(),
         }
     }
 
@@ -159,8 +192,11 @@ impl Seat {
         LandingId(self.last_landing.map_or(0, |id| id.0) + 1)
     }
 
-    /// Takes the idle target for a delivery.
-    pub fn take_off(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Option<Box<Target>> {
+    /// Takes the idle target for a delivery of what was heard at `heard` or before.
+    pub fn take_off(&mut self, id: LandingId, delivery: &Delivery<Image>, heard: Instant) -> Option<Box<Target>> {
+        if !delivery.rows.is_empty() {
+            self.owed_since.get_or_insert(heard);
+        }
         self.flying_deletes = delivery.rows.iter().any(|row| !row.state.is_present());
         match std::mem::replace(&mut self.delivering, Delivering::Flying(id)) {
             Delivering::Idle(target) => Some(target),
@@ -169,6 +205,45 @@ impl Seat {
                 None
             }
         }
+    }
+
+    /// Sends a delivery off; its end comes as a report.
+    pub fn fly(&mut self, delivery: impl Future<Output = ()> + Send + 'static, pid: i32) {
+        self.pid = pid;
+        self.at_work = Instant::now();
+        self.probe = Task::default();
+        self.flight = Task::spawn(delivery);
+    }
+
+    /// A delivery from which nothing has been heard for long is looked at from another session: its server may be
+    /// busy, or its connection may be dead without anybody having been told.
+    pub fn doubt_flight(&mut self, now: Instant, report: &mpsc::UnboundedSender<Report>) {
+        let Delivering::Flying(id) = self.delivering else { return };
+        let patience = if self.reconnect_when_idle { Duration::ZERO } else { self.context.silence_timeout };
+        if self.probe.is_running() || now.duration_since(self.at_work) < patience {
+            return;
+        }
+        let (context, report, node, pid) = (Arc::clone(&self.context), report.clone(), self.node, self.pid);
+        self.probe = Task::spawn(async move {
+            let at_work = is_at_work(&context, pid).await;
+            drop(report.send(Report::Probed { node, id, at_work }));
+        });
+    }
+
+    /// What became of the doubt.
+    pub fn probed(&mut self, id: LandingId, at_work: bool, report: &mpsc::UnboundedSender<Report>) {
+        self.probe = Task::default();
+        self.at_work = Instant::now();
+        if at_work || !self.is_flying(id) {
+            return;
+        }
+        tracing::warn!(node = %self.name, "no answer to a delivery; reconnecting to see what became of it");
+        self.lost(report);
+    }
+
+    #[must_use]
+    pub fn is_flying(&self, id: LandingId) -> bool {
+        matches!(self.delivering, Delivering::Flying(flying) if flying == id)
     }
 
     pub fn landed(&mut self, id: LandingId, delivery: &Delivery<Image>, landing: &Landing) {
@@ -181,6 +256,12 @@ impl Seat {
         self.counters.last_error = None;
         self.retry_at = None;
         self.backoff = SHORTEST_BACKOFF;
+        let is_misfit = |held: &&crate::deliver::Held| {
+            held.sqlstate.as_deref().is_some_and(|code| FaultClass::of_sqlstate(code) == FaultClass::ShapeChanged)
+        };
+        if landing.held.iter().any(|held| is_misfit(&held)) {
+            self.doubt_shape();
+        }
         // A paused table has been reported as such.
         for held in landing.held.iter().filter(|held| held.sqlstate.is_some()).take(HELD_REPORTED) {
             let table = self.context.table_name(held.key.table);
@@ -195,14 +276,27 @@ impl Seat {
     /// When trying again cannot help.
     pub fn delivery_failed(&mut self, target: Box<Target>, error: &DeliverError) -> Result<(), RunError> {
         self.delivering = Delivering::Idle(target);
-        self.counters.last_error = Some(error.to_string());
+        let text = error.to_string();
         if !error.may_pass() {
-            return Err(RunError::Delivery { node: self.name.clone(), error: error.to_string() });
+            return Err(RunError::Delivery { node: self.name.clone(), error: text });
         }
-        tracing::info!(node = %self.name, "delivery rolled back, trying again: {error}");
+        // Tried again without end, said once.
+        if self.counters.last_error.as_ref() != Some(&text) {
+            tracing::info!(node = %self.name, "delivery rolled back, trying again: {text}");
+        }
+        self.counters.last_error = Some(text);
+        if error.is_about_shape() {
+            self.doubt_shape();
+        }
         self.retry_at = Some(Instant::now() + self.backoff);
         self.backoff = (self.backoff * 2).min(LONGEST_BACKOFF);
         Ok(())
+    }
+
+    /// A table here is not what it was taken for.
+    fn doubt_shape(&mut self) {
+        self.reload_tables = true;
+        self.shape_doubted = true;
     }
 
     /// The stream ended.
@@ -212,8 +306,12 @@ impl Seat {
     pub fn capture_failed(&mut self, error: CaptureError) -> Result<(), RunError> {
         match error {
             CaptureError::Wire(error) => {
-                tracing::warn!(node = %self.name, "lost the replication stream: {error}");
-                self.counters.last_error = Some(error.to_string());
+                let text = error.to_string();
+                if self.last_loss != text {
+                    tracing::warn!(node = %self.name, "lost the replication stream: {text}");
+                    self.last_loss.clone_from(&text);
+                }
+                self.counters.last_error = Some(text);
                 Ok(())
             }
             CaptureError::Source(error) => {
@@ -232,7 +330,12 @@ impl Seat {
             Delivering::Idle(_) => None,
             Delivering::Away => return,
         };
-        tracing::warn!(node = %self.name, "away; its peers go on");
+        let pause = self.next_pause();
+        if pause < NOTEWORTHY_PAUSE {
+            tracing::warn!(node = %self.name, "away; its peers go on");
+        }
+        self.flight = Task::default();
+        self.probe = Task::default();
         self.captured = None;
         self.next = None;
         self.feedback = None;
@@ -242,18 +345,33 @@ impl Seat {
         let (context, report) = (Arc::clone(&self.context), report.clone());
         self.task = Task::spawn(async move {
             let node = context.id;
-            match bring_up_again(context, flying).await {
+            match bring_up_again(context, flying, pause).await {
                 Ok((up, outcome)) => drop(report.send(Report::Up { node, up: Box::new(up), outcome })),
                 Err(error) => drop(report.send(Report::Unreachable { error })),
             }
         });
     }
 
+    /// How long to wait before coming back. One that was lost soon after it was there may be lost for the same reason
+    /// again: its stream fails at the same place, say.
+    fn next_pause(&mut self) -> Duration {
+        if self.up_since.elapsed() > STAYED {
+            self.last_loss.clear();
+            self.reconnect_pause = Duration::ZERO;
+        }
+        let pause = self.reconnect_pause;
+        self.reconnect_pause = (pause * 2).clamp(SHORTEST_RECONNECT, LONGEST_BACKOFF);
+        pause
+    }
+
     /// The node is there (again).
     pub fn up(&mut self, up: NodeUp, judged: Position, report: &mpsc::UnboundedSender<Report>) {
-        if let Some(since) = self.away_since.take() {
+        if let Some(since) = self.away_since.take()
+            && self.reconnect_pause <= NOTEWORTHY_PAUSE
+        {
             tracing::info!(node = %self.name, "back after {} s", since.elapsed().as_secs());
         }
+        self.up_since = Instant::now();
         self.generation += 1;
         self.last_landing = up.last_landing;
         self.catch_up_to = up.flushed;
@@ -263,8 +381,14 @@ impl Seat {
         let (sender, receiver) = mpsc::channel(QUEUE);
         self.captured = Some(receiver);
         let context = &self.context;
-        let capture =
-            WalCapture::new(up.stream, Source::new(context.endpoint.clone(), &SPELLING), context.captured.clone(), context.shapes.clone(), &context.secret, judged);
+        let capture = WalCapture::new(
+            up.stream,
+            Source::new(context.endpoint.clone(), &SPELLING),
+            context.captured.clone(),
+            context.shapes.clone(),
+            &context.secret,
+            judged,
+        );
         let (report, node, generation) = (report.clone(), self.node, self.generation);
         self.task = Task::spawn(async move {
             let error = capture.run(sender).await.err();

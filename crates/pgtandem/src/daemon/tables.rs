@@ -18,7 +18,11 @@ use crate::sql::{Ident, QualifiedName, WrittenColumn};
 ///
 /// # Errors
 /// When the connection is lost.
-pub async fn read_target_tables(client: &Client, linked: &[(TableId, QualifiedName)], is_replica: bool) -> Result<TargetTables, Error> {
+pub async fn read_target_tables(
+    client: &Client,
+    linked: &[(TableId, QualifiedName)],
+    is_replica: bool,
+) -> Result<TargetTables, Error> {
     let names: Vec<_> = linked.iter().map(|(_, name)| name.clone()).collect();
     let shapes = catalog::read_tables(client, &names).await?;
     let ranks = ranks(&shapes);
@@ -49,7 +53,11 @@ fn target_table(id: TableId, shape: &TableShape, rank: usize, is_replica: bool) 
         name: shape.name.clone(),
         may_leave_out: has_fixed || shape.triggers.iter().any(fires),
         unchecked: if is_replica { deferrable(shape) } else { Vec::new() },
-        referrers: if is_replica { Vec::new() } else { shape.foreign_keys_in.iter().map(|key| referrer(shape, key)).collect() },
+        referrers: if is_replica {
+            Vec::new()
+        } else {
+            shape.foreign_keys_in.iter().map(|key| referrer(shape, key)).collect()
+        },
         columns,
         key: shape.primary_key.clone(),
         key_is_spelled: key_columns(shape).iter().any(|column| column.spelling != Spelling::Exact),

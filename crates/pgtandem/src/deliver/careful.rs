@@ -14,6 +14,9 @@ use super::session::{Landing, LandingId, Target};
 use crate::capture::Image;
 use crate::sql::{self, Ident};
 
+/// What PostgreSQL says of a table that is not there.
+const UNDEFINED_TABLE: &str = "42P01";
+
 /// Deletes that found no row.
 type Missed = Mutex<Vec<Key>>;
 
@@ -51,7 +54,7 @@ impl Target {
     async fn write_carefully(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
         let whole = delivery.rows.iter().filter(|row| !row.hold && !is_partial(row));
         let placed = place(whole, &self.tables, &self.shapes);
-        self.prepare(&placed).await?;
+        let (placed, misfits) = self.prepare_what_fits(placed).await?;
         self.client.batch_execute("BEGIN").await?;
         let before = self.open(id).await?;
         let missed = Mutex::new(Vec::new());
@@ -60,6 +63,7 @@ impl Target {
         }
         let mut held = self.truncate_carefully(delivery).await?;
         held.extend(delivery.rows.iter().filter(|row| row.hold).map(paused));
+        held.extend(misfits);
         held.extend(delivery.rows.iter().filter(|row| !row.hold && is_partial(row)).map(incomplete));
         held.extend(self.write_units(&placed, &missed).await?);
         let refused: HashSet<&Key> = held.iter().map(|held| &held.key).collect();
@@ -81,6 +85,39 @@ impl Target {
         Ok(Landing { position, before, missed: missed.into_inner().unwrap_or_default(), held })
     }
 
+    /// Sets apart the rows of tables that are gone or have lost a column: they wait, the others go on.
+    async fn prepare_what_fits<'a>(
+        &mut self,
+        placed: Vec<Placed<'a>>,
+    ) -> Result<(Vec<Placed<'a>>, Vec<Held>), DeliverError> {
+        let (mut fitting, mut misfits): (Vec<Placed<'a>>, Vec<Held>) = (Vec::new(), Vec::new());
+        for run in placed.chunk_by(|a, b| a.form == b.form) {
+            match self.prepare(run).await {
+                Ok(()) => fitting.extend(run),
+                Err(error) if error.is_about_shape() => {
+                    let held = |placed: &Placed<'_>| Held {
+                        key: placed.row.key.clone(),
+                        reason: error.to_string(),
+                        sqlstate: Some(error.sqlstate().unwrap_or_else(|| UNDEFINED_TABLE.to_owned())),
+                    };
+                    misfits.extend(run.iter().map(held));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        // The halves of a key change stand or fall together, also when they come in different forms.
+        let apart: HashSet<Key> = misfits.iter().map(|held| held.key.clone()).collect();
+        let (with_them, fitting): (Vec<_>, Vec<_>) =
+            fitting.into_iter().partition(|placed| placed.row.pair.as_ref().is_some_and(|pair| apart.contains(pair)));
+        for placed in with_them {
+            let partner = misfits.iter().find(|held| Some(&held.key) == placed.row.pair.as_ref());
+            let (reason, sqlstate) =
+                partner.map(|held| (held.reason.clone(), held.sqlstate.clone())).unwrap_or_default();
+            misfits.push(Held { key: placed.row.key.clone(), reason, sqlstate });
+        }
+        Ok((fitting, misfits))
+    }
+
     /// TRUNCATE, or, where an unlinked table refers to one of the tables, DELETE of all rows; what is refused is held.
     async fn truncate_carefully(&self, delivery: &Delivery<Image>) -> Result<Vec<Held>, DeliverError> {
         let all = truncates(delivery);
@@ -92,7 +129,9 @@ impl Target {
         for row in all.iter().filter(|row| !row.hold) {
             let Some(table) = self.tables.get(&row.key.table) else { continue };
             let text = sql::delete_all(&table.name);
-            if let Err(error) = self.attempt(&Missed::default(), async { Ok(self.client.batch_execute(&text).await?) }).await? {
+            if let Err(error) =
+                self.attempt(&Missed::default(), async { Ok(self.client.batch_execute(&text).await?) }).await?
+            {
                 held.push(Held { key: row.key.clone(), reason: error.to_string(), sqlstate: error.sqlstate() });
             }
         }
@@ -248,7 +287,7 @@ impl Target {
                 self.client.batch_execute("RELEASE SAVEPOINT part").await?;
                 Ok(Ok(()))
             }
-            Err(error) if error.is_about_rows() => {
+            Err(error) if error.is_about_rows() || error.is_about_shape() => {
                 self.client.batch_execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part").await?;
                 missed.lock().expect("nobody panics while it is locked").truncate(before);
                 Ok(Err(error))

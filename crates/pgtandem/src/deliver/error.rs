@@ -68,6 +68,17 @@ impl DeliverError {
         }
     }
 
+    /// A table, or what hangs on it, is not what the delivery took it for.
+    #[must_use]
+    pub fn is_about_shape(&self) -> bool {
+        matches!(self, Self::Shape(_) | Self::UnknownTable(_))
+    }
+
+    #[must_use]
+    pub fn is_lock_timeout(&self) -> bool {
+        self.sqlstate().as_deref() == Some("55P03")
+    }
+
     /// The transaction may have committed all the same.
     #[must_use]
     pub fn is_outcome_unknown(&self) -> bool {

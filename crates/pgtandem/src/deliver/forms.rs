@@ -81,12 +81,14 @@ impl Target {
     async fn prepare_upsert(&self, table: &TargetTable, shape: ShapeId) -> Result<Prepared, DeliverError> {
         let shape = self.shapes.get(shape);
         let written = table.written(&shape);
-        let parameter_of = (0..shape.columns.len()).map(|at| written.iter().position(|(from, _)| *from == at)).collect();
+        let parameter_of =
+            (0..shape.columns.len()).map(|at| written.iter().position(|(from, _)| *from == at)).collect();
         let columns: Vec<_> = written.into_iter().map(|(_, column)| column).collect();
         let key = table.key_columns();
         let place = |name| columns.iter().position(|column| column.name == name);
         let upsert = if table.may_leave_out { sql::counted_upsert } else { sql::upsert };
-        let unique = table.unchecked.iter().map(|(name, unique)| sql::refuse_duplicates(&table.name, &key, name, unique));
+        let unique =
+            table.unchecked.iter().map(|(name, unique)| sql::refuse_duplicates(&table.name, &key, name, unique));
         let unique = unique.collect();
         Ok(Prepared {
             statement: self.client.prepare(&upsert(&table.name, &columns, table.key_is_spelled)).await?,

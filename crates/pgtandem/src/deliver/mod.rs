@@ -5,12 +5,14 @@ mod batch;
 mod careful;
 mod error;
 mod forms;
+mod patience;
 mod pipeline;
 mod record;
 mod session;
 mod target;
 
 pub use error::DeliverError;
+pub use patience::Patience;
 pub use record::{Held, row_json};
-pub use session::{Landing, LandingId, Target};
+pub use session::{Landing, LandingId, Target, TargetRole};
 pub use target::{Referrer, TargetColumn, TargetTable, TargetTables};

@@ -11,6 +11,7 @@ use tokio_postgres::{Client, Statement};
 
 use super::batch::{Batch, Form, PreparedForms, is_partial, next_batch, place};
 use super::error::DeliverError;
+use super::patience::Patience;
 use super::pipeline::Pipeline;
 use super::record;
 use super::target::TargetTables;
@@ -39,9 +40,14 @@ pub struct Target {
     pub client: Client,
     pub tables: TargetTables,
     pub shapes: Shapes,
-    pub epoch: i64,
+    /// Of the session on the server.
+    pub pid: i32,
+    pub(super) epoch: i64,
     /// Neither the application's triggers nor foreign keys act on what is delivered.
     pub is_replica: bool,
+    patience: Patience,
+    /// Deliveries in a row that found a table other than it was.
+    misshapen: u32,
     pub(super) forms: PreparedForms,
     pub(super) fixed: Fixed,
     /// Temporary tables made so far; their names must differ within a transaction.
@@ -49,6 +55,14 @@ pub struct Target {
     /// A statement failed as it does when the tables are not what they were: they should be read again.
     pub(super) stale: AtomicBool,
     folded_at: Instant,
+}
+
+/// Under which terms a session delivers.
+pub struct TargetRole {
+    pub epoch: i64,
+    pub pid: i32,
+    pub patience: Patience,
+    pub is_replica: bool,
 }
 
 /// One statement of those that write a batch; the number is its place in [`Prepared`].
@@ -81,8 +95,7 @@ impl Target {
         client: Client,
         tables: TargetTables,
         shapes: Shapes,
-        epoch: i64,
-        is_replica: bool,
+        role: TargetRole,
     ) -> Result<Self, DeliverError> {
         let fixed = Fixed {
             open: client.prepare("SELECT pgtandem.open_delivery($1, $2)::text, pg_current_wal_insert_lsn()").await?,
@@ -99,8 +112,11 @@ impl Target {
             client,
             tables,
             shapes,
-            epoch,
-            is_replica,
+            pid: role.pid,
+            epoch: role.epoch,
+            is_replica: role.is_replica,
+            patience: role.patience,
+            misshapen: 0,
             forms: HashMap::new(),
             fixed,
             stashes: AtomicU32::new(0),
@@ -127,6 +143,19 @@ impl Target {
     /// # Errors
     /// Nothing was written, unless the error says that the outcome is unknown.
     pub async fn deliver(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
+        if let Some(text) = self.patience.change() {
+            self.client.batch_execute(&text).await?;
+        }
+        let done = self.deliver_somehow(id, delivery).await;
+        self.patience.learn(done.as_ref().err());
+        self.misshapen = match &done {
+            Err(error) if error.is_about_shape() => self.misshapen + 1,
+            _ => 0,
+        };
+        done
+    }
+
+    async fn deliver_somehow(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
         let simple = delivery.released.is_empty()
             && delivery.rows.iter().all(|row| !row.hold && !row.was_held && !is_partial(row))
             && delivery.truncates.iter().all(|truncate| !truncate.hold && !truncate.was_held);
@@ -135,6 +164,9 @@ impl Target {
         }
         match self.deliver_at_once(id, delivery).await {
             Err(error) if error.is_about_rows() => self.deliver_carefully(id, delivery).await,
+            // The tables have been read anew and still do not take it: a trigger's SQL is broken, say, or a table is
+            // gone. Whose keys it concerns is found out; all others go on.
+            Err(error) if error.is_about_shape() && self.misshapen > 0 => self.deliver_carefully(id, delivery).await,
             done => done,
         }
     }
@@ -177,7 +209,12 @@ impl Target {
             pipeline.finish().await
         }
         .map_err(DeliverError::from)
-        .map(|()| Landing { position, before, missed: missed.into_inner().unwrap_or_default(), held: Vec::new() })
+        .map(|()| Landing {
+            position,
+            before,
+            missed: missed.into_inner().unwrap_or_default(),
+            held: Vec::new(),
+        })
     }
 
     /// Opens the delivery; says where the node stands before anything is written.
@@ -241,8 +278,7 @@ impl Target {
         let held = held.iter().map(|held| held.key.clone()).collect();
         let landed = Landed { position: Position(0), held, missed: Vec::new(), before: Position(0) };
         let wrote = delivery.wrote(&landed).to_bytes();
-        let parameters: [&(dyn ToSql + Sync); 6] =
-            [&id.0, &self.epoch, &cover, &acknowledged, &rows, &wrote];
+        let parameters: [&(dyn ToSql + Sync); 6] = [&id.0, &self.epoch, &cover, &acknowledged, &rows, &wrote];
         let row = self.client.query_one(&self.fixed.land, &parameters).await?;
         *position = Position(row.try_get::<_, PgLsn>(0)?.into());
         Ok(())

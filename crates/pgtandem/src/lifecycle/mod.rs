@@ -12,6 +12,7 @@ mod init;
 mod interleave;
 mod locks;
 mod nodes;
+mod pause;
 mod plan;
 mod report;
 mod restore;
@@ -25,6 +26,7 @@ pub use identity::Identity;
 pub use init::{Candidate, Scan, scan, write_config, write_nodes};
 pub use interleave::{Interleaving, Pattern};
 pub use nodes::{OpenNode, Opened, open_nodes};
+pub use pause::{Pausing, Stand, Turn, turn};
 pub use plan::{Plan, Rows, Step, plan};
 pub use report::{Finding, Report, Severity};
 pub use survey::{LinkFacts, NodeSurvey, survey};
@@ -35,9 +37,5 @@ use crate::sql::QualifiedName;
 
 /// The names of the tables that the configuration lists, in its order.
 pub fn table_names(config: &Config) -> Vec<QualifiedName> {
-    config
-        .tables
-        .iter()
-        .map(|table| table.name.clone())
-        .collect()
+    config.tables.iter().map(|table| table.name.clone()).collect()
 }

@@ -92,9 +92,15 @@ pub fn refuse_present(table: &QualifiedName, key: &[WrittenColumn]) -> String {
 /// Fails when one of the rows has values of `unique` that another row has, too. For constraints that are deferrable:
 /// PostgreSQL checks them by a trigger, which does not fire in a session that replicates.
 #[must_use]
-pub fn refuse_duplicates(table: &QualifiedName, key: &[WrittenColumn], constraint: &Ident, unique: &[(Ident, String)]) -> String {
+pub fn refuse_duplicates(
+    table: &QualifiedName,
+    key: &[WrittenColumn],
+    constraint: &Ident,
+    unique: &[(Ident, String)],
+) -> String {
     let message = format!("duplicate key value violates unique constraint {constraint}");
-    let same = unique.iter().map(|(name, equals)| format!("o.{name} {equals} t.{name}")).collect::<Vec<_>>().join(" AND ");
+    let same =
+        unique.iter().map(|(name, equals)| format!("o.{name} {equals} t.{name}")).collect::<Vec<_>>().join(" AND ");
     format!(
         "SELECT {} WHERE EXISTS (SELECT FROM {} JOIN {table} AS t ON {} JOIN {table} AS o ON {same} \
          WHERE (o.tableoid, o.ctid) <> (t.tableoid, t.ctid))",
@@ -120,7 +126,8 @@ pub fn refuse_referenced(
     columns: &[(Ident, Ident, String)],
 ) -> String {
     let message = format!("rows of {child} that were not deleted with it still refer to it");
-    let refers = columns.iter().map(|(from, to, equals)| format!("c.{from} {equals} t.{to}")).collect::<Vec<_>>().join(" AND ");
+    let refers =
+        columns.iter().map(|(from, to, equals)| format!("c.{from} {equals} t.{to}")).collect::<Vec<_>>().join(" AND ");
     format!(
         "SELECT {} WHERE EXISTS (SELECT FROM {} JOIN {table} AS t ON {} JOIN {child} AS c ON {refers})",
         refuse("23503", &message),
@@ -222,7 +229,8 @@ pub fn delete_all(table: &QualifiedName) -> String {
 
 fn matching(columns: &[WrittenColumn]) -> String {
     let keys = columns.iter().enumerate().filter(|(_, column)| column.is_key);
-    let equal = |(at, column): (usize, &WrittenColumn)| format!("t.{} {} {}", column.name, column.equals, column.value(at));
+    let equal =
+        |(at, column): (usize, &WrittenColumn)| format!("t.{} {} {}", column.name, column.equals, column.value(at));
     keys.map(equal).collect::<Vec<_>>().join(" AND ")
 }
 

@@ -1,8 +1,10 @@
 //! Scenarios on real servers, which the tests start themselves.
 
 mod cluster;
+mod commands;
 mod connect;
 mod connect_tls;
+mod link;
 mod plain_role;
 mod s01_both_ways;
 mod s02_types;
@@ -16,5 +18,9 @@ mod s10_triggers;
 mod s11_whole_transactions;
 mod s12_large_transactions;
 mod s13_transactions;
+mod s20_no_loops;
+mod s21_conflicts;
+mod s26_one_of_three_is_away;
+mod s30_delivery_in_doubt;
 mod support;
 mod support_works;

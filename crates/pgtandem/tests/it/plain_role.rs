@@ -46,7 +46,9 @@ fn works_both_ways(pair: &Pair) {
         assert_eq!(pair[there].sql("SELECT count(*) FROM children"), "198");
         run("UPDATE tree SET above = 9 WHERE id = 1; DELETE FROM tree WHERE id = 7");
         pair.quiesce();
-        run("BEGIN; INSERT INTO tree SELECT i, CASE WHEN i < 3000 THEN i + 1 END FROM generate_series(1001, 3000) i; COMMIT");
+        run(
+            "BEGIN; INSERT INTO tree SELECT i, CASE WHEN i < 3000 THEN i + 1 END FROM generate_series(1001, 3000) i; COMMIT",
+        );
         pair.quiesce();
         run("DELETE FROM parents WHERE id = 10; TRUNCATE tree");
         pair.quiesce();
@@ -102,7 +104,8 @@ fn plain_role_a_delivered_delete_does_not_take_a_child_with_it_that_only_this_no
 
 #[test]
 fn plain_role_check_refuses_triggers_that_would_fire_again() {
-    let pair = Pair::with(Setup::shared().role("REPLICATION").table("things", "CREATE TABLE things (id int PRIMARY KEY)"));
+    let pair =
+        Pair::with(Setup::shared().role("REPLICATION").table("things", "CREATE TABLE things (id int PRIMARY KEY)"));
     pair["legacy"].sql(
         "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
          CREATE TRIGGER app BEFORE INSERT ON things FOR EACH ROW EXECUTE FUNCTION nothing()",

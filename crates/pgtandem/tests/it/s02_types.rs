@@ -38,7 +38,14 @@ const COLUMNS: &[(&str, &[&str])] = &[
     ("json", &["'{\"a\" :  1, \"a\": null}'", "'[1e400, \"\\u0041\"]'", "'null'"]),
     ("jsonb", &["'{\"a\": [1.50, \"\\u00e4\", null, {}]}'", "'null'", "'\"\"'"]),
     ("jsonpath", &["'$.a[*] ? (@ > 1)'"]),
-    ("xml", &["'<a b=\"c\">d&amp;</a>'", "xmlparse(content 'text <b/> more')", "xmlparse(document '<?xml version=\"1.0\"?><r/>')"]),
+    (
+        "xml",
+        &[
+            "'<a b=\"c\">d&amp;</a>'",
+            "xmlparse(content 'text <b/> more')",
+            "xmlparse(document '<?xml version=\"1.0\"?><r/>')",
+        ],
+    ),
     ("inet", &["'192.168.0.1/24'", "'::ffff:1.2.3.4'", "'10.0.0.1'"]),
     ("cidr", &["'10.1.0.0/16'", "'2001:db8::/32'"]),
     ("macaddr", &["'08:00:2b:01:02:03'"]),
@@ -159,7 +166,8 @@ fn s02_every_type_arrives_as_it_was() {
     let same = |count: usize| {
         let all = "SELECT t::text FROM everything AS t ORDER BY id";
         wait_until("all values are on both sides", PATIENCE, || {
-            let (here, there) = (new.run(format!("SET TimeZone = UTC; SET extra_float_digits = 3; {all}")).unwrap(), plain(all));
+            let (here, there) =
+                (new.run(format!("SET TimeZone = UTC; SET extra_float_digits = 3; {all}")).unwrap(), plain(all));
             here == there && new.run("SELECT count(*) FROM everything").unwrap() == count.to_string()
         });
     };

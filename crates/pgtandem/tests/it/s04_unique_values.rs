@@ -18,7 +18,12 @@ fn fill(pair: &Pair) {
 
 fn nothing_held(pair: &Pair) {
     for node in pair.nodes() {
-        assert_eq!(node.sql("SELECT key, reason FROM pgtandem.held WHERE released IS NULL"), "", "held on {}", node.name());
+        assert_eq!(
+            node.sql("SELECT key, reason FROM pgtandem.held WHERE released IS NULL"),
+            "",
+            "held on {}",
+            node.name()
+        );
     }
 }
 
@@ -47,8 +52,10 @@ fn s04_primary_keys_change() {
          DELETE FROM seats WHERE id = 30; UPDATE seats SET id = 30 WHERE id = 31; COMMIT",
     );
     pair.settle();
-    assert_eq!(pair["legacy"].sql("SELECT id, place, who FROM seats WHERE id IN (20, 30, 31, 5000) ORDER BY id"),
-        "20|19|back\n30|30|guest 30");
+    assert_eq!(
+        pair["legacy"].sql("SELECT id, place, who FROM seats WHERE id IN (20, 30, 31, 5000) ORDER BY id"),
+        "20|19|back\n30|30|guest 30"
+    );
     nothing_held(&pair);
 }
 
@@ -128,7 +135,9 @@ fn s04_a_deferrable_unique_value_claimed_on_both_sides_is_never_there_twice() {
         assert_eq!(node.sql("SELECT count(*) FROM seats WHERE place = 777"), "1", "{}", node.name());
         assert_eq!(node.sql("SELECT sqlstate FROM pgtandem.held"), "23505");
     }
-    wait_until("the other key arrives", PATIENCE, || pair["new"].sql("SELECT who FROM seats WHERE id = 1003") == "third");
+    wait_until("the other key arrives", PATIENCE, || {
+        pair["new"].sql("SELECT who FROM seats WHERE id = 1003") == "third"
+    });
     // A person settles it.
     pair["legacy"].sql("UPDATE seats SET place = 779 WHERE id = 1002");
     pair.settle();

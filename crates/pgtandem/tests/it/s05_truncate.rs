@@ -3,7 +3,8 @@
 use crate::support::{PATIENCE, Pair, Setup, wait_until};
 
 const ORDERS: &str = "CREATE TABLE orders (id bigserial PRIMARY KEY, who text)";
-const LINES: &str = "CREATE TABLE lines (id bigserial PRIMARY KEY, order_id bigint NOT NULL REFERENCES orders, what text)";
+const LINES: &str =
+    "CREATE TABLE lines (id bigserial PRIMARY KEY, order_id bigint NOT NULL REFERENCES orders, what text)";
 
 fn shop() -> Pair {
     Pair::with(Setup::shared().table("orders", ORDERS).table("lines", LINES))
@@ -38,9 +39,11 @@ fn s05_truncate_travels_both_ways() {
         counts(&pair, "0|0");
         fill(&pair);
         // Emptied and filled in one transaction, and the other way round.
-        pair[here].sql("BEGIN; TRUNCATE lines; INSERT INTO lines (order_id, what) SELECT min(id), 'one' FROM orders; COMMIT");
+        pair[here]
+            .sql("BEGIN; TRUNCATE lines; INSERT INTO lines (order_id, what) SELECT min(id), 'one' FROM orders; COMMIT");
         counts(&pair, "200|1");
-        pair[here].sql("BEGIN; INSERT INTO lines (order_id, what) SELECT id, 'two' FROM orders; TRUNCATE lines; COMMIT");
+        pair[here]
+            .sql("BEGIN; INSERT INTO lines (order_id, what) SELECT id, 'two' FROM orders; TRUNCATE lines; COMMIT");
         counts(&pair, "200|0");
         pair[here].sql("TRUNCATE orders CASCADE");
         counts(&pair, "0|0");
@@ -63,7 +66,9 @@ fn s05_truncate_against_writes_on_the_other_side() {
     assert_ne!(pair["new"].sql("SELECT count(*) FROM pgtandem.decision WHERE kind LIKE '%truncate%'"), "0");
     // Both sides at once, and then written to.
     hub.kill9();
-    pair["new"].sql("INSERT INTO orders VALUES (2001, 'gone'); TRUNCATE orders CASCADE; INSERT INTO orders VALUES (2002, 'new')");
+    pair["new"].sql(
+        "INSERT INTO orders VALUES (2001, 'gone'); TRUNCATE orders CASCADE; INSERT INTO orders VALUES (2002, 'new')",
+    );
     pair["legacy"].sql("TRUNCATE orders, lines; INSERT INTO orders VALUES (2003, 'legacy')");
     hub = pair.hub();
     pair.settle();

@@ -63,5 +63,9 @@ fn s08_an_update_that_moves_a_row_to_another_partition_is_an_update() {
     same(&pair);
     new.sql("UPDATE events SET region = 'fr' WHERE id BETWEEN 5 AND 25");
     same(&pair);
-    assert_eq!(legacy.sql("SELECT count(*) FROM events WHERE note = 'note ' || id"), "30", "its own column stays with a row");
+    assert_eq!(
+        legacy.sql("SELECT count(*) FROM events WHERE note = 'note ' || id"),
+        "30",
+        "its own column stays with a row"
+    );
 }

@@ -40,7 +40,9 @@ fn s09_composite_text_and_uuid_keys() {
 
 /// Nothing may come of writing a key differently: no second row, no conflict lost.
 fn one_row_however_it_is_spelled(kind: &str, spellings: [&str; 3]) {
-    let create = format!("CREATE EXTENSION citext; CREATE DOMAIN amount AS numeric; CREATE TABLE things (k {kind} PRIMARY KEY, n int, who text)");
+    let create = format!(
+        "CREATE EXTENSION citext; CREATE DOMAIN amount AS numeric; CREATE TABLE things (k {kind} PRIMARY KEY, n int, who text)"
+    );
     let pair = Pair::with(Setup::shared().table("things", &create));
     let hub = pair.linked();
     let [one, two, three] = spellings;

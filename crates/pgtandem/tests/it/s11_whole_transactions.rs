@@ -8,7 +8,10 @@ fn shop() -> Pair {
     Pair::with(
         Setup::shared()
             .table("customers", "CREATE TABLE customers (id int PRIMARY KEY, orders int NOT NULL, spent int NOT NULL)")
-            .table("orders", "CREATE TABLE orders (id int PRIMARY KEY, customer int NOT NULL REFERENCES customers, lines int)")
+            .table(
+                "orders",
+                "CREATE TABLE orders (id int PRIMARY KEY, customer int NOT NULL REFERENCES customers, lines int)",
+            )
             .table("lines", "CREATE TABLE lines (id int PRIMARY KEY, orders int REFERENCES orders, price int)"),
     )
 }

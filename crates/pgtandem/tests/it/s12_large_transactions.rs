@@ -49,7 +49,10 @@ fn s12_a_million_rows_at_once() {
         small.map(|writer| writer.join().unwrap());
     });
     wait_until("the small changes are everywhere", LIMIT, || pair.differs_in("SELECT * FROM notes").is_none());
-    assert!(pair.differs_in("SELECT count(*), sum(id), sum(n), md5(string_agg(what, ',' ORDER BY id)) FROM facts").is_none());
+    assert!(
+        pair.differs_in("SELECT count(*), sum(id), sum(n), md5(string_agg(what, ',' ORDER BY id)) FROM facts")
+            .is_none()
+    );
     let peak = hub.peak_memory();
     assert!(peak < MEMORY, "{} MiB", peak >> 20);
     eprintln!("at most {} MiB", peak >> 20);

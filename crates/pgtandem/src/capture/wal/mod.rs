@@ -133,10 +133,10 @@ impl WalCapture {
                 Event::Keepalive { wal_end, .. } => Some(Captured::Passed(Position(wal_end.0.saturating_sub(1)))),
                 Event::Message { message, .. } => self.take(message).await?,
             };
-            if let Some(captured) = captured {
-                if out.send(captured).await.is_err() {
-                    return Ok(());
-                }
+            if let Some(captured) = captured
+                && out.send(captured).await.is_err()
+            {
+                return Ok(());
             }
         }
     }
@@ -377,8 +377,9 @@ impl Leaving {
 /// Places of the values that neither image has.
 fn lacking(new: &Tuple, old: Option<&Tuple>) -> Vec<usize> {
     let is_left_out = |column: Column<'_>| matches!(column, Column::UnchangedToast);
-    let places = new.columns().enumerate().filter(|(at, column)| {
-        is_left_out(*column) && old.is_none_or(|old| old.column(*at).is_none_or(is_left_out))
-    });
+    let places = new
+        .columns()
+        .enumerate()
+        .filter(|(at, column)| is_left_out(*column) && old.is_none_or(|old| old.column(*at).is_none_or(is_left_out)));
     places.map(|(at, _)| at).collect()
 }

@@ -18,11 +18,7 @@ pub(super) fn judge(report: &mut Report, survey: &NodeSurvey, wanted: &Table) {
 }
 
 /// `init` asks this before there is a configuration.
-pub(in crate::lifecycle) fn judge_shape_alone(
-    report: &mut Report,
-    survey: &NodeSurvey,
-    table: &TableShape,
-) {
+pub(in crate::lifecycle) fn judge_shape_alone(report: &mut Report, survey: &NodeSurvey, table: &TableShape) {
     judge_shape(report, survey, table, Ids::Interleave);
 }
 
@@ -37,18 +33,10 @@ fn judge_shape(report: &mut Report, survey: &NodeSurvey, table: &TableShape, ids
     if ids == Ids::Interleave {
         sequences(report, survey, table);
     }
-    if table.has_toast
-        && !table
-            .leaves
-            .iter()
-            .all(|leaf| leaf.replica_identity.is_full())
-    {
+    if table.has_toast && !table.leaves.iter().all(|leaf| leaf.replica_identity.is_full()) {
         let what = "values may be stored out of line (TOAST): `up` sets REPLICA IDENTITY FULL, so that updates and \
                     deletes write the whole old row to the WAL";
-        report
-            .note("replica_identity", what)
-            .on(&survey.name)
-            .of(&table.name);
+        report.note("replica_identity", what).on(&survey.name).of(&table.name);
     }
 }
 
@@ -57,34 +45,20 @@ fn kind(report: &mut Report, survey: &NodeSurvey, table: &TableShape) -> bool {
     let name = &table.name;
     let (what, remedy) = match (table.kind, table.persistence) {
         (TableKind::Other('v'), _) => ("it is a view", "link the tables it shows".to_owned()),
-        (TableKind::Other('m'), _) => (
-            "it is a materialized view",
-            "link the tables it is made of".to_owned(),
-        ),
-        (TableKind::Other(_), _) => (
-            "it is a foreign table",
-            "link it where its rows are".to_owned(),
-        ),
-        (_, Persistence::Unlogged) => (
-            "it is unlogged: its changes are not in the WAL",
-            format!("ALTER TABLE {name} SET LOGGED"),
-        ),
+        (TableKind::Other('m'), _) => ("it is a materialized view", "link the tables it is made of".to_owned()),
+        (TableKind::Other(_), _) => ("it is a foreign table", "link it where its rows are".to_owned()),
+        (_, Persistence::Unlogged) => {
+            ("it is unlogged: its changes are not in the WAL", format!("ALTER TABLE {name} SET LOGGED"))
+        }
         (_, Persistence::Temporary) => ("it is temporary", "link a lasting table".to_owned()),
-        _ if table.is_partition => (
-            "it is a partition",
-            "link the partitioned table it belongs to".to_owned(),
-        ),
+        _ if table.is_partition => ("it is a partition", "link the partitioned table it belongs to".to_owned()),
         _ if table.inherits => (
             "it takes part in table inheritance",
             "end it (ALTER TABLE … NO INHERIT …), or make it a partitioned table".to_owned(),
         ),
         _ => return true,
     };
-    report
-        .fault("kind", what)
-        .on(&survey.name)
-        .of(name)
-        .mend(remedy);
+    report.fault("kind", what).on(&survey.name).of(name).mend(remedy);
     false
 }
 
@@ -108,9 +82,7 @@ fn key(report: &mut Report, survey: &NodeSurvey, table: &TableShape) {
             .fault("deferrable_key", what)
             .on(node)
             .of(name)
-            .mend(format!(
-                "ALTER TABLE {name} DROP CONSTRAINT …, ADD PRIMARY KEY ({columns}) NOT DEFERRABLE"
-            ));
+            .mend(format!("ALTER TABLE {name} DROP CONSTRAINT …, ADD PRIMARY KEY ({columns}) NOT DEFERRABLE"));
     }
     for column in &table.columns {
         if table.is_key(&column.name) && is_spelled_in_ways_unknown(column) {
@@ -118,11 +90,7 @@ fn key(report: &mut Report, survey: &NodeSurvey, table: &TableShape) {
                 "the key column {} is of the type {}, which writes equal values differently",
                 column.name, column.type_text
             );
-            report
-                .fault("key_type", what)
-                .on(node)
-                .of(name)
-                .mend("make another column the primary key");
+            report.fault("key_type", what).on(node).of(name).mend("make another column the primary key");
         }
         if table.is_key(&column.name) && !column.deterministic {
             let what = format!(
@@ -130,14 +98,10 @@ fn key(report: &mut Report, survey: &NodeSurvey, table: &TableShape) {
                  outside the server",
                 column.name
             );
-            report
-                .fault("collation", what)
-                .on(node)
-                .of(name)
-                .mend(format!(
-                    "ALTER TABLE {name} ALTER COLUMN {} TYPE {} COLLATE \"default\" (or citext)",
-                    column.name, column.type_text
-                ));
+            report.fault("collation", what).on(node).of(name).mend(format!(
+                "ALTER TABLE {name} ALTER COLUMN {} TYPE {} COLLATE \"default\" (or citext)",
+                column.name, column.type_text
+            ));
         }
     }
 }
@@ -159,40 +123,21 @@ fn rights(report: &mut Report, survey: &NodeSurvey, table: &TableShape) {
     if !role.superuser && !rights.owner {
         let owner = Ident::new(table.owner.as_str());
         report
-            .fault(
-                "ownership",
-                format!(
-                    "the role {} does not own it, as publishing demands",
-                    role.name
-                ),
-            )
+            .fault("ownership", format!("the role {} does not own it, as publishing demands", role.name))
             .on(node)
             .of(name)
-            .mend(format!(
-                "GRANT {owner} TO {us}, or ALTER TABLE {name} OWNER TO {us}"
-            ));
+            .mend(format!("GRANT {owner} TO {us}, or ALTER TABLE {name} OWNER TO {us}"));
     }
     if !(rights.read && rights.write && rights.truncate) {
         report
-            .fault(
-                "table_rights",
-                format!("the role {} may not read and write it", role.name),
-            )
+            .fault("table_rights", format!("the role {} may not read and write it", role.name))
             .on(node)
             .of(name)
-            .mend(format!(
-                "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {name} TO {us}"
-            ));
+            .mend(format!("GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {name} TO {us}"));
     }
     if !rights.schema_usage {
         report
-            .fault(
-                "schema_rights",
-                format!(
-                    "the role {} may not use the schema {}",
-                    role.name, name.schema
-                ),
-            )
+            .fault("schema_rights", format!("the role {} may not use the schema {}", role.name, name.schema))
             .on(node)
             .of(name)
             .mend(format!("GRANT USAGE ON SCHEMA {} TO {us}", name.schema));
@@ -203,9 +148,7 @@ fn rights(report: &mut Report, survey: &NodeSurvey, table: &TableShape) {
             .fault("row_security", "row security hides rows from us")
             .on(node)
             .of(name)
-            .mend(format!(
-                "ALTER ROLE {us} BYPASSRLS, or ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY"
-            ));
+            .mend(format!("ALTER ROLE {us} BYPASSRLS, or ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY"));
     }
 }
 
@@ -216,16 +159,10 @@ fn triggers(report: &mut Report, survey: &NodeSurvey, table: &TableShape) {
             TriggerFiring::Disabled => {}
             TriggerFiring::Always | TriggerFiring::Replica => {
                 report
-                    .warning(
-                        "trigger_always",
-                        format!("the trigger {} fires for delivered rows too", trigger.name),
-                    )
+                    .warning("trigger_always", format!("the trigger {} fires for delivered rows too", trigger.name))
                     .on(node)
                     .of(name)
-                    .mend(format!(
-                        "if that is not meant: ALTER TABLE {name} ENABLE TRIGGER {}",
-                        trigger.name
-                    ));
+                    .mend(format!("if that is not meant: ALTER TABLE {name} ENABLE TRIGGER {}", trigger.name));
             }
             TriggerFiring::Origin if survey.role.may_set_replication_role => {}
             TriggerFiring::Origin => {
@@ -237,19 +174,10 @@ fn triggers(report: &mut Report, survey: &NodeSurvey, table: &TableShape) {
                     _ => "connect as a superuser".to_owned(),
                 };
                 report
-                    .fault(
-                        "trigger",
-                        format!(
-                            "the trigger {} would fire again for delivered rows",
-                            trigger.name
-                        ),
-                    )
+                    .fault("trigger", format!("the trigger {} would fire again for delivered rows", trigger.name))
                     .on(node)
                     .of(name)
-                    .mend(format!(
-                        "{grant}, or ALTER TABLE {name} DISABLE TRIGGER {}",
-                        trigger.name
-                    ));
+                    .mend(format!("{grant}, or ALTER TABLE {name} DISABLE TRIGGER {}", trigger.name));
             }
         }
     }
@@ -259,25 +187,13 @@ fn cascades(report: &mut Report, survey: &NodeSurvey, table: &TableShape) {
     if survey.role.may_set_replication_role {
         return;
     }
-    for key in table
-        .foreign_keys_in
-        .iter()
-        .filter(|key| key.on_delete.writes() || key.on_update.writes())
-    {
+    for key in table.foreign_keys_in.iter().filter(|key| key.on_delete.writes() || key.on_update.writes()) {
         let child = key.table.plain();
         report
-            .warning(
-                "cascade",
-                format!(
-                    "a delivered delete or key change acts on {child} too, through {}",
-                    key.name
-                ),
-            )
+            .warning("cascade", format!("a delivered delete or key change acts on {child} too, through {}", key.name))
             .on(&survey.name)
             .of(&table.name)
-            .mend(format!(
-                "allow us to set session_replication_role, and link {child} too"
-            ));
+            .mend(format!("allow us to set session_replication_role, and link {child} too"));
     }
 }
 
@@ -287,41 +203,25 @@ fn sequences(report: &mut Report, survey: &NodeSurvey, table: &TableShape) {
         if !sequence.is_ours_to_alter && !survey.role.superuser {
             let us = Ident::new(survey.role.name.as_str());
             report
-                .fault(
-                    "sequence_rights",
-                    format!("the sequence {} belongs to another role", sequence.name),
-                )
+                .fault("sequence_rights", format!("the sequence {} belongs to another role", sequence.name))
                 .on(node)
                 .of(name)
-                .mend(format!(
-                    "ALTER SEQUENCE {} OWNER TO {us}, or write ids = \"keep\" for the table",
-                    sequence.name
-                ));
+                .mend(format!("ALTER SEQUENCE {} OWNER TO {us}, or write ids = \"keep\" for the table", sequence.name));
         }
         if sequence.options.increment < 0 {
             report
-                .fault(
-                    "sequence",
-                    format!("the sequence {} counts downwards", sequence.name),
-                )
+                .fault("sequence", format!("the sequence {} counts downwards", sequence.name))
                 .on(node)
                 .of(name)
                 .mend("write ids = \"keep\" for the table, and keep the nodes' ids apart yourself");
         }
         let left = sequence.options.max.saturating_sub(sequence.last_value);
         if left < sequence.options.max / 8 {
-            let what = format!(
-                "the sequence {} has {left} values left, which the nodes will share",
-                sequence.name
-            );
-            report
-                .warning("sequence", what)
-                .on(node)
-                .of(name)
-                .mend(format!(
-                    "ALTER TABLE {name} ALTER COLUMN {} TYPE bigint; ALTER SEQUENCE {} AS bigint",
-                    sequence.column, sequence.name
-                ));
+            let what = format!("the sequence {} has {left} values left, which the nodes will share", sequence.name);
+            report.warning("sequence", what).on(node).of(name).mend(format!(
+                "ALTER TABLE {name} ALTER COLUMN {} TYPE bigint; ALTER SEQUENCE {} AS bigint",
+                sequence.column, sequence.name
+            ));
         }
     }
 }

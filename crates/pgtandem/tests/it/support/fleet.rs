@@ -120,7 +120,8 @@ impl<const N: usize> Fleet<N> {
     }
 
     pub fn with(setup: Setup) -> Self {
-        let (clusters, suffix) = if setup.shared { shared::clusters(N) } else { (own_clusters::<N>(&setup), String::new()) };
+        let (clusters, suffix) =
+            if setup.shared { shared::clusters(N) } else { (own_clusters::<N>(&setup), String::new()) };
         let nodes: Vec<Node> = clusters
             .into_iter()
             .zip(NAMES.into_iter().zip(DATABASES))

@@ -115,8 +115,7 @@ mod tests {
 
     #[test]
     fn a_hub_is_terminated_killed_and_dropped() {
-        const OBEDIENT: &str =
-            "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.01; done";
+        const OBEDIENT: &str = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.01; done";
         let (_dir, hub) = shell(OBEDIENT);
         hub.wait_for_log("up");
         assert!(hub.is_running());

@@ -13,6 +13,8 @@ enum Weather {
     Fair,
     /// Nothing is passed on, in either direction, and nobody is told.
     Stalled,
+    /// What the server says is kept back, what is said to it gets through.
+    Deaf,
     /// Every piece takes that long.
     Slow(Duration),
     /// New connections are reset.
@@ -70,6 +72,11 @@ impl Proxy {
         self.weather.send_replace(Weather::Stalled);
     }
 
+    /// What is said to the server arrives, its answers do not, until `clear` (or never, after `cut`).
+    pub fn hold_answers(&self) {
+        self.weather.send_replace(Weather::Deaf);
+    }
+
     /// Each piece of up to 16 kB is delayed until `clear`.
     pub fn slow(&self, delay: Duration) {
         self.weather.send_replace(Weather::Slow(delay));
@@ -122,8 +129,8 @@ async fn connection(mut client: TcpStream, forward: Arc<Forward>) {
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     let both = async {
-        let up = pass(from_client, to_server, forward.weather.clone());
-        let down = pass(from_server, to_client, forward.weather.clone());
+        let up = pass(from_client, to_server, forward.weather.clone(), Direction::Question);
+        let down = pass(from_server, to_client, forward.weather.clone(), Direction::Answer);
         tokio::join!(up, down)
     };
     let was_cut = tokio::select! {
@@ -144,20 +151,27 @@ async fn connect(weather: &mut watch::Receiver<Weather>, target: u16) -> Option<
     Some(server)
 }
 
+#[derive(Clone, Copy, PartialEq)]
+enum Direction {
+    Question,
+    Answer,
+}
+
 async fn pass(
     mut from: tokio::net::tcp::ReadHalf<'_>,
     mut to: tokio::net::tcp::WriteHalf<'_>,
     mut weather: watch::Receiver<Weather>,
+    direction: Direction,
 ) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let Ok(count @ 1..) = from.read(&mut buffer).await else {
-            not_stalled(&mut weather).await;
+            passes(&mut weather, direction).await;
             // The other direction goes on: half-closed is a state of its own.
             let _ = to.shutdown().await;
             return;
         };
-        not_stalled(&mut weather).await;
+        passes(&mut weather, direction).await;
         let delay = match *weather.borrow() {
             Weather::Slow(delay) => Some(delay),
             _ => None,
@@ -174,6 +188,15 @@ async fn pass(
 async fn not_stalled(weather: &mut watch::Receiver<Weather>) {
     // An error means that the proxy is gone, and its connections with it.
     let _ = weather.wait_for(|now| *now != Weather::Stalled).await;
+}
+
+async fn passes(weather: &mut watch::Receiver<Weather>, direction: Direction) {
+    let held = |now: &Weather| match now {
+        Weather::Stalled => true,
+        Weather::Deaf => direction == Direction::Answer,
+        Weather::Fair | Weather::Slow(_) | Weather::Refusing => false,
+    };
+    let _ = weather.wait_for(|now| !held(now)).await;
 }
 
 /// Closes with RST instead of FIN.
