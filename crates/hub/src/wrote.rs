@@ -42,18 +42,37 @@ impl Wrote {
         Wrote(Some(hashes))
     }
 
-    /// None: not known.
-    pub(crate) fn contains(&self, key: &Key) -> Option<bool> {
-        let hashes = self.0.as_ref()?;
+    pub(crate) fn what(&self, key: &Key) -> Touch {
+        let Some(hashes) = &self.0 else {
+            return Touch::Unknown;
+        };
         let has = |key: &Key| hashes.binary_search(&hash(key)).is_ok();
-        Some(has(key) || has(&Key::whole_table(key.table)))
+        match (has(key), has(&Key::whole_table(key.table))) {
+            (true, _) => Touch::Wrote,
+            (false, true) => Touch::Swept,
+            (false, false) => Touch::Nothing,
+        }
     }
+}
+
+/// What a landing did to a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Touch {
+    Nothing,
+    /// A TRUNCATE removed it and no row was written behind: the canonical is absent, or held.
+    Swept,
+    Wrote,
+    Unknown,
 }
 
 impl<I> Delivery<I> {
     /// What this delivery wrote, given how it ended; only `landed.held` is looked at. A delete that found nothing counts.
     pub fn wrote(&self, landed: &Landed) -> Wrote {
-        let truncates: Vec<Key> = self.truncates.iter().map(|t| Key::whole_table(t.table)).collect();
+        let truncates: Vec<Key> = self
+            .truncates
+            .iter()
+            .map(|t| Key::whole_table(t.table))
+            .collect();
         let keys = self.rows.iter().map(|r| &r.key).chain(&truncates);
         if landed.held.is_empty() {
             return Wrote::keys(keys);
@@ -67,5 +86,7 @@ impl<I> Delivery<I> {
 fn hash(key: &Key) -> u64 {
     let table = key.table.0.to_le_bytes();
     let bytes = table.iter().chain(key.bytes.iter());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

@@ -108,6 +108,7 @@ CREATE TABLE pgtandem.held (
     stamp_node      smallint NOT NULL,
     row             jsonb,                              -- null: the key is to be deleted
     cover           pg_lsn[] NOT NULL,                  -- what this node had seen of the key when it was first held; index = node number + 1
+    reflects        pg_lsn[] NOT NULL DEFAULT '{}',     -- the cover of the delivery that stored the row
     partner_key     bytea,                              -- the other half of a key change
     reason          text NOT NULL,
     sqlstate        text,

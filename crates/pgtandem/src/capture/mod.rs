@@ -8,4 +8,4 @@ pub mod wal;
 
 pub use image::{Image, ImageBuilder, Loaded, Value, resident_bytes};
 pub use shape::{Shape, ShapeId, Shapes};
-pub use spool::{Spool, Spooled, SpooledChanges};
+pub use spool::{SharedFile, Spool, Spooled, SpooledChanges};

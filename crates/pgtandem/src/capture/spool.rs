@@ -1,10 +1,12 @@
 //! The changes of one source transaction until its commit is read: in memory, or in a local file once they are many.
+//! Small ones go to a file when they are whole, while memory is short; many of them share one.
 //!
-//! The file is unlinked when it is made, so it goes with the process; what is in it can always be read again from the
-//! node, which keeps it until it is acknowledged.
+//! Files are unlinked when they are made, so they go with the process; what is in them can always be read again from
+//! the node, which keeps it until it is acknowledged.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use hub::{Change, Key, Op, State, TableId};
@@ -15,6 +17,26 @@ use super::image::{Image, resident_bytes, shape_of};
 const TRANSACTION_LIMIT_BYTES: usize = 4 << 20;
 /// While all images take more than this, every transaction goes to a file, in bytes.
 const RESIDENT_LIMIT_BYTES: usize = 48 << 20;
+
+/// A file that small transactions share takes about this many bytes.
+const SHARED_FILE_BYTES: u64 = 64 << 20;
+
+/// The file that small transactions share at the moment, and how much of it is used. One that is full lives on as long
+/// as images in it are needed.
+#[derive(Debug, Default)]
+pub struct SharedFile(Option<(Arc<File>, u64)>);
+
+impl SharedFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<(Arc<File>, u64)> {
+        let (file, used) = match self.0.take() {
+            Some((file, used)) if used < SHARED_FILE_BYTES => (file, used),
+            _ => (Arc::new(tempfile::tempfile()?), 0),
+        };
+        file.write_all_at(bytes, used)?;
+        self.0 = Some((Arc::clone(&file), used + bytes.len() as u64));
+        Ok((file, used))
+    }
+}
 
 /// Collects the changes of one transaction.
 #[derive(Debug, Default)]
@@ -27,7 +49,6 @@ pub struct Spool {
 #[derive(Debug)]
 struct SpoolWriter {
     file: BufWriter<File>,
-    offset: u64,
     count: u64,
     scratch: Vec<u8>,
 }
@@ -41,7 +62,7 @@ impl Spool {
         }
         self.image_bytes += image_bytes(&change);
         self.changes.push(change);
-        if self.image_bytes > TRANSACTION_LIMIT_BYTES || resident_bytes() > RESIDENT_LIMIT_BYTES {
+        if self.image_bytes > TRANSACTION_LIMIT_BYTES {
             let mut file = SpoolWriter::create()?;
             for change in std::mem::take(&mut self.changes) {
                 file.write(&change)?;
@@ -58,13 +79,21 @@ impl Spool {
 
     /// # Errors
     /// When the file cannot be written to its end.
-    pub fn finish(self) -> io::Result<Spooled> {
+    pub fn finish(self, shared: &mut SharedFile) -> io::Result<Spooled> {
         match self.file {
-            None => Ok(Spooled::Memory(self.changes)),
+            None if self.image_bytes == 0 || resident_bytes() <= RESIDENT_LIMIT_BYTES => {
+                Ok(Spooled::Memory(self.changes))
+            }
+            None => {
+                let mut bytes = Vec::with_capacity(2 * self.image_bytes);
+                self.changes.iter().try_for_each(|change| encode(change, &mut bytes))?;
+                let (file, start) = shared.append(&bytes)?;
+                Ok(Spooled::File { file, start, count: self.changes.len() as u64 })
+            }
             Some(writer) => {
                 let count = writer.count;
                 let file = writer.file.into_inner().map_err(io::IntoInnerError::into_error)?;
-                Ok(Spooled::File { file: Arc::new(file), count })
+                Ok(Spooled::File { file: Arc::new(file), start: 0, count })
             }
         }
     }
@@ -82,7 +111,7 @@ fn image_bytes(change: &Change<Image>) -> usize {
 #[derive(Debug)]
 pub enum Spooled {
     Memory(Vec<Change<Image>>),
-    File { file: Arc<File>, count: u64 },
+    File { file: Arc<File>, start: u64, count: u64 },
 }
 
 impl Spooled {
@@ -106,7 +135,7 @@ impl Spooled {
     pub fn into_changes(self) -> io::Result<SpooledChanges> {
         match self {
             Self::Memory(changes) => Ok(SpooledChanges::Memory(changes.into_iter())),
-            Self::File { file, count } => SpoolReader::open(file, count).map(SpooledChanges::File),
+            Self::File { file, start, count } => Ok(SpooledChanges::File(SpoolReader::open(file, start, count))),
         }
     }
 }
@@ -147,40 +176,43 @@ const TRUNCATE: u8 = b'T';
 impl SpoolWriter {
     fn create() -> io::Result<Self> {
         let file = BufWriter::with_capacity(256 << 10, tempfile::tempfile()?);
-        Ok(Self { file, offset: 0, count: 0, scratch: Vec::new() })
+        Ok(Self { file, count: 0, scratch: Vec::new() })
     }
 
     fn write(&mut self, change: &Change<Image>) -> io::Result<()> {
-        let record = &mut self.scratch;
-        record.clear();
-        match change {
-            Change::Row { key, op, state: State::Present(image) } => {
-                record.extend([ROW, op_tag(*op)]);
-                put_key(record, key);
-                put(record, image)?;
-            }
-            Change::Row { key, op, state: State::Absent } => {
-                record.extend([GONE, op_tag(*op)]);
-                put_key(record, key);
-            }
-            Change::KeyChange { from, to, image, image_under_old_key } => {
-                record.extend([KEY_CHANGE, 0]);
-                put_key(record, from);
-                put_key(record, to);
-                put(record, image)?;
-                put(record, image_under_old_key)?;
-            }
-            Change::Truncate { tables } => {
-                record.extend([TRUNCATE, 0]);
-                put_len(record, tables.len());
-                tables.iter().for_each(|table| record.extend(table.0.to_le_bytes()));
-            }
-        }
-        self.file.write_all(record)?;
-        self.offset += record.len() as u64;
+        self.scratch.clear();
+        encode(change, &mut self.scratch)?;
+        self.file.write_all(&self.scratch)?;
         self.count += 1;
         Ok(())
     }
+}
+
+fn encode(change: &Change<Image>, record: &mut Vec<u8>) -> io::Result<()> {
+    match change {
+        Change::Row { key, op, state: State::Present(image) } => {
+            record.extend([ROW, op_tag(*op)]);
+            put_key(record, key);
+            put(record, image)?;
+        }
+        Change::Row { key, op, state: State::Absent } => {
+            record.extend([GONE, op_tag(*op)]);
+            put_key(record, key);
+        }
+        Change::KeyChange { from, to, image, image_under_old_key } => {
+            record.extend([KEY_CHANGE, 0]);
+            put_key(record, from);
+            put_key(record, to);
+            put(record, image)?;
+            put(record, image_under_old_key)?;
+        }
+        Change::Truncate { tables } => {
+            record.extend([TRUNCATE, 0]);
+            put_len(record, tables.len());
+            tables.iter().for_each(|table| record.extend(table.0.to_le_bytes()));
+        }
+    }
+    Ok(())
 }
 
 fn op_tag(op: Op) -> u8 {
@@ -209,21 +241,48 @@ fn put(record: &mut Vec<u8>, image: &Image) -> io::Result<()> {
     Ok(())
 }
 
+/// A file read from a place of our own: others write to it and read it meanwhile.
+#[derive(Debug)]
+struct FileFrom {
+    file: Arc<File>,
+    at: u64,
+}
+
+impl Read for FileFrom {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(into, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for FileFrom {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+            SeekFrom::End(_) => None,
+        };
+        self.at = at.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(self.at)
+    }
+}
+
 /// Reads the changes back; their images stay in the file.
 #[derive(Debug)]
 pub struct SpoolReader {
     file: Arc<File>,
-    input: io::BufReader<File>,
+    input: io::BufReader<FileFrom>,
     offset: u64,
     left: u64,
     error: Option<io::Error>,
 }
 
 impl SpoolReader {
-    fn open(file: Arc<File>, count: u64) -> io::Result<Self> {
-        let mut reading = file.try_clone()?;
-        reading.seek(SeekFrom::Start(0))?;
-        Ok(Self { file, input: io::BufReader::with_capacity(256 << 10, reading), offset: 0, left: count, error: None })
+    fn open(file: Arc<File>, start: u64, count: u64) -> Self {
+        let reading = FileFrom { file: Arc::clone(&file), at: start };
+        let input = io::BufReader::with_capacity(64 << 10, reading);
+        Self { file, input, offset: start, left: count, error: None }
     }
 
     fn bytes<const N: usize>(&mut self) -> io::Result<[u8; N]> {
@@ -287,6 +346,44 @@ impl Iterator for SpoolReader {
                 self.left = 0;
                 self.error = Some(error);
                 None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_transactions_share_a_file_and_are_read_back_whole() {
+        let mut shared = SharedFile::default();
+        let change = |n: u8| {
+            let key = Key::new(TableId(1), vec![n; 5]);
+            let bytes: Vec<u8> =
+                [7, 0, 0, 0].into_iter().chain(std::iter::repeat_n(n, usize::from(n) * 1000)).collect();
+            Change::Row { key, op: Op::Update, state: State::Present(Image::in_memory(&bytes)) }
+        };
+        let mut places = Vec::new();
+        for n in 1..=3 {
+            let mut bytes = Vec::new();
+            for _ in 0..n {
+                encode(&change(n), &mut bytes).unwrap();
+            }
+            let (file, start) = shared.append(&bytes).unwrap();
+            places.push(Spooled::File { file, start, count: u64::from(n) });
+        }
+        for (n, spooled) in (1..=3).zip(places) {
+            let mut changes = spooled.into_changes().unwrap();
+            let read: Vec<_> = changes.by_ref().collect();
+            assert!(changes.failed().is_none());
+            assert_eq!(read.len(), usize::from(n));
+            for change in read {
+                let Change::Row { key, state: State::Present(image), .. } = change else { panic!("a row was put in") };
+                assert_eq!(&*key.bytes, &vec![n; 5]);
+                let loaded = image.load().unwrap();
+                assert_eq!(loaded.bytes().len(), 4 + usize::from(n) * 1000);
+                assert!(loaded.bytes()[4..].iter().all(|byte| *byte == n));
             }
         }
     }

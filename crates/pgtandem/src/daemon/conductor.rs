@@ -220,7 +220,8 @@ impl Conductor {
                     return Ok(Some(Ended::Recover(format!("a spill file cannot be read: {error}"))));
                 }
             }
-            Captured::Passed(position) => self.hub.advance(seat.node, position),
+            // The hub is told what is still to come. Being exact matters at rest: nothing more would make up for it.
+            Captured::Passed(position) => self.hub.advance(seat.node, Position(position.0.saturating_add(1))),
             Captured::Shape { table, columns, .. } => seat.new_shapes.push((table, columns)),
         }
         Ok(None)

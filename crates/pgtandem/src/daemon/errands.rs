@@ -297,7 +297,7 @@ impl Errands {
             let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&self.epoch];
             let done = control.client.execute(GOODBYE, &parameters);
             // The node may be away; then its status says when the hub was last seen.
-            drop(tokio::time::timeout(SECOND, done).await);
+            drop(tokio::time::timeout(SECOND * 3, done).await);
         }
     }
 }

@@ -192,6 +192,8 @@ pub async fn bring_up_again(
             pause = SHORTEST_RECONNECT;
         }
         match error.retry() {
+            // The whole hub starts over, and waits for the locks.
+            _ if matches!(error, ReachError::Deposed { .. }) => return Err(error),
             Retry::Soon => {}
             Retry::AfterPerson => pause = pause.max(Duration::from_secs(1)),
             Retry::Never => return Err(error),

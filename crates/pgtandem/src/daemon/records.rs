@@ -44,7 +44,8 @@ pub async fn kept_decisions(controls: &[Control], starts: &[Position]) -> Result
 /// When a node is lost.
 pub async fn held_records(controls: &[Control], shapes: &Shapes) -> Result<Vec<HeldRecord<Image>>, ReachError> {
     const QUERY: &str = "SELECT table_id, key_bytes, source_node, source_position, stamp_node, \
-            (extract(epoch FROM stamp - timestamptz '2000-01-01 00:00:00+00') * 1000000)::int8, row, cover, released \
+            (extract(epoch FROM stamp - timestamptz '2000-01-01 00:00:00+00') * 1000000)::int8, row, cover, released, \
+            reflects \
         FROM pgtandem.held";
     let mut held = Vec::new();
     for control in controls {
@@ -61,6 +62,7 @@ pub async fn held_records(controls: &[Control], shapes: &Shapes) -> Result<Vec<H
                 dot: dot(&row, 2),
                 stamp: Stamp { time: Micros(row.get(5)), node: node_id(row.get(4)) },
                 cover: cover_of(cover, controls.len()),
+                reflects: cover_of(row.get(9), controls.len()),
                 released: row.get::<_, Option<PgLsn>>(8).map(|position| Position(position.into())),
                 key,
             });

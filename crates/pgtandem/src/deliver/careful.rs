@@ -69,7 +69,7 @@ impl Target {
         let refused: HashSet<&Key> = held.iter().map(|held| &held.key).collect();
         for row in delivery.rows.iter().chain(&truncates(delivery)).filter(|row| refused.contains(&row.key)) {
             let why = held.iter().find(|held| held.key == row.key).expect("just looked up");
-            self.hold(row, why).await?;
+            self.hold(row, why, &delivery.cover).await?;
         }
         if let Some(decisions) = decisions_json(delivery, &self.shapes, &self.tables)? {
             self.client.execute(&self.fixed.decide, &[&decisions]).await?;
@@ -343,7 +343,9 @@ fn pairs<'a>(rows: &[Placed<'a>]) -> Vec<Vec<Placed<'a>>> {
             units.push(Vec::new());
             units.len() - 1
         });
-        keys().for_each(|key| drop(unit_of.entry(key).or_insert(at)));
+        for key in keys() {
+            unit_of.entry(key).or_insert(at);
+        }
         units[at].push(*placed);
     }
     for unit in &mut units {

@@ -46,7 +46,7 @@ fn s12_a_million_rows_at_once() {
         new.sql("UPDATE facts SET n = 2 WHERE id <= 200000");
         arrives("SELECT sum(n) FROM facts", &ROWS.to_string(), &(ROWS + 200_000).to_string());
         done.store(true, Ordering::Relaxed);
-        small.map(|writer| writer.join().unwrap());
+        small.into_iter().for_each(|writer| writer.join().unwrap());
     });
     wait_until("the small changes are everywhere", LIMIT, || pair.differs_in("SELECT * FROM notes").is_none());
     assert!(

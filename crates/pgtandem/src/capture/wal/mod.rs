@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use wire::{Column, Event, Message, Old, Stream, Tuple};
 
 use super::key::Spelling;
-use super::{Image, ImageBuilder, Shapes, Spool, Spooled, Value, key};
+use super::{Image, ImageBuilder, Shapes, SharedFile, Spool, Spooled, Value, key};
 pub use relation::{CapturedTable, CapturedTables, KeyColumn, SourceColumn};
 use relation::{RelationPlan, plan};
 pub use source::Source;
@@ -75,6 +75,8 @@ pub struct WalCapture {
     open: Option<Open>,
     /// A delete on a partitioned table that may turn out to be the first half of an update.
     leaving: Option<Leaving>,
+    /// For small transactions while memory is short.
+    shared_file: SharedFile,
     builder: ImageBuilder,
     key_bytes: Vec<u8>,
 }
@@ -117,6 +119,7 @@ impl WalCapture {
             relations: HashMap::new(),
             open: None,
             leaving: None,
+            shared_file: SharedFile::default(),
             builder: ImageBuilder::default(),
             key_bytes: Vec::new(),
         }
@@ -196,7 +199,11 @@ impl WalCapture {
         if open.skipped || open.spool.is_empty() {
             return Ok(Captured::Passed(open.position));
         }
-        Ok(Captured::Transaction { position: open.position, time: open.time, changes: open.spool.finish()? })
+        Ok(Captured::Transaction {
+            position: open.position,
+            time: open.time,
+            changes: open.spool.finish(&mut self.shared_file)?,
+        })
     }
 
     fn relation(&mut self, relation: &wire::Relation) -> Result<Option<Captured>, CaptureError> {

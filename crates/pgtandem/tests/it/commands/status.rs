@@ -21,8 +21,8 @@ fn status_tells_a_working_link_from_one_whose_hub_has_ended_or_was_killed() {
     pair["new"].sql("UPDATE products SET price = 7");
     pair.settle();
     wait_until("it has said what it delivered", PATIENCE, || {
-        let status = json(&pair.pgtandem(["status", "--json"]).ok());
-        node(&status, "legacy")["delivered"]["rows"] == 1
+        let status = json(&pair.pgtandem(["status", "--json"]).stdout);
+        status["well"] == true && node(&status, "legacy")["delivered"]["rows"] == 1
     });
     let status = json(&pair.pgtandem(["status", "--json"]).ok());
     assert_eq!((&status["well"], &status["attention"]), (&true.into(), &serde_json::json!([])));
