@@ -64,7 +64,11 @@ struct Recent {
 
 impl Landings {
     pub(crate) fn new(nodes: usize) -> Landings {
-        Landings { recent: VecDeque::new(), kept: VecDeque::new(), nothing: Cover::nothing(nodes) }
+        Landings {
+            recent: VecDeque::new(),
+            kept: VecDeque::new(),
+            nothing: Cover::nothing(nodes),
+        }
     }
 
     pub(crate) fn push(&mut self, position: Position, cover: Cover, sequence: u64) {

@@ -79,6 +79,8 @@ impl<I: Clone> Hub<I> {
         }
         let mut slots = self.take_owed(node);
         let truncates = self.truncates_among(&slots, node);
+        let carried_out = truncates.iter().filter(|t| !t.hold);
+        let truncated = carried_out.map(|t| t.table).collect();
         let swept = self.add_truncated_rows(node, &truncates, &mut slots);
         let rows = slots
             .iter()
@@ -96,6 +98,7 @@ impl<I: Clone> Hub<I> {
         let flight = Flight {
             slots,
             swept,
+            truncated,
             cover: cover.clone(),
             sequence,
             decisions_end: end,
@@ -103,15 +106,28 @@ impl<I: Clone> Hub<I> {
         };
         state.flight = Some(flight);
         let decisions = self.log.range(from..end);
-        Some(Delivery { node, truncates, rows, cover, acknowledged, fold_below, decisions, released })
+        Some(Delivery {
+            node,
+            truncates,
+            rows,
+            cover,
+            acknowledged,
+            fold_below,
+            decisions,
+            released,
+        })
     }
 
     fn take_owed(&mut self, node: NodeId) -> Vec<u32> {
         let state = &mut self.nodes[node.index()];
         state.owed_count = 0;
         let mut slots = Vec::with_capacity(state.owed.len());
-        for reference in std::mem::take(&mut state.owed) {
-            if self.window.live(reference).is_some_and(|e| e.owed.contains(node)) {
+        while let Some(reference) = state.owed.pop() {
+            if self
+                .window
+                .live(reference)
+                .is_some_and(|e| e.owed.contains(node))
+            {
                 let entry = self.window.get_mut(reference.slot);
                 entry.owed.remove(node);
                 entry.flying.insert(node);
@@ -122,8 +138,7 @@ impl<I: Clone> Hub<I> {
         slots
     }
 
-    /// Whether rows of the table are stored on the node instead of written.
-    pub fn is_paused(&self, table: TableId, node: NodeId) -> bool {
+    fn is_paused(&self, table: TableId, node: NodeId) -> bool {
         !self.paused.is_empty() && self.paused.contains(&(table, node))
     }
 
@@ -131,7 +146,10 @@ impl<I: Clone> Hub<I> {
         if self.truncates == 0 {
             return Vec::new();
         }
-        let entries = slots.iter().map(|s| self.window.get(*s)).filter(|e| e.key.is_whole_table());
+        let entries = slots
+            .iter()
+            .map(|s| self.window.get(*s))
+            .filter(|e| e.key.is_whole_table());
         let truncate = |entry: &Entry<I>| DeliveryTruncate {
             table: entry.key.table,
             dot: entry.dot(),
@@ -158,12 +176,15 @@ impl<I: Clone> Hub<I> {
         for truncate in truncates.iter().filter(|t| !t.hold) {
             for slot in self.window.slots_of(truncate.table) {
                 let entry = self.window.get_mut(slot);
-                if entry.flying.contains(node) || entry.is_held_at(node) {
+                let (held, present) = (entry.is_held_at(node), entry.state.is_present());
+                if entry.flying.contains(node) || held && present {
                     continue;
                 }
                 entry.flying.insert(node);
                 entry.outdated.remove(node);
-                match entry.state.is_present() {
+                entry.ever_owed.insert(node); // it must cover the entry now, even if it is its own
+                // A held delete is carried out now, and its record must go.
+                match present || held {
                     true => slots.push(slot),
                     false => swept.push(slot),
                 }
@@ -179,14 +200,19 @@ impl<I: Clone> Hub<I> {
         }
         let together = |key: &&Key| {
             let partner = self.window.find(key).map(|s| self.window.get(s));
-            partner.is_some_and(|p| p.flying.contains(node) && p.dot() == entry.dot() && p.half().is_some())
+            partner.is_some_and(|p| {
+                p.flying.contains(node) && p.dot() == entry.dot() && p.half().is_some()
+            })
         };
         Some(DeliveryRow {
             key: entry.key.clone(),
             state: entry.state.clone(),
             dot: entry.dot(),
             stamp: entry.stamp(),
-            pair: entry.half().and_then(|h| h.partners.iter().find(together)).cloned(),
+            pair: entry
+                .half()
+                .and_then(|h| h.partners.iter().find(together))
+                .cloned(),
             hold: self.is_paused(entry.key.table, node),
             was_held: entry.unpassed_span(node, self.judged(node)),
         })
@@ -198,10 +224,16 @@ impl<I: Clone> Hub<I> {
             debug_assert!(false, "no delivery to node {} is in flight", node.0);
             return;
         };
-        let before = self.node(node).landings.cover_before(landed.position).clone();
+        let before = self
+            .node(node)
+            .landings
+            .cover_before(landed.position)
+            .clone();
         for key in &landed.held {
             if let Some(slot) = self.window.find(key) {
-                self.hold(slot, node, landed.position, &before);
+                let truncated = flight.truncated.contains(&key.table)
+                    && !landed.held.contains(&Key::whole_table(key.table));
+                self.hold(slot, node, landed.position, &before, truncated);
             }
         }
         for key in &landed.missed {
@@ -223,7 +255,9 @@ impl<I: Clone> Hub<I> {
             self.land_entry(slot, node, landed.position);
         }
         let state = self.node_mut(node);
-        state.landings.push(landed.position, flight.cover, flight.sequence);
+        state
+            .landings
+            .push(landed.position, flight.cover, flight.sequence);
         state.next_decision = flight.decisions_end;
         self.forget_decisions();
         let judged = self.judged(node);
@@ -264,7 +298,12 @@ impl<I: Clone> Hub<I> {
     }
 
     fn forget_decisions(&mut self) {
-        let oldest = self.nodes.iter().map(|n| n.next_decision).min().unwrap_or_default();
+        let oldest = self
+            .nodes
+            .iter()
+            .map(|n| n.next_decision)
+            .min()
+            .unwrap_or_default();
         self.log.forget_below(oldest);
     }
 

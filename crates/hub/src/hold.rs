@@ -11,7 +11,7 @@ use crate::cover::Cover;
 use crate::delivery::Landed;
 use crate::hub::Hub;
 use crate::key::{Dot, Key, NodeId, NodeSet, Position, Stamp, TableId};
-use crate::window::Entry;
+use crate::window::{Entry, Write};
 
 /// The key was held on `node`: a local change there in this span had seen `cover` of it and no more.
 #[derive(Clone, Debug)]
@@ -36,6 +36,25 @@ impl Span {
         }
     }
 
+    /// Whether a change had seen another node's, given what the landings before it cover and where the key is an
+    /// exception to that.
+    pub(crate) fn seen<'a>(
+        spans: impl Iterator<Item = &'a Span>,
+        change: Dot,
+        other: Dot,
+        cover: &Cover,
+    ) -> bool {
+        let mut held = false;
+        for span in spans.filter(|s| s.contains(change)) {
+            match (span.early, span.cover.contains(other)) {
+                (true, true) => return true,
+                (false, false) => held = true,
+                _ => {}
+            }
+        }
+        !held && cover.contains(other)
+    }
+
     pub(crate) fn contains(&self, change: Dot) -> bool {
         self.node == change.node
             && self.from <= change.position
@@ -58,6 +77,8 @@ pub struct HeldRecord<I> {
     pub stamp: Stamp,
     /// What the target had seen of the key when it was first held.
     pub cover: Cover,
+    /// The cover of the delivery that stored the record, or last replaced its row.
+    pub reflects: Cover,
     /// The landing that wrote the key after all, if one did.
     pub released: Option<Position>,
 }
@@ -72,7 +93,9 @@ impl<I: Clone> Hub<I> {
     pub fn resume(&mut self, table: TableId, node: NodeId) {
         self.paused.remove(&(table, node));
         let slots: Vec<u32> = self.window.slots().collect();
-        let held = slots.into_iter().filter(|s| self.window.get(*s).key.table == table);
+        let held = slots
+            .into_iter()
+            .filter(|s| self.window.get(*s).key.table == table);
         for slot in held.collect::<Vec<_>>() {
             self.retry(slot, node);
         }
@@ -92,6 +115,13 @@ impl<I: Clone> Hub<I> {
         // The key may not retire before the landing that writes it is passed: as after a change, all nodes land anew.
         self.sequence += 1;
         self.touch(slot, None);
+        let key = &self.window.get(slot).key;
+        if key.is_whole_table() {
+            // It will sweep every key of its table.
+            for swept in self.window.slots_of(key.table) {
+                self.touch(swept, None);
+            }
+        }
         self.spread_news(None);
         self.owe(slot, NodeSet::only(node));
     }
@@ -102,8 +132,15 @@ impl<I: Clone> Hub<I> {
         held.filter(move |e| e.is_held_at(node)).map(|e| &e.key)
     }
 
-    /// The delivery at `position` stored the key as held.
-    pub(crate) fn hold(&mut self, slot: u32, node: NodeId, position: Position, before: &Cover) {
+    /// The delivery at `position` stored the key as held. If it truncated the table, the row is gone all the same.
+    pub(crate) fn hold(
+        &mut self,
+        slot: u32,
+        node: NodeId,
+        position: Position,
+        before: &Cover,
+        truncated: bool,
+    ) {
         let entry = self.window.get_mut(slot);
         if !entry.flying.contains(node) {
             return;
@@ -115,6 +152,14 @@ impl<I: Clone> Hub<I> {
             entry.reopen_span(node);
         } else {
             entry.open_span(node, position, before.clone());
+        }
+        if truncated {
+            entry.writes.push(Write {
+                position,
+                node,
+                current: false,
+                sure: true,
+            });
         }
         self.queue(slot);
     }

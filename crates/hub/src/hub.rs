@@ -26,6 +26,8 @@ pub struct Hub<I> {
     /// What may retire: by the one node that need not cover it, and last those that all must.
     pub(crate) retiring: Vec<Fifo<SlotRef>>,
     pub(crate) paused: HashSet<(TableId, NodeId)>,
+    /// Something that waited for others to settle was queued while retiring.
+    pub(crate) woken: bool,
     /// How many TRUNCATEs are in the window.
     pub(crate) truncates: usize,
     #[cfg(test)]
@@ -37,7 +39,7 @@ pub(crate) struct Node {
     pub judged: Position,
     pub landings: Landings,
     pub passed: u64,
-    pub owed: Vec<SlotRef>,
+    pub owed: Fifo<SlotRef>,
     pub owed_count: usize,
     /// Another node's change was judged since the last landing here: it must be covered, rows or not.
     pub news: bool,
@@ -54,6 +56,8 @@ pub(crate) struct Flight {
     pub slots: Vec<u32>,
     /// Absent entries that a TRUNCATE in the delivery sweeps.
     pub swept: Vec<u32>,
+    /// The tables it truncates, unless the target refuses.
+    pub truncated: Vec<TableId>,
     pub cover: Cover,
     pub sequence: u64,
     pub decisions_end: u64,
@@ -88,7 +92,11 @@ pub(crate) enum Broken {
 impl<I: Clone> Hub<I> {
     /// A hub over `nodes` databases whose linked tables are equal and of which nothing has been judged yet.
     pub fn new(nodes: usize, policies: Box<dyn Policies>) -> Hub<I> {
-        assert!((1..=NodeId::MAX_NODES).contains(&nodes), "a hub joins 1 to {} nodes, not {nodes}", NodeId::MAX_NODES);
+        assert!(
+            (1..=NodeId::MAX_NODES).contains(&nodes),
+            "a hub joins 1 to {} nodes, not {nodes}",
+            NodeId::MAX_NODES
+        );
         Hub {
             window: Window::new(),
             nodes: (0..nodes).map(|_| Node::new(nodes)).collect(),
@@ -97,6 +105,7 @@ impl<I: Clone> Hub<I> {
             sequence: 0,
             retiring: (0..=nodes).map(|_| Fifo::new()).collect(),
             paused: HashSet::new(),
+            woken: false,
             truncates: 0,
             #[cfg(test)]
             broken: None,
@@ -155,7 +164,9 @@ impl<I: Clone> Hub<I> {
         if self.broken(Broken::Ack) {
             return node.judged;
         }
-        node.firsts.front().map_or(node.judged, |first| first.position.just_below())
+        node.firsts
+            .front()
+            .map_or(node.judged, |first| first.position.just_below())
     }
 
     /// Landing rows of the node with a position below this one may be deleted.
@@ -172,7 +183,10 @@ impl<I: Clone> Hub<I> {
     /// Whether the node needs a landing, perhaps without rows. Those can be batched.
     pub fn has_news(&self, node: NodeId) -> bool {
         let node = self.node(node);
-        node.news || node.owed_count > 0 || node.next_decision < self.log.end() || !node.released.is_empty()
+        node.news
+            || node.owed_count > 0
+            || node.next_decision < self.log.end()
+            || !node.released.is_empty()
     }
 
     /// How many keys are in the window.
@@ -194,7 +208,10 @@ impl<I: Clone> Hub<I> {
                 entry.owed.insert(node);
                 let state = &mut self.nodes[node.index()];
                 state.owed_count += 1;
-                state.owed.push(SlotRef { slot, generation: entry.generation });
+                state.owed.push(SlotRef {
+                    slot,
+                    generation: entry.generation,
+                });
             }
         }
         entry.ever_owed = entry.ever_owed.union(nodes);
@@ -210,9 +227,11 @@ impl<I: Clone> Hub<I> {
         state.owed_count -= 1;
         if state.owed.len() > 2 * state.owed_count + 64 {
             let window = &self.window;
-            state.owed.retain(|r| window.live(*r).is_some_and(|e| e.owed.contains(node)));
-            state.owed.sort_unstable();
-            state.owed.dedup();
+            // One reference an entry is enough: those that came back stand here twice.
+            let mut seen = HashSet::new();
+            state.owed.retain(|r| {
+                window.live(*r).is_some_and(|e| e.owed.contains(node)) && seen.insert(r.slot)
+            });
         }
     }
 }
@@ -223,7 +242,7 @@ impl Node {
             judged: Position(0),
             landings: Landings::new(nodes),
             passed: 0,
-            owed: Vec::new(),
+            owed: Fifo::new(),
             owed_count: 0,
             news: false,
             flight: None,

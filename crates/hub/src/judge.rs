@@ -15,7 +15,7 @@ use crate::hold::Span;
 use crate::hub::{First, Hub};
 use crate::key::{Dot, Key, Micros, NodeId, Position, Stamp};
 use crate::policy::{Contender, Verdict};
-use crate::window::{Entry, SlotRef};
+use crate::window::{Entry, Mark, SlotRef, Write};
 
 /// The source transaction being judged.
 pub(crate) struct Transaction {
@@ -59,20 +59,35 @@ impl<I: Clone> Hub<I> {
         let allowed = self.broken(crate::hub::Broken::Landing);
         #[cfg(not(test))]
         let allowed = false;
-        debug_assert!(allowed || self.may_judge(node), "a delivery to node {} is in flight", node.0);
+        debug_assert!(
+            allowed || self.may_judge(node),
+            "a delivery to node {} is in flight",
+            node.0
+        );
         let cover = self.cover_before(node, position);
-        let transaction = Transaction { dot: Dot { node, position }, time, cover };
+        let transaction = Transaction {
+            dot: Dot { node, position },
+            time,
+            cover,
+        };
         self.sequence += 1;
         let mut any = false;
         for change in changes {
             any = true;
             match change {
                 Change::Row { key, op, state } => self.judge_row(&transaction, &key, op, state),
-                Change::KeyChange { from, to, image, image_under_old_key } => {
+                Change::KeyChange {
+                    from,
+                    to,
+                    image,
+                    image_under_old_key,
+                } => {
                     self.judge_key_change(&transaction, &from, &to, image, image_under_old_key);
                 }
                 Change::Truncate { tables } => {
-                    tables.iter().for_each(|table| self.judge_truncate(&transaction, *table));
+                    tables
+                        .iter()
+                        .for_each(|table| self.judge_truncate(&transaction, *table));
                 }
             }
         }
@@ -103,7 +118,13 @@ impl<I: Clone> Hub<I> {
         self.node(node).landings.cover_before(position).clone()
     }
 
-    pub(crate) fn judge_row(&mut self, transaction: &Transaction, key: &Key, op: Op, state: State<I>) {
+    pub(crate) fn judge_row(
+        &mut self,
+        transaction: &Transaction,
+        key: &Key,
+        op: Op,
+        state: State<I>,
+    ) {
         let slot = self.open(transaction, key);
         match self.standing(transaction, slot) {
             Standing::Same => self.replace_own(transaction, slot, state),
@@ -135,13 +156,19 @@ impl<I: Clone> Hub<I> {
         let sequence = self.sequence;
         let entry = self.window.get_mut(slot);
         entry.touched = sequence;
-        entry.flags.again = true;
+        entry.marks.set(Mark::Again, true);
         if let Some(dot) = by
             && !entry.sources.contains(dot.node)
         {
             entry.sources.insert(dot.node);
-            let reference = SlotRef { slot, generation: entry.generation };
-            self.node_mut(dot.node).firsts.push(First { position: dot.position, entry: reference });
+            let reference = SlotRef {
+                slot,
+                generation: entry.generation,
+            };
+            self.node_mut(dot.node).firsts.push(First {
+                position: dot.position,
+                entry: reference,
+            });
         }
         if let Some(dot) = by
             && self.exempt(slot) != Some(dot.node)
@@ -157,10 +184,14 @@ impl<I: Clone> Hub<I> {
         if entry.has_lost(transaction.dot) {
             return Standing::Lost;
         }
-        if !entry.flags.decided {
+        if !entry.marks.has(Mark::Decided) {
             Standing::First
         } else if entry.dot() == transaction.dot {
-            Standing::Same
+            // An entry that began from a TRUNCATE of this very transaction has not been won yet.
+            match entry.is_untouched_truncate() {
+                true => Standing::Seen,
+                false => Standing::Same,
+            }
         } else if self.had_seen(transaction, entry) {
             Standing::Seen
         } else {
@@ -172,42 +203,56 @@ impl<I: Clone> Hub<I> {
         if entry.node == transaction.dot.node {
             return true;
         }
-        let by_landing = transaction.cover.contains(entry.dot());
-        match self.span_around(entry, transaction.dot) {
-            Some(span) if span.early => span.cover.contains(entry.dot()),
-            Some(span) => by_landing && span.cover.contains(entry.dot()),
-            None => by_landing,
-        }
-    }
-
-    /// What makes the key an exception to the landings' covers for this change.
-    fn span_around<'a>(&'a self, entry: &'a Entry<I>, change: Dot) -> Option<&'a Span> {
         #[cfg(test)]
         if self.broken(crate::hub::Broken::HeldException) {
-            return None;
+            return transaction.cover.contains(entry.dot());
         }
-        let of_truncate = (entry.flags.derived && entry.op == Op::Truncate)
+        // While a TRUNCATE is held, no key of its table has seen it, unless it was delivered by itself.
+        let Dot { node, position } = transaction.dot;
+        let delivered = |w: &Write| w.node == node && w.current && w.sure && w.position <= position;
+        let of_truncate = (entry.is_untouched_truncate() && !entry.writes.iter().any(delivered))
             .then(|| self.truncate_of(entry.key.table))
             .flatten();
         let inherited = of_truncate.map_or(&[][..], |t| t.spans());
-        let mut spans = entry.spans().iter().chain(inherited);
-        spans.find(|span| span.contains(change))
+        let spans = entry.spans().iter().chain(inherited);
+        Span::seen(spans, transaction.dot, entry.dot(), &transaction.cover)
     }
 
     /// Who wins. A decision that was made before is looked up: on this key, or on the key's partner in a key change,
     /// since both halves have one fate.
     pub(crate) fn verdict(&mut self, transaction: &Transaction, slot: u32, op: Op) -> Verdict {
         let entry = self.window.get(slot);
-        let canonical = Contender { dot: entry.dot(), stamp: entry.stamp(), op: entry.op };
+        let canonical = Contender {
+            dot: entry.dot(),
+            stamp: entry.stamp(),
+            op: entry.marks.op(),
+        };
         let stamp = transaction.stamp();
-        let challenger = Contender { dot: transaction.dot, stamp, op };
+        let challenger = Contender {
+            dot: transaction.dot,
+            stamp,
+            op,
+        };
         let table = entry.key.table;
         let partners = entry.half().map_or(&[][..], |h| &h.partners);
-        let partner_entries = partners.iter().filter_map(|p| self.window.find(p)).map(|s| self.window.get(s));
-        let mut entries = std::iter::once(entry).chain(partner_entries);
+        let partner_entries = partners
+            .iter()
+            .filter_map(|p| self.window.find(p))
+            .map(|s| self.window.get(s));
+        // Two truncates meet on every key of their table, with one outcome.
+        let truncates = (op == Op::Truncate && entry.marks.op() == Op::Truncate)
+            .then(|| self.truncate_of(table))
+            .flatten();
+        let mut entries = std::iter::once(entry)
+            .chain(partner_entries)
+            .chain(truncates);
         if let Some(won) = entries.find_map(|e| e.kept(challenger.dot, canonical.dot)) {
             let why = Cow::Borrowed("decided before");
-            return Verdict { challenger_wins: won, policy: Cow::Borrowed("kept"), why };
+            return Verdict {
+                challenger_wins: won,
+                policy: Cow::Borrowed("kept"),
+                why,
+            };
         }
         self.policies.decide(table, &challenger, &canonical)
     }
@@ -215,6 +260,9 @@ impl<I: Clone> Hub<I> {
 
 impl Transaction {
     pub(crate) fn stamp(&self) -> Stamp {
-        Stamp { time: self.time, node: self.dot.node }
+        Stamp {
+            time: self.time,
+            node: self.dot.node,
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::hub::Hub;
 use crate::judge::Transaction;
 use crate::key::{Dot, NodeSet, Position};
 use crate::policy::Verdict;
-use crate::window::Write;
+use crate::window::{Made, Mark, Write};
 
 impl<I: Clone> Hub<I> {
     /// The change had seen the canonical, if there was one, and replaces it. Its stamp is raised above what it
@@ -16,21 +16,58 @@ impl<I: Clone> Hub<I> {
     pub(crate) fn win(&mut self, transaction: &Transaction, slot: u32, op: Op, state: State<I>) {
         let entry = self.window.get(slot);
         let mut stamp = transaction.stamp();
-        if entry.flags.decided {
+        if entry.marks.has(Mark::Decided) {
             stamp = stamp.raised_above(entry.stamp());
-            let winner = Side { dot: transaction.dot, stamp, op, state: state.clone() };
+            let winner = Side {
+                dot: transaction.dot,
+                stamp,
+                op,
+                state: state.clone(),
+            };
             self.record_written_over(slot, winner);
         }
-        self.enthrone(slot, Side { dot: transaction.dot, stamp, op, state });
+        self.enthrone(
+            slot,
+            Side {
+                dot: transaction.dot,
+                stamp,
+                op,
+                state,
+            },
+        );
     }
 
     /// The change had not seen the canonical and beats it.
-    pub(crate) fn defeat(&mut self, transaction: &Transaction, slot: u32, op: Op, state: State<I>, verdict: Verdict) {
-        let winner = Side { dot: transaction.dot, stamp: transaction.stamp(), op, state };
+    pub(crate) fn defeat(
+        &mut self,
+        transaction: &Transaction,
+        slot: u32,
+        op: Op,
+        state: State<I>,
+        verdict: Verdict,
+    ) {
+        let winner = Side {
+            dot: transaction.dot,
+            stamp: transaction.stamp(),
+            op,
+            state,
+        };
         let loser = self.window.get(slot).side();
         let kind = Kind::of(op, loser.op);
-        let half = self.window.get_mut(slot).extra.as_mut().and_then(|x| x.half.take());
-        self.record(slot, kind, winner.clone(), loser.clone(), verdict.policy, verdict.why);
+        let half = self
+            .window
+            .get_mut(slot)
+            .extra
+            .as_mut()
+            .and_then(|x| x.half.take());
+        self.record(
+            slot,
+            kind,
+            winner.clone(),
+            loser.clone(),
+            verdict.policy,
+            verdict.why,
+        );
         if let Some(half) = half {
             self.forfeit_all(&half.partners, loser.dot, &winner);
         }
@@ -38,8 +75,20 @@ impl<I: Clone> Hub<I> {
     }
 
     /// The change had not seen the canonical and is beaten by it: its own node is owed the canonical.
-    pub(crate) fn lose(&mut self, transaction: &Transaction, slot: u32, op: Op, state: State<I>, verdict: Verdict) {
-        let loser = Side { dot: transaction.dot, stamp: transaction.stamp(), op, state };
+    pub(crate) fn lose(
+        &mut self,
+        transaction: &Transaction,
+        slot: u32,
+        op: Op,
+        state: State<I>,
+        verdict: Verdict,
+    ) {
+        let loser = Side {
+            dot: transaction.dot,
+            stamp: transaction.stamp(),
+            op,
+            state,
+        };
         let winner = self.window.get(slot).side();
         let kind = Kind::of(op, winner.op);
         self.record(slot, kind, winner, loser, verdict.policy, verdict.why);
@@ -55,7 +104,12 @@ impl<I: Clone> Hub<I> {
         let entry = self.window.get_mut(slot);
         entry.become_canonical(winner.dot, winner.stamp, winner.op, winner.state);
         let own = overwritten || entry.is_held_at(node);
-        entry.writes.retain(|w| w.node != node || w.position > position);
+        // Of a TRUNCATE, other keys of its table need them.
+        if !entry.key.is_whole_table() {
+            entry
+                .writes
+                .retain(|w| w.node != node || w.position > position);
+        }
         self.owe(slot, others);
         if own {
             self.owe(slot, NodeSet::only(node));
@@ -72,7 +126,8 @@ impl<I: Clone> Hub<I> {
         }
         let entry = self.window.get(slot);
         let truncate = self.truncate_of(entry.key.table);
-        entry.written_after(dot.node, dot.position) || truncate.is_some_and(|t| t.written_after(dot.node, dot.position))
+        entry.written_after(dot.node, dot.position)
+            || truncate.is_some_and(|t| t.written_after(dot.node, dot.position))
     }
 
     /// The canonical is of the winner's node, but not what the winner was written over.
@@ -80,14 +135,23 @@ impl<I: Clone> Hub<I> {
         let entry = self.window.get(slot);
         // What a key change left behind when it lost is recorded as its loser already.
         if entry.node != winner.dot.node
-            || entry.has_lost(entry.dot())
+            || entry.has_forfeited(entry.dot())
             || self.overriding_write(slot, winner.dot.position).is_none()
         {
             return;
         }
         let loser = entry.side();
-        let why = Cow::Borrowed("written over a delivered row, not over the change before it on the same node");
-        self.record(slot, Kind::WrittenOverDelivery, winner, loser, Cow::Borrowed("order"), why);
+        let why = Cow::Borrowed(
+            "written over a delivered row, not over the change before it on the same node",
+        );
+        self.record(
+            slot,
+            Kind::WrittenOverDelivery,
+            winner,
+            loser,
+            Cow::Borrowed("order"),
+            why,
+        );
     }
 
     /// The last landing between the canonical and a later change of its node, if it wrote something else.
@@ -98,7 +162,10 @@ impl<I: Clone> Hub<I> {
         }
         let entry = self.window.get(slot);
         let own = entry.write_between(entry.node, entry.position, position);
-        let truncate = self.truncate_of(entry.key.table);
+        // A TRUNCATE leaves a deleted row as it was.
+        let truncate = self
+            .truncate_of(entry.key.table)
+            .filter(|_| entry.state.is_present());
         let truncated =
             truncate.and_then(|t| t.write_between(entry.node, entry.position, position));
         let same = truncate.is_some_and(|t| t.dot() == entry.dot());
@@ -128,15 +195,30 @@ impl<I: Clone> Hub<I> {
         if entry.kept(winner.dot, loser.dot).is_some() {
             return;
         }
-        let dots = (winner.dot, loser.dot);
-        let number = self.log.push(Decision { key: entry.key.clone(), kind, winner, loser, policy, why });
-        self.window.get_mut(slot).extra().decisions.push((dots.0, dots.1, number));
+        let (winning, losing) = (winner.dot, loser.dot);
+        let forfeit = kind == Kind::KeyChange;
+        let number = self.log.push(Decision {
+            key: entry.key.clone(),
+            kind,
+            winner,
+            loser,
+            policy,
+            why,
+        });
+        let made = Made {
+            winner: winning,
+            loser: losing,
+            forfeit,
+            number,
+        };
+        self.window.get_mut(slot).extra().decisions.push(made);
     }
 
     /// A later change of the transaction whose earlier one is canonical.
     pub(crate) fn replace_own(&mut self, transaction: &Transaction, slot: u32, state: State<I>) {
         let entry = self.window.get_mut(slot);
-        entry.op = entry.op.then(&state);
+        let op = entry.marks.op().then(&state);
+        entry.marks.set_op(op);
         entry.state = state;
         let side = entry.side();
         for number in self.numbers_of(slot, |winner, _| winner == transaction.dot) {
@@ -157,8 +239,10 @@ impl<I: Clone> Hub<I> {
     }
 
     fn numbers_of(&self, slot: u32, about: impl Fn(Dot, Dot) -> bool) -> Vec<u64> {
-        let extra = self.window.get(slot).extra.as_ref();
-        let decisions = extra.map_or(&[][..], |x| &x.decisions);
-        decisions.iter().filter(|(winner, loser, _)| about(*winner, *loser)).map(|d| d.2).collect()
+        let decisions = self.window.get(slot).decisions().iter();
+        decisions
+            .filter(|d| about(d.winner, d.loser))
+            .map(|d| d.number)
+            .collect()
     }
 }

@@ -13,6 +13,7 @@ use crate::decision::Side;
 use crate::hold::Span;
 use crate::key::{Dot, Key, Micros, NodeId, Position, Stamp};
 use crate::window::Half;
+use crate::wrote::Touch;
 
 /// One change of a key.
 #[derive(Clone, Debug)]
@@ -30,13 +31,20 @@ pub(crate) struct History<I> {
     pub changes: Vec<Past<I>>,
     /// Per node, the first change, kept or not.
     pub firsts: SmallVec<[Dot; 2]>,
+    /// The other keys of its key changes.
+    pub bound: Vec<Key>,
     /// Known from a held record; its change was acknowledged.
-    pub from_record: Option<Dot>,
+    pub from_record: Option<(Dot, Cover)>,
 }
 
 impl<I> Default for History<I> {
     fn default() -> Self {
-        History { changes: Vec::new(), firsts: SmallVec::new(), from_record: None }
+        History {
+            changes: Vec::new(),
+            firsts: SmallVec::new(),
+            bound: Vec::new(),
+            from_record: None,
+        }
     }
 }
 
@@ -45,6 +53,11 @@ impl<I: Clone> History<I> {
         let Dot { node, position } = change.dot;
         if !self.firsts.iter().any(|d| d.node == node) {
             self.firsts.push(change.dot);
+        }
+        for partner in change.half.iter().flat_map(|h| &h.partners) {
+            if !self.bound.contains(partner) {
+                self.bound.push(partner.clone());
+            }
         }
         let Some(index) = self.changes.iter().rposition(|c| c.dot.node == node) else {
             return self.changes.push(change);
@@ -60,7 +73,7 @@ impl<I: Clone> History<I> {
             .iter()
             .rev()
             .take_while(|l| l.position > last.dot.position);
-        if between.all(|l| l.wrote.contains(key) == Some(false)) {
+        if between.all(|l| l.wrote.what(key) == Touch::Nothing) {
             *last = change;
         } else {
             self.changes.push(change);
@@ -68,20 +81,31 @@ impl<I: Clone> History<I> {
     }
 
     pub(crate) fn last_of(&self, node: NodeId) -> Option<&Past<I>> {
-        self.changes.iter().filter(|c| c.dot.node == node).max_by_key(|c| c.dot.position)
+        self.changes
+            .iter()
+            .filter(|c| c.dot.node == node)
+            .max_by_key(|c| c.dot.position)
     }
 }
 
 impl<I> Past<I> {
     pub(crate) fn stamp(&self) -> Stamp {
-        Stamp { time: self.time, node: self.dot.node }
+        Stamp {
+            time: self.time,
+            node: self.dot.node,
+        }
     }
 
     pub(crate) fn side(&self) -> Side<I>
     where
         I: Clone,
     {
-        Side { dot: self.dot, stamp: self.stamp(), op: self.op, state: self.state.clone() }
+        Side {
+            dot: self.dot,
+            stamp: self.stamp(),
+            op: self.op,
+            state: self.state.clone(),
+        }
     }
 
     /// A later change of the same transaction.
@@ -107,6 +131,11 @@ pub(crate) struct Causality<'a> {
     pub key: &'a Key,
     pub landings: &'a [Vec<Landing>],
     pub spans: &'a [Span],
+    /// Where TRUNCATEs of the table are held, and which they are.
+    pub table_spans: &'a [Span],
+    pub truncates: &'a [Dot],
+    /// A change known from a held record, and what it stands for: everything that the record reflects.
+    pub record: Option<&'a (Dot, Cover)>,
     pub broken: bool,
 }
 
@@ -121,43 +150,107 @@ impl Causality<'_> {
         if change.node == other.node {
             return other.position < change.position;
         }
-        let held = self.spans.iter().find(|s| s.contains(change));
+        if let Some((_, reflects)) = self.record.filter(|(dot, _)| *dot == change) {
+            return reflects.contains(other);
+        }
         let cover = self
             .cover_before(change.node, change.position)
             .filter(|_| !self.broken);
-        cover.is_some_and(|c| c.contains(other)) && held.is_none_or(|s| s.cover.contains(other))
+        let of_table = match self.truncates.contains(&other) {
+            true if !self.was_delivered(change, other) => self.table_spans,
+            _ => &[],
+        };
+        let spans = self.spans.iter().chain(of_table);
+        cover.is_some_and(|cover| Span::seen(spans, change, other, cover))
     }
 
-    /// Raises the stamps along seen changes.
+    /// Whether a landing before the change wrote this key by itself when `other` was known.
+    fn was_delivered(&self, change: Dot, other: Dot) -> bool {
+        let landings = self.landings[change.node.index()].iter();
+        let mut before = landings.take_while(|l| l.position <= change.position);
+        before.any(|l| {
+            l.cover.contains(other) && matches!(l.wrote.what(self.key), Touch::Wrote | Touch::Swept)
+        })
+    }
+
+    /// Raises the stamps along seen changes, in an order in which each comes after those it had seen.
     pub(crate) fn raise<I>(&self, changes: &mut [Past<I>]) {
-        // A change's stamp depends on those it had seen only; repeat until nothing moves. Chains are short.
+        changes.sort_by_key(|c| (c.dot.node, c.dot.position));
+        let mut of_nodes: Vec<std::ops::Range<usize>> = Vec::new();
+        for index in 0..changes.len() {
+            match of_nodes.last_mut() {
+                Some(range) if changes[range.start].dot.node == changes[index].dot.node => {
+                    range.end = index + 1
+                }
+                _ => of_nodes.push(index..index + 1),
+            }
+        }
+        let mut done: Vec<usize> = of_nodes.iter().map(|r| r.start).collect();
         loop {
-            let mut moved = false;
-            for index in 0..changes.len() {
-                let this = changes[index].dot;
-                let seen = changes.iter().filter(|c| self.had_seen(this, c.dot)).map(|c| c.time.0).max();
-                let floor = seen.map_or(i64::MIN, |t| t.saturating_add(1));
-                if changes[index].time.0 < floor {
-                    changes[index].time = Micros(floor);
-                    moved = true;
+            let before = done.clone();
+            for node in 0..of_nodes.len() {
+                while done[node] < of_nodes[node].end
+                    && let Some(floor) = self.floor(changes, done[node], &of_nodes, &done)
+                {
+                    let time = &mut changes[done[node]].time;
+                    *time = (*time).max(floor);
+                    done[node] += 1;
                 }
             }
-            if !moved {
+            if done == before {
                 return;
             }
         }
     }
 
+    /// The least time of a change, if all that it had seen is done.
+    fn floor<I>(
+        &self,
+        changes: &[Past<I>],
+        index: usize,
+        of_nodes: &[std::ops::Range<usize>],
+        done: &[usize],
+    ) -> Option<Micros> {
+        let mut floor = Micros(i64::MIN);
+        for (range, done) in of_nodes.iter().zip(done) {
+            let seen = |c: &Past<I>| self.had_seen(changes[index].dot, c.dot);
+            let count = changes[range.clone()].partition_point(seen);
+            if range.start + count > *done {
+                return None;
+            }
+            if let Some(last) = count.checked_sub(1) {
+                let time = changes[range.start + last].time.0;
+                floor = floor.max(Micros(time.saturating_add(1)));
+            }
+        }
+        Some(floor)
+    }
+
     /// Whether a landing on the change's node overwrote it before it was judged, and what was written there next, up to
     /// `upto`, was not a later landing: that one put right what had become of it.
-    pub(crate) fn overwritten_unjudged(&self, change: Dot, upto: Position) -> bool {
-        let landings = &self.landings[change.node.index()];
-        let from = landings.partition_point(|l| l.position <= change.position);
+    pub(crate) fn overwritten_unjudged<I>(
+        &self,
+        changes: &[Past<I>],
+        change: &Past<I>,
+        upto: Position,
+    ) -> bool {
+        let landings = &self.landings[change.dot.node.index()];
+        let from = landings.partition_point(|l| l.position <= change.dot.position);
         let to = landings.partition_point(|l| l.position <= upto);
         let between = landings[from..to.max(from)].iter();
-        let mut wrote = between.filter(|l| l.wrote.contains(self.key) == Some(true));
-        wrote
-            .next_back()
-            .is_some_and(|last| !last.cover.contains(change))
+        let touched = between.map(|l| (l, l.wrote.what(self.key)));
+        let mut wrote = touched.filter(|(_, t)| matches!(t, Touch::Wrote | Touch::Swept));
+        match wrote.next_back() {
+            None => false,
+            Some((last, _)) if !last.cover.contains(change.dot) => true,
+            Some((_, Touch::Wrote)) => false,
+            // Its row was held, unless something known by then had taken its place.
+            Some((last, _)) => {
+                let replaced =
+                    |by: &Dot| last.cover.contains(*by) && self.had_seen(*by, change.dot);
+                let mut others = changes.iter().map(|c| &c.dot).chain(self.truncates);
+                change.state.is_present() && !others.any(replaced)
+            }
+        }
     }
 }

@@ -13,22 +13,32 @@
 use crate::change::{Op, State};
 use crate::hub::Hub;
 use crate::judge::Transaction;
-use crate::key::{Key, TableId};
-use crate::window::Entry;
+use crate::key::{Key, NodeSet, TableId};
+use crate::window::{Entry, Mark};
 
 impl<I: Clone> Hub<I> {
     pub(crate) fn judge_truncate(&mut self, transaction: &Transaction, table: TableId) {
-        for slot in self.window.slots_of(table) {
+        let slots = self.window.slots_of(table);
+        let whole = Key::whole_table(table);
+        let node = transaction.dot.node;
+        let owed = |hub: &Self| {
+            let slot = hub.window.find(&whole)?;
+            Some((slot, hub.window.get(slot).owed.contains(node)))
+        };
+        let owed_before = owed(self).is_some_and(|(_, owed)| owed);
+        self.judge_row(transaction, &whole, Op::Truncate, State::Absent);
+        if let Some((slot, _)) = owed(self) {
+            self.owe(slot, self.all().without(node));
+            // Its own rows were gone at once, and what was written there since is judged by itself. But another TRUNCATE
+            // that was on its way here must still sweep that: landings say it was.
+            match owed_before {
+                true => self.owe(slot, NodeSet::only(node)),
+                false => self.no_longer_owe(slot, node),
+            }
+        }
+        for slot in slots {
             let key = self.window.get(slot).key.clone();
             self.judge_row(transaction, &key, Op::Truncate, State::Absent);
-        }
-        let whole = Key::whole_table(table);
-        self.judge_row(transaction, &whole, Op::Truncate, State::Absent);
-        let others = self.all().without(transaction.dot.node);
-        if let Some(slot) = self.window.find(&whole) {
-            self.owe(slot, others);
-            // Its own rows were gone at once, and what was written there since is judged by itself.
-            self.no_longer_owe(slot, transaction.dot.node);
         }
     }
 
@@ -37,7 +47,9 @@ impl<I: Clone> Hub<I> {
         if self.truncates == 0 {
             return None;
         }
-        self.window.find(&Key::whole_table(table)).map(|slot| self.window.get(slot))
+        self.window
+            .find(&Key::whole_table(table))
+            .map(|slot| self.window.get(slot))
     }
 
     /// A key that comes into the window while a TRUNCATE of its table is there begins from it.
@@ -56,22 +68,29 @@ impl<I: Clone> Hub<I> {
             return;
         };
         let (dot, stamp) = (truncate.dot(), truncate.stamp());
-        let from = self.window.find(&Key::whole_table(table)).expect("just found");
+        let from = self
+            .window
+            .find(&Key::whole_table(table))
+            .expect("just found");
         self.window.get_mut(from).extra().dependents += 1;
+        let all = self.all();
         let entry = self.window.get_mut(slot);
         entry.become_canonical(dot, stamp, Op::Truncate, State::Absent);
-        entry.flags.derived = true;
+        entry.marks.set(Mark::Derived, true);
+        // The TRUNCATE may yet sweep it away on its own node: that one must cover it too.
+        entry.ever_owed = all;
     }
 
     /// The entry is leaving the window.
     pub(crate) fn release_truncate(&mut self, entry: &Entry<I>) {
         if entry.key.is_whole_table() {
             self.truncates -= 1;
-        } else if entry.flags.derived
+        } else if entry.marks.has(Mark::Derived)
             && let Some(from) = self.window.find(&Key::whole_table(entry.key.table))
         {
             let extra = self.window.get_mut(from).extra();
             extra.dependents -= 1;
+            self.woken |= extra.dependents == 0;
             self.queue(from);
         }
     }
@@ -79,7 +98,8 @@ impl<I: Clone> Hub<I> {
     /// While a TRUNCATE is held on some node, nothing of its table retires: it will sweep away rows there which must
     /// then be written again.
     pub(crate) fn truncate_waits(&self, slot: u32) -> bool {
-        self.truncate_of(self.window.get(slot).key.table).is_some_and(Entry::is_held)
+        self.truncate_of(self.window.get(slot).key.table)
+            .is_some_and(Entry::is_held)
     }
 
     /// A held TRUNCATE landed at last: what waited for it may retire.

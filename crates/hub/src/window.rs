@@ -36,9 +36,7 @@ pub(crate) struct Entry<I> {
     pub sources: NodeSet,
     pub ever_owed: NodeSet,
     pub node: NodeId,
-    pub stamp_node: NodeId,
-    pub op: Op,
-    pub flags: Flags,
+    pub marks: Marks,
 }
 
 /// A landing wrote the key on `node`.
@@ -53,33 +51,86 @@ pub(crate) struct Write {
     pub sure: bool,
 }
 
+/// The canonical's operation and what is true of the entry, in one byte: a window holds millions.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Flags {
-    /// False only between an entry's making and its first change.
-    pub decided: bool,
+pub(crate) struct Marks(u8);
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mark {
+    /// It has a canonical; false only between an entry's making and its first change.
+    Decided = 1,
     /// It stands in a retire queue.
-    pub queued: bool,
+    Queued = 2,
     /// Touched since it was queued.
-    pub again: bool,
+    Again = 4,
     /// It began from an unretired TRUNCATE of its table, which must not retire before it.
-    pub derived: bool,
+    Derived = 8,
+}
+
+const OPS: [Op; 4] = [Op::Insert, Op::Update, Op::Delete, Op::Truncate];
+
+impl Marks {
+    pub(crate) fn has(self, mark: Mark) -> bool {
+        self.0 & mark as u8 != 0
+    }
+
+    pub(crate) fn set(&mut self, mark: Mark, on: bool) {
+        self.0 = if on {
+            self.0 | mark as u8
+        } else {
+            self.0 & !(mark as u8)
+        };
+    }
+
+    pub(crate) fn op(self) -> Op {
+        OPS[usize::from(self.0 >> 4 & 3)]
+    }
+
+    pub(crate) fn set_op(&mut self, op: Op) {
+        let number = OPS.iter().position(|o| *o == op).unwrap_or_default();
+        self.0 = self.0 & 0x0f | (number as u8) << 4;
+    }
+}
+
+/// A decision about the key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Made {
+    pub winner: Dot,
+    pub loser: Dot,
+    /// The loser was a part of a key change that lost on another key. It may stand here as what it fell back to.
+    pub forfeit: bool,
+    /// Its number in the log, or `KEPT`.
+    pub number: u64,
+}
+
+impl Made {
+    /// Made before a restart.
+    pub(crate) const KEPT: u64 = u64::MAX;
 }
 
 /// What few entries have.
 #[derive(Debug)]
 pub(crate) struct Extra<I> {
     /// Winner, loser, number in the log.
-    pub decisions: Vec<(Dot, Dot, u64)>,
+    pub decisions: Vec<Made>,
     pub spans: Vec<Span>,
     /// Set while the canonical is part of a key change.
     pub half: Option<Half<I>>,
+    /// The other keys of key changes since it entered the window: they retire together.
+    pub bound: Vec<Key>,
     /// For a TRUNCATE: how many entries began from it.
     pub dependents: usize,
 }
 
 impl<I> Default for Extra<I> {
     fn default() -> Self {
-        Extra { decisions: Vec::new(), spans: Vec::new(), half: None, dependents: 0 }
+        Extra {
+            decisions: Vec::new(),
+            spans: Vec::new(),
+            half: None,
+            bound: Vec::new(),
+            dependents: 0,
+        }
     }
 }
 
@@ -108,18 +159,18 @@ impl<I> Entry<I> {
             sources: NodeSet::default(),
             ever_owed: NodeSet::default(),
             node: NodeId(0),
-            stamp_node: NodeId(0),
-            op: Op::Delete,
-            flags: Flags::default(),
+            marks: Marks::default(),
         }
     }
 
     /// What lands from now on, or has landed until now, is something else.
     pub(crate) fn become_canonical(&mut self, dot: Dot, stamp: Stamp, op: Op, state: State<I>) {
         (self.node, self.position) = (dot.node, dot.position);
-        (self.stamp_time, self.stamp_node) = (stamp.time.0, stamp.node);
-        (self.op, self.state) = (op, state);
-        self.flags.decided = true;
+        debug_assert_eq!(stamp.node, dot.node, "a stamp names its change's node");
+        self.stamp_time = stamp.time.0;
+        self.state = state;
+        self.marks.set_op(op);
+        self.marks.set(Mark::Decided, true);
         self.outdated = self.flying;
         self.writes.iter_mut().for_each(|w| w.current = false);
         if let Some(extra) = &mut self.extra {
@@ -128,22 +179,48 @@ impl<I> Entry<I> {
     }
 
     pub(crate) fn dot(&self) -> Dot {
-        Dot { node: self.node, position: self.position }
+        Dot {
+            node: self.node,
+            position: self.position,
+        }
     }
 
     pub(crate) fn stamp(&self) -> Stamp {
-        Stamp { time: crate::key::Micros(self.stamp_time), node: self.stamp_node }
+        Stamp {
+            time: crate::key::Micros(self.stamp_time),
+            node: self.node,
+        }
+    }
+
+    /// It began from a TRUNCATE, and nothing has won it since.
+    pub(crate) fn is_untouched_truncate(&self) -> bool {
+        self.marks.has(Mark::Derived) && self.marks.op() == Op::Truncate
     }
 
     pub(crate) fn side(&self) -> Side<I>
     where
         I: Clone,
     {
-        Side { dot: self.dot(), stamp: self.stamp(), op: self.op, state: self.state.clone() }
+        Side {
+            dot: self.dot(),
+            stamp: self.stamp(),
+            op: self.marks.op(),
+            state: self.state.clone(),
+        }
     }
 
     pub(crate) fn extra(&mut self) -> &mut Extra<I> {
         self.extra.get_or_insert_default()
+    }
+
+    pub(crate) fn bound(&self) -> &[Key] {
+        self.extra.as_ref().map_or(&[], |x| &x.bound)
+    }
+
+    pub(crate) fn bind(&mut self, partner: &Key) {
+        if !self.bound().contains(partner) {
+            self.extra().bound.push(partner.clone());
+        }
     }
 
     pub(crate) fn half(&self) -> Option<&Half<I>> {
@@ -157,15 +234,39 @@ impl<I> Entry<I> {
     /// The kept decision about these two, if there is one: whether `challenger` won.
     pub(crate) fn kept(&self, challenger: Dot, other: Dot) -> Option<bool> {
         let decisions = &self.extra.as_ref()?.decisions;
-        decisions.iter().find_map(|(winner, loser, _)| {
-            let about = (*winner, *loser) == (challenger, other) || (*winner, *loser) == (other, challenger);
+        decisions.iter().find_map(|Made { winner, loser, .. }| {
+            let about = (*winner, *loser) == (challenger, other)
+                || (*winner, *loser) == (other, challenger);
             about.then_some(*winner == challenger)
         })
     }
 
+    pub(crate) fn decisions(&self) -> &[Made] {
+        self.extra.as_ref().map_or(&[], |x| &x.decisions)
+    }
+
     /// A decision about this key names the change as its loser.
     pub(crate) fn has_lost(&self, dot: Dot) -> bool {
-        self.extra.as_ref().is_some_and(|x| x.decisions.iter().any(|(_, loser, _)| *loser == dot))
+        self.decisions().iter().any(|d| d.loser == dot)
+    }
+
+    /// Another change of this key beat it.
+    pub(crate) fn was_beaten(&self, dot: Dot) -> bool {
+        self.decisions()
+            .iter()
+            .any(|d| d.loser == dot && !d.forfeit)
+    }
+
+    /// A change that had not seen it beat it, in a decision that is not on any node yet.
+    pub(crate) fn lost_just_now(&self, dot: Dot) -> bool {
+        let made = |d: &&Made| d.number != Made::KEPT && !d.forfeit && d.loser == dot;
+        let mut lost = self.decisions().iter().filter(made);
+        lost.any(|d| d.winner.node != dot.node)
+    }
+
+    /// It was part of a key change that lost on another key.
+    pub(crate) fn has_forfeited(&self, dot: Dot) -> bool {
+        self.decisions().iter().any(|d| d.loser == dot && d.forfeit)
     }
 
     /// The last landing on `node` that wrote this key after `after` and not after `upto`.
@@ -185,7 +286,9 @@ impl<I> Entry<I> {
     }
 
     pub(crate) fn written_after(&self, node: NodeId, position: Position) -> bool {
-        self.writes.iter().any(|w| w.node == node && w.position > position)
+        self.writes
+            .iter()
+            .any(|w| w.node == node && w.position > position)
     }
 }
 
@@ -228,46 +331,74 @@ impl<I> Window<I> {
     }
 
     pub(crate) fn get_mut(&mut self, slot: u32) -> &mut Entry<I> {
-        self.pieces[slot as usize / PIECE][slot as usize % PIECE].as_mut().expect("slot in use")
+        self.pieces[slot as usize / PIECE][slot as usize % PIECE]
+            .as_mut()
+            .expect("slot in use")
     }
 
     fn slot(&self, slot: u32) -> Option<&Entry<I>> {
-        self.pieces.get(slot as usize / PIECE)?.get(slot as usize % PIECE)?.as_ref()
+        self.pieces
+            .get(slot as usize / PIECE)?
+            .get(slot as usize % PIECE)?
+            .as_ref()
     }
 
     /// The entry, unless it has retired since.
     pub(crate) fn live(&self, reference: SlotRef) -> Option<&Entry<I>> {
-        self.slot(reference.slot).filter(|e| e.generation == reference.generation)
+        self.slot(reference.slot)
+            .filter(|e| e.generation == reference.generation)
     }
 
     pub(crate) fn find(&self, key: &Key) -> Option<u32> {
         let hash = self.hasher.hash_one(key);
-        self.table.find(hash, |slot| self.get(*slot).key == *key).copied()
+        self.table
+            .find(hash, |slot| self.get(*slot).key == *key)
+            .copied()
     }
 
     pub(crate) fn slots(&self) -> impl Iterator<Item = u32> + '_ {
         let all = (0..self.pieces.len() * PIECE).map(|s| s as u32);
-        all.filter(|s| self.pieces[*s as usize / PIECE].get(*s as usize % PIECE).is_some_and(Option::is_some))
+        all.filter(|s| {
+            self.pieces[*s as usize / PIECE]
+                .get(*s as usize % PIECE)
+                .is_some_and(Option::is_some)
+        })
     }
 
     /// The rows of a table that are in the window, not the entry of its TRUNCATE.
     pub(crate) fn slots_of(&self, table: TableId) -> Vec<u32> {
-        let of_table = |s: &u32| self.get(*s).key.table == table && !self.get(*s).key.is_whole_table();
+        let of_table =
+            |s: &u32| self.get(*s).key.table == table && !self.get(*s).key.is_whole_table();
         self.slots().filter(of_table).collect()
     }
 
     /// The slot of the key's entry, and whether it was made by this call.
-    pub(crate) fn find_or_make(&mut self, key: &Key, make: impl FnOnce(Key, u32) -> Entry<I>) -> (u32, bool) {
+    pub(crate) fn find_or_make(
+        &mut self,
+        key: &Key,
+        make: impl FnOnce(Key, u32) -> Entry<I>,
+    ) -> (u32, bool) {
         let hash = self.hasher.hash_one(key);
         let pieces = &self.pieces;
-        let at = |slot: u32| pieces[slot as usize / PIECE][slot as usize % PIECE].as_ref().expect("slot in use");
-        let found = self.table.entry(hash, |slot| at(*slot).key == *key, |slot| self.hasher.hash_one(&at(*slot).key));
+        let at = |slot: u32| {
+            pieces[slot as usize / PIECE][slot as usize % PIECE]
+                .as_ref()
+                .expect("slot in use")
+        };
+        let found = self.table.entry(
+            hash,
+            |slot| at(*slot).key == *key,
+            |slot| self.hasher.hash_one(&at(*slot).key),
+        );
         match found {
             hashbrown::hash_table::Entry::Occupied(there) => (*there.get(), false),
             hashbrown::hash_table::Entry::Vacant(vacant) => {
                 let slot = match self.free.last() {
                     Some(slot) => *slot,
-                    None => pieces.last().map_or(0, |p| (pieces.len() - 1) * PIECE + p.len()) as u32,
+                    None => pieces
+                        .last()
+                        .map_or(0, |p| (pieces.len() - 1) * PIECE + p.len())
+                        as u32,
                 };
                 vacant.insert(slot);
                 self.generation = self.generation.wrapping_add(1);
@@ -298,10 +429,15 @@ impl<I> Window<I> {
 
     pub(crate) fn remove(&mut self, slot: u32) -> Entry<I> {
         let hash = self.hasher.hash_one(&self.get(slot).key);
-        let found = self.table.find_entry(hash, |s| *s == slot).expect("every entry is in the table");
+        let found = self
+            .table
+            .find_entry(hash, |s| *s == slot)
+            .expect("every entry is in the table");
         found.remove();
         self.free.push(slot);
-        self.pieces[slot as usize / PIECE][slot as usize % PIECE].take().expect("slot in use")
+        self.pieces[slot as usize / PIECE][slot as usize % PIECE]
+            .take()
+            .expect("slot in use")
     }
 
     /// Gives memory back once the window is empty. Slots are renumbered; old references fail by their generation.

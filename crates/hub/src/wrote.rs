@@ -40,12 +40,27 @@ impl Wrote {
         Wrote(Some(hashes))
     }
 
-    /// None: not known.
-    pub(crate) fn contains(&self, key: &Key) -> Option<bool> {
-        let hashes = self.0.as_ref()?;
+    pub(crate) fn what(&self, key: &Key) -> Touch {
+        let Some(hashes) = &self.0 else {
+            return Touch::Unknown;
+        };
         let has = |key: &Key| hashes.binary_search(&hash(key)).is_ok();
-        Some(has(key) || has(&Key::whole_table(key.table)))
+        match (has(key), has(&Key::whole_table(key.table))) {
+            (true, _) => Touch::Wrote,
+            (false, true) => Touch::Swept,
+            (false, false) => Touch::Nothing,
+        }
     }
+}
+
+/// What a landing did to a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Touch {
+    Nothing,
+    /// A TRUNCATE removed it and no row was written behind: the canonical is absent, or held.
+    Swept,
+    Wrote,
+    Unknown,
 }
 
 impl<I> Delivery<I> {

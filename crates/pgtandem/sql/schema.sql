@@ -108,6 +108,7 @@ CREATE TABLE pgtandem.held (
     stamp_node      smallint NOT NULL,
     row             jsonb,                              -- null: the key is to be deleted
     cover           pg_lsn[] NOT NULL,                  -- what this node had seen of the key when it was first held; index = node number + 1
+    reflects        pg_lsn[] NOT NULL DEFAULT '{}',     -- the cover of the delivery that stored the row
     partner_key     bytea,                              -- the other half of a key change
     reason          text NOT NULL,
     sqlstate        text,
@@ -154,6 +155,14 @@ BEGIN
     END IF;
     PERFORM pg_catalog.pg_logical_emit_message(true, 'pgtandem',
         (SELECT pg_catalog.concat(node.secret, ' ', open_delivery.landing) FROM pgtandem.node));
+END
+$$;
+
+-- Raised where a delivery finds that what it wrote is not what is there, or that it must not write it.
+CREATE FUNCTION pgtandem.refuse(state text, message text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = refuse.state, MESSAGE = refuse.message;
 END
 $$;
 

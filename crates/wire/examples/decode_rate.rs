@@ -44,26 +44,11 @@ fn stream(change: impl Fn(usize) -> Message) -> Vec<u8> {
     let mut out = Vec::new();
     for id in 0..ROWS {
         if id % 10 == 0 {
-            frame(
-                &mut out,
-                Message::Begin {
-                    final_lsn: Lsn(1),
-                    commit_time_micros: 0,
-                    xid: 1,
-                },
-            );
+            frame(&mut out, Message::Begin { final_lsn: Lsn(1), commit_time_micros: 0, xid: 1 });
         }
         frame(&mut out, change(id));
         if id % 10 == 9 {
-            frame(
-                &mut out,
-                Message::Commit {
-                    flags: 0,
-                    commit_lsn: Lsn(1),
-                    end_lsn: Lsn(2),
-                    commit_time_micros: 0,
-                },
-            );
+            frame(&mut out, Message::Commit { flags: 0, commit_lsn: Lsn(1), end_lsn: Lsn(2), commit_time_micros: 0 });
         }
     }
     out
@@ -75,10 +60,7 @@ async fn read(bytes: &[u8], keep: bool) -> usize {
     let mut decoder = Decoder::new(ProtoVersion::V1);
     let mut values = 0;
     let mut look = |tuple: &Tuple| {
-        values += tuple
-            .columns()
-            .filter(|column| !matches!(column, Column::Null))
-            .count();
+        values += tuple.columns().filter(|column| !matches!(column, Column::Null)).count();
         if keep {
             black_box(tuple.compact());
         }
@@ -103,22 +85,10 @@ async fn read(bytes: &[u8], keep: bool) -> usize {
 }
 
 fn main() {
-    let seconds = std::env::args()
-        .nth(1)
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(2.0);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("runtime");
-    let inserts = stream(|id| Message::Insert {
-        relation: 1,
-        new: row(id),
-    });
-    let updates = stream(|id| Message::Update {
-        relation: 1,
-        old: Some(Old::Full(row(id))),
-        new: row(id),
-    });
+    let seconds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(2.0);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+    let inserts = stream(|id| Message::Insert { relation: 1, new: row(id) });
+    let updates = stream(|id| Message::Update { relation: 1, old: Some(Old::Full(row(id))), new: row(id) });
     for (name, bytes, keep) in [
         ("inserts", &inserts, false),
         ("inserts, each row copied", &inserts, true),
@@ -132,10 +102,6 @@ fn main() {
         }
         let took = since.elapsed().as_secs_f64();
         let megabytes = rows as f64 / ROWS as f64 * bytes.len() as f64 / 1e6;
-        println!(
-            "{name:30} {:6.2} M rows/s  {:6.0} MB/s",
-            rows as f64 / took / 1e6,
-            megabytes / took
-        );
+        println!("{name:30} {:6.2} M rows/s  {:6.0} MB/s", rows as f64 / took / 1e6, megabytes / took);
     }
 }

@@ -5,9 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use wire::{
-    ConnectOptions, Error, Event, Feedback, Host, Lsn, PgOutputOptions, ReplicationClient, Stream,
-};
+use wire::{ConnectOptions, Error, Event, Feedback, Host, Lsn, PgOutputOptions, ReplicationClient, Stream};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -58,8 +56,7 @@ impl Peer {
         self.send(&frame(b'Z', b"I")).await;
         let (tag, _) = self.message().await;
         assert_eq!(tag, b'Q', "asks for wal_sender_timeout");
-        self.send(&frame(b'D', b"\x00\x01\x00\x00\x00\x0560000"))
-            .await;
+        self.send(&frame(b'D', b"\x00\x01\x00\x00\x00\x0560000")).await;
         self.send(&frame(b'Z', b"I")).await;
         let (tag, command) = self.message().await;
         assert_eq!(tag, b'Q');
@@ -81,8 +78,7 @@ async fn server<F: Future<Output = Peer> + Send + 'static>(
     script: impl FnOnce(Peer) -> F + Send + 'static,
 ) -> (ConnectOptions, JoinHandle<Peer>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
-    let mut options =
-        ConnectOptions::new(Host::Tcp("127.0.0.1".to_owned(), None), "user", "database");
+    let mut options = ConnectOptions::new(Host::Tcp("127.0.0.1".to_owned(), None), "user", "database");
     options.port = listener.local_addr().expect("address").port();
     options.password = Some("secret".into());
     options.status_interval = Duration::from_secs(3600);
@@ -115,18 +111,14 @@ async fn start(options: &ConnectOptions) -> (Stream, Feedback) {
 }
 
 async fn next(stream: &mut Stream) -> Result<Event, Error> {
-    tokio::time::timeout(PATIENCE, stream.next())
-        .await
-        .expect("in time")
+    tokio::time::timeout(PATIENCE, stream.next()).await.expect("in time")
 }
 
 #[tokio::test]
 async fn logins_that_cannot_succeed() {
     for (kind, name) in [(2, "Kerberos"), (7, "GSSAPI"), (9, "SSPI"), (77, "77")] {
         let error = login(authentication(kind, b"")).await;
-        let Error::UnsupportedAuth { method } = &error else {
-            panic!("{error}")
-        };
+        let Error::UnsupportedAuth { method } = &error else { panic!("{error}") };
         assert!(method.contains(name));
     }
     let error = login(authentication(10, b"SCRAM-SHA-512\0\0")).await;
@@ -137,19 +129,13 @@ async fn logins_that_cannot_succeed() {
     let error = login(Vec::new()).await;
     assert!(matches!(error, Error::Closed | Error::Io(_)), "{error}");
     let error = login(frame(b'd', b"")).await;
-    assert!(
-        matches!(error, Error::Unexpected { tag: 'd', .. }),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Unexpected { tag: 'd', .. }), "{error}");
     // Nobody is entitled to a gigabyte before it has said who it is.
     let error = login(vec![b'E', 0x3F, 0, 0, 0]).await;
     assert!(matches!(error, Error::Malformed { .. }), "{error}");
     let error = login(frame(b'E', b"SFATAL\0C53300\0Mtoo many\0Htry later\0\0")).await;
     assert_eq!(error.code(), Some("53300"));
-    assert_eq!(
-        error.server().and_then(|server| server.hint.as_deref()),
-        Some("try later")
-    );
+    assert_eq!(error.server().and_then(|server| server.hint.as_deref()), Some("try later"));
 }
 
 #[tokio::test]
@@ -165,10 +151,7 @@ async fn a_server_that_does_not_know_the_password() {
         peer
     })
     .await;
-    let error = ReplicationClient::connect(&options)
-        .await
-        .err()
-        .expect("no login");
+    let error = ReplicationClient::connect(&options).await.err().expect("no login");
     assert!(matches!(error, Error::ServerUnproven { .. }), "{error}");
     drop(script.await);
 
@@ -182,19 +165,12 @@ async fn a_server_that_does_not_know_the_password() {
         let challenge = format!("r={nonce}abc,s=c2FsdA==,i=4096");
         peer.send(&authentication(11, challenge.as_bytes())).await;
         peer.message().await;
-        peer.send(&authentication(
-            12,
-            b"v=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
-        ))
-        .await;
+        peer.send(&authentication(12, b"v=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")).await;
         peer.send(&authentication(0, b"")).await;
         peer
     })
     .await;
-    let error = ReplicationClient::connect(&options)
-        .await
-        .err()
-        .expect("no login");
+    let error = ReplicationClient::connect(&options).await.err().expect("no login");
     assert!(matches!(error, Error::ServerUnproven { .. }), "{error}");
     drop(script.await);
 }
@@ -208,11 +184,7 @@ async fn a_keepalive_that_asks_is_answered_at_once() {
         peer.send(&keepalive(100, true)).await;
         assert_eq!(peer.status().await, (0, false));
         peer.send(&keepalive(200, false)).await;
-        assert_eq!(
-            peer.status().await,
-            (200, false),
-            "sent because the caller says so"
-        );
+        assert_eq!(peer.status().await, (200, false), "sent because the caller says so");
         peer.send(&keepalive(300, false)).await;
         assert_eq!(peer.status().await, (300, false), "the last word");
         assert_eq!(peer.message().await.0, b'X');
@@ -223,14 +195,7 @@ async fn a_keepalive_that_asks_is_answered_at_once() {
     let (mut stream, feedback) = start(&options).await;
     for (position, asked) in [(100, true), (200, false), (300, false)] {
         let event = next(&mut stream).await.expect("keepalive");
-        let Event::Keepalive {
-            wal_end,
-            reply_requested,
-            ..
-        } = event
-        else {
-            panic!("{event:?}")
-        };
+        let Event::Keepalive { wal_end, reply_requested, .. } = event else { panic!("{event:?}") };
         assert_eq!((wal_end, reply_requested), (Lsn(position), asked));
         match position {
             100 => {}
@@ -259,15 +224,9 @@ async fn a_silent_server_is_asked_before_it_is_given_up() {
     let limit = Duration::from_millis(300);
     options.silence_timeout = Some(limit);
     let (mut stream, _feedback) = start(&options).await;
-    assert!(matches!(
-        next(&mut stream).await,
-        Ok(Event::Keepalive { .. })
-    ));
+    assert!(matches!(next(&mut stream).await, Ok(Event::Keepalive { .. })));
     let error = next(&mut stream).await.expect_err("silence");
-    assert!(
-        matches!(error, Error::Silent { after } if after == limit),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Silent { after } if after == limit), "{error}");
     drop(script.await.expect("script"));
 }
 
@@ -277,31 +236,15 @@ type Check = fn(&Error) -> bool;
 async fn nonsense_in_the_stream_is_an_error() {
     let server_error = frame(b'E', b"VERROR\0C55006\0Mslot lost\0\0");
     let cases: Vec<(Vec<u8>, Check)> = vec![
-        (frame(b'd', b""), |error| {
-            matches!(error, Error::Malformed { .. })
-        }),
-        (frame(b'd', b"x"), |error| {
-            matches!(error, Error::Malformed { .. })
-        }),
-        (frame(b'd', b"wshort"), |error| {
-            matches!(error, Error::Malformed { .. })
-        }),
-        (frame(b'd', &[b'w'; 26]), |error| {
-            matches!(error, Error::Malformed { .. })
-        }),
-        (frame(b'd', &[b'k'; 18]), |error| {
-            matches!(error, Error::Malformed { .. })
-        }),
-        (vec![b'd', 0, 0, 0, 1], |error| {
-            matches!(error, Error::Malformed { .. })
-        }),
-        (frame(b'T', b""), |error| {
-            matches!(error, Error::Unexpected { tag: 'T', .. })
-        }),
+        (frame(b'd', b""), |error| matches!(error, Error::Malformed { .. })),
+        (frame(b'd', b"x"), |error| matches!(error, Error::Malformed { .. })),
+        (frame(b'd', b"wshort"), |error| matches!(error, Error::Malformed { .. })),
+        (frame(b'd', &[b'w'; 26]), |error| matches!(error, Error::Malformed { .. })),
+        (frame(b'd', &[b'k'; 18]), |error| matches!(error, Error::Malformed { .. })),
+        (vec![b'd', 0, 0, 0, 1], |error| matches!(error, Error::Malformed { .. })),
+        (frame(b'T', b""), |error| matches!(error, Error::Unexpected { tag: 'T', .. })),
         (frame(b'c', b""), |error| matches!(error, Error::Ended)),
-        (frame(b'C', b"COPY 0\0"), |error| {
-            matches!(error, Error::Ended)
-        }),
+        (frame(b'C', b"COPY 0\0"), |error| matches!(error, Error::Ended)),
         (server_error, |error| error.code() == Some("55006")),
         (b"d\0\0\0".to_vec(), |error| matches!(error, Error::Closed)),
     ];

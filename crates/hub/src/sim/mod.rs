@@ -1,5 +1,6 @@
 //! The simulation: databases, applications, a daemon and mishaps, all from one seed.
 
+mod broken;
 mod database;
 mod oracle;
 mod run;

@@ -8,8 +8,8 @@ use rand::{Rng, SeedableRng};
 use super::database::{Cell, Database, Image, TABLES, Write};
 use crate::hub::Broken;
 use crate::{
-    Contender, Cover, Delivery, Dot, Hub, Kept, Key, Landing, Newest, NodeId, Policies, Position,
-    Prefer, Recovery, TableId, Verdict,
+    Change, Contender, Cover, Delivery, Dot, Hub, Kept, Key, Landing, Newest, NodeId, Policies,
+    Position, Prefer, Recovery, TableId, Verdict,
 };
 
 /// What a schedule may contain.
@@ -38,7 +38,11 @@ struct Coin(SmallRng);
 
 impl Policies for Coin {
     fn decide(&mut self, _: TableId, _: &Contender, _: &Contender) -> Verdict {
-        Verdict { challenger_wins: self.0.random(), policy: "coin".into(), why: "thrown".into() }
+        Verdict {
+            challenger_wins: self.0.random(),
+            policy: "coin".into(),
+            why: "thrown".into(),
+        }
     }
 }
 
@@ -51,7 +55,7 @@ pub struct Simulation {
     pub hub: Hub<Image>,
     pub flying: Vec<Option<Delivery<Image>>>,
     /// Beside `flying`: which absent keys its TRUNCATEs sweep, and what is canonical there.
-    swept: Vec<BTreeMap<Key, Dot>>,
+    swept: Vec<BTreeMap<Key, Option<Dot>>>,
     pub acknowledged: Vec<Position>,
     pub down: Vec<bool>,
     pub paused: BTreeSet<(TableId, NodeId)>,
@@ -66,8 +70,9 @@ impl Simulation {
     pub fn new(seed: u64, shape: Shape, broken: Option<Broken>, trace: bool) -> Simulation {
         let mut rng = SmallRng::seed_from_u64(seed);
         let per_table = shape.keys;
-        let all_keys: Vec<Key> =
-            (0..TABLES).flat_map(|t| (0..per_table).map(move |k| Key::new(TableId(t), vec![k + 1]))).collect();
+        let all_keys: Vec<Key> = (0..TABLES)
+            .flat_map(|t| (0..per_table).map(move |k| Key::new(TableId(t), vec![k + 1])))
+            .collect();
         let databases = (0..shape.nodes)
             .map(|n| Database {
                 node: NodeId(n),
@@ -79,7 +84,10 @@ impl Simulation {
                 decisions: Vec::new(),
                 held: Default::default(),
                 refused: Default::default(),
+                idle: Default::default(),
                 parents: Default::default(),
+                deleted_twice: Default::default(),
+                also_seen: Default::default(),
                 all_keys: all_keys.clone(),
             })
             .collect();
@@ -248,8 +256,15 @@ impl Simulation {
             return Ok(false);
         };
         self.note(|| {
-            let rows: Vec<_> = delivery.rows.iter().map(|r| (&r.key, r.dot, r.state.is_present())).collect();
-            format!("cut for {}: cover {:?} truncates {:?} rows {rows:?}", node.0, delivery.cover.0, delivery.truncates)
+            let rows: Vec<_> = delivery
+                .rows
+                .iter()
+                .map(|r| (&r.key, r.dot, r.state.is_present()))
+                .collect();
+            format!(
+                "cut for {}: cover {:?} truncates {:?} rows {rows:?}",
+                node.0, delivery.cover.0, delivery.truncates
+            )
         });
         self.check_whole(&delivery)?;
         self.swept[usize::from(node.0)] = self.swept_by_flight(node);
@@ -258,11 +273,11 @@ impl Simulation {
     }
 
     /// What the hub counts a TRUNCATE in the delivery as writing: the absent canonical.
-    fn swept_by_flight(&self, node: NodeId) -> BTreeMap<Key, Dot> {
+    fn swept_by_flight(&self, node: NodeId) -> BTreeMap<Key, Option<Dot>> {
         let flight = self.hub.node(node).flight.as_ref();
         let slots = flight.map_or(&[][..], |f| &f.swept);
         let entries = slots.iter().map(|s| self.hub.window.get(*s));
-        entries.map(|e| (e.key.clone(), e.dot())).collect()
+        entries.map(|e| (e.key.clone(), Some(e.dot()))).collect()
     }
 
     /// The delivery commits, or sometimes fails.
@@ -276,7 +291,12 @@ impl Simulation {
             return true;
         }
         let landed = self.commit_delivery(&delivery);
-        self.note(|| format!("landed on {} at {} held {:?}", node.0, landed.position.0, landed.held));
+        self.note(|| {
+            format!(
+                "landed on {} at {} held {:?}",
+                node.0, landed.position.0, landed.held
+            )
+        });
         self.hub.landed(node, landed);
         true
     }
@@ -285,13 +305,39 @@ impl Simulation {
         let index = usize::from(delivery.node.0);
         let before = Position(self.databases[index].position.0 + 1);
         let missed = self.missed_deletes(delivery);
-        let landed = self.databases[index].land(delivery, &self.swept[index], missed, before);
+        let mut swept = self.swept[index].clone();
+        for key in self.written_behind(delivery) {
+            swept.entry(key).or_insert(None);
+        }
+        let landed = self.databases[index].land(delivery, &swept, missed, before);
+        if self.broken == Some(Broken::Released) {
+            self.databases[index]
+                .held
+                .retain(|_, r| r.released.is_none());
+        }
         if self.fold
             && let Some(below) = delivery.fold_below
         {
             self.databases[index].fold(below);
         }
         landed
+    }
+
+    /// Keys that a truncating transaction in the delivery wrote behind its TRUNCATE: who finds them swept has not seen
+    /// what became of them.
+    fn written_behind(&self, delivery: &Delivery<Image>) -> Vec<Key> {
+        let dots = delivery.truncates.iter().map(|t| t.dot);
+        let of_dot = |dot: Dot| {
+            let log = &self.databases[usize::from(dot.node.0)].log;
+            log.iter().find(|t| t.position == dot.position)
+        };
+        let changes = dots.filter_map(of_dot).flat_map(|t| &t.changes);
+        let written = changes.filter_map(|change| match change {
+            Change::Row { key, .. } => Some(key.clone()),
+            Change::KeyChange { to, .. } => Some(to.clone()),
+            Change::Truncate { .. } => None,
+        });
+        written.collect()
     }
 
     /// Deletes that find no row lock nothing: the application may insert between the statement and the landing's
@@ -317,7 +363,13 @@ impl Simulation {
         for (index, acknowledged) in self.acknowledged.iter_mut().enumerate() {
             *acknowledged = (*acknowledged).max(self.hub.acknowledged(NodeId(index as u8)));
         }
-        self.note(|| format!("acknowledged {:?} window {}", self.acknowledged, self.hub.window_len()));
+        self.note(|| {
+            format!(
+                "acknowledged {:?} window {}",
+                self.acknowledged,
+                self.hub.window_len()
+            )
+        });
     }
 
     /// A person or a broken target gets in the way, or out of it.
@@ -330,7 +382,11 @@ impl Simulation {
         match self.rng.random_range(0..8) {
             0 => drop(self.databases[index].refused.insert(key)),
             1..=3 => drop(self.databases[index].refused.remove(&key)),
-            4 if self.shape.truncates => drop(self.databases[index].refused.insert(Key::whole_table(key.table))),
+            4 if self.shape.truncates => drop(
+                self.databases[index]
+                    .refused
+                    .insert(Key::whole_table(key.table)),
+            ),
             5 => {
                 self.paused.insert((key.table, node));
                 self.hub.pause(key.table, node);
@@ -356,8 +412,16 @@ impl Simulation {
         if self.shape.jump_back {
             for index in 0..self.databases.len() {
                 if self.rng.random_bool(0.3) {
-                    let back = Position(self.acknowledged[index].0.saturating_sub(self.rng.random_range(0..=10)));
-                    let durable = self.databases[index].landings.iter().map(|l| l.acknowledged).max();
+                    let back = Position(
+                        self.acknowledged[index]
+                            .0
+                            .saturating_sub(self.rng.random_range(0..=10)),
+                    );
+                    let durable = self.databases[index]
+                        .landings
+                        .iter()
+                        .map(|l| l.acknowledged)
+                        .max();
                     let floor = durable.filter(|_| self.fold).unwrap_or_default();
                     self.acknowledged[index] = back.max(floor);
                 }
@@ -371,7 +435,9 @@ impl Simulation {
         let mut all: Vec<_> = Vec::new();
         for decision in self.databases.iter().flat_map(|d| d.decisions.iter()) {
             let same = |d: &&crate::Decision<Image>| {
-                d.key == decision.key && d.winner.dot == decision.winner.dot && d.loser.dot == decision.loser.dot
+                d.key == decision.key
+                    && d.winner.dot == decision.winner.dot
+                    && d.loser.dot == decision.loser.dot
             };
             if all.iter().find(same).is_none() {
                 all.push(decision.clone());
@@ -379,7 +445,15 @@ impl Simulation {
         }
         let kept: Vec<Kept> = match self.broken {
             Some(Broken::Decisions) => Vec::new(),
-            _ => all.iter().map(|d| Kept { key: d.key.clone(), winner: d.winner.dot, loser: d.loser.dot }).collect(),
+            _ => all
+                .iter()
+                .map(|d| Kept {
+                    key: d.key.clone(),
+                    winner: d.winner.dot,
+                    loser: d.loser.dot,
+                    forfeit: d.kind == crate::Kind::KeyChange,
+                })
+                .collect(),
         };
         for database in &mut self.databases {
             database.decisions = all.clone();
@@ -407,7 +481,12 @@ impl Simulation {
             let reach = recovery.reach(database.node);
             for transaction in database.log.iter().take_while(|t| t.position <= reach) {
                 for change in &transaction.changes {
-                    recovery.change(database.node, transaction.position, transaction.time, change.clone());
+                    recovery.change(
+                        database.node,
+                        transaction.position,
+                        transaction.time,
+                        change.clone(),
+                    );
                 }
             }
         }
@@ -415,11 +494,21 @@ impl Simulation {
         for (table, node) in &self.paused {
             self.hub.pause(*table, *node);
         }
-        self.note(|| format!("recovered: judged {:?}, window {}", self.judged(), self.hub.window_len()));
+        self.note(|| {
+            format!(
+                "recovered: judged {:?}, window {}",
+                self.judged(),
+                self.hub.window_len()
+            )
+        });
     }
 
     fn judged(&self) -> Cover {
-        Cover((0..self.databases.len()).map(|n| self.hub.judged(NodeId(n as u8))).collect())
+        Cover(
+            (0..self.databases.len())
+                .map(|n| self.hub.judged(NodeId(n as u8)))
+                .collect(),
+        )
     }
 
     /// Everything works again, and all that is under way arrives.
@@ -459,7 +548,10 @@ impl Simulation {
 fn policy(policy: Policy, rng: &mut SmallRng) -> Box<dyn Policies> {
     match policy {
         Policy::Newest => Box::new(Newest),
-        Policy::Prefer => Box::new(Prefer { node: NodeId(0), name: "prefer:a".into() }),
+        Policy::Prefer => Box::new(Prefer {
+            node: NodeId(0),
+            name: "prefer:a".into(),
+        }),
         Policy::Coin => Box::new(Coin(SmallRng::from_rng(rng))),
     }
 }
@@ -467,10 +559,17 @@ fn policy(policy: Policy, rng: &mut SmallRng) -> Box<dyn Policies> {
 impl Shape {
     /// For leaving kinds of schedules out.
     pub fn tag(self) -> u64 {
-        [self.crash, self.jump_back, self.truncates, self.moves, self.holds, self.outages]
-            .iter()
-            .enumerate()
-            .map(|(bit, on)| u64::from(*on) << bit)
-            .sum()
+        [
+            self.crash,
+            self.jump_back,
+            self.truncates,
+            self.moves,
+            self.holds,
+            self.outages,
+        ]
+        .iter()
+        .enumerate()
+        .map(|(bit, on)| u64::from(*on) << bit)
+        .sum()
     }
 }

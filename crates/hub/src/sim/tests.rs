@@ -1,20 +1,7 @@
-//! Ten thousand schedules, and for every rule a proof that an oracle notices when it is missing.
+//! Ten thousand schedules, each from its seed.
 
 use super::run::{Policy, Shape, Simulation};
 use crate::hub::Broken;
-
-const PLAIN: Shape = Shape {
-    nodes: 2,
-    keys: 1,
-    steps: 300,
-    crash: false,
-    jump_back: false,
-    truncates: false,
-    moves: false,
-    holds: false,
-    outages: false,
-    policy: Policy::Newest,
-};
 
 /// Every combination of what may happen, by number.
 fn shape(number: u64) -> Shape {
@@ -38,7 +25,10 @@ fn one(seed: u64, shape: Shape, broken: Option<Broken>, trace: bool) -> Result<(
 }
 
 fn env(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|v| v.parse().unwrap_or_else(|_| panic!("{name}={v} is not a number")))
+    std::env::var(name).ok().map(|v| {
+        v.parse()
+            .unwrap_or_else(|_| panic!("{name}={v} is not a number"))
+    })
 }
 
 #[test]
@@ -48,7 +38,9 @@ fn schedules() {
         return one(seed, shape(seed), None, true).unwrap_or_else(|e| panic!("SEED={seed}: {e}"));
     }
     let count = env("SCHEDULES").unwrap_or(12_000);
-    let fresh = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64);
+    let fresh = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(1, |d| d.as_nanos() as u64);
     let first = env("FIRST").unwrap_or(fresh % 1_000_000_000_000);
     println!("schedules {first} to {}", first + count - 1);
     let mask = env("MASK").unwrap_or(0);
@@ -58,7 +50,10 @@ fn schedules() {
             continue;
         }
         if let Err(error) = one(seed, shape(seed), None, false) {
-            println!("SEED={seed} cargo test -p hub schedules: {error} {:?}", shape(seed));
+            println!(
+                "SEED={seed} cargo test -p hub schedules: {error} {:?}",
+                shape(seed)
+            );
             failures += 1;
         }
     }

@@ -85,6 +85,12 @@ impl Image {
         }
     }
 
+    /// A value is not known: the row cannot be written.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        self.shape().is_partial()
+    }
+
     /// The bytes, read back from the file if they were spilled.
     pub fn load(&self) -> io::Result<Loaded<'_>> {
         match self {
@@ -177,7 +183,11 @@ impl ImageBuilder {
     pub fn push(&mut self, value: Value<'_>) {
         match value {
             Value::Null => self.bytes.extend_from_slice(&NULL.to_be_bytes()),
-            Value::Unchanged => self.bytes.extend_from_slice(&UNCHANGED.to_be_bytes()),
+            Value::Unchanged => {
+                let shape = shape_of(&self.bytes).partial();
+                self.bytes[..4].copy_from_slice(&shape.0.to_le_bytes());
+                self.bytes.extend_from_slice(&UNCHANGED.to_be_bytes());
+            }
             Value::Text(text) => {
                 let len = i32::try_from(text.len()).expect("PostgreSQL values are below 1 GiB");
                 self.bytes.extend_from_slice(&len.to_be_bytes());
@@ -205,8 +215,9 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(builder.bytes(), 10).unwrap();
         let len = u32::try_from(builder.bytes().len()).unwrap();
-        for image in [Image::in_memory(builder.bytes()), Image::in_file(Arc::new(file), 10, len, ShapeId(7))] {
-            assert_eq!(image.shape(), ShapeId(7));
+        for image in [Image::in_memory(builder.bytes()), Image::in_file(Arc::new(file), 10, len, ShapeId(7).partial())]
+        {
+            assert_eq!(image.shape(), ShapeId(7).partial());
             let loaded = image.load().unwrap();
             assert_eq!(loaded.values().collect::<Vec<_>>(), values);
         }

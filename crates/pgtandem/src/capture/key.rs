@@ -16,7 +16,8 @@ pub enum Spelling {
     Float,
     /// Trailing blanks do not count.
     Blank,
-    /// Upper and lower case are the same (citext).
+    /// Upper and lower case are the same (citext). What is the lower case of what is the node's to say; here only
+    /// plain ASCII is folded.
     CaseFolded,
 }
 
@@ -39,7 +40,7 @@ impl Spelling {
             Self::Numeric => push_part(plain_numeric(text), bytes),
             Self::Float => push_part(if text == b"-0" { b"0" } else { text }, bytes),
             Self::Blank => push_part(without_blanks(text), bytes),
-            Self::CaseFolded => push_part(String::from_utf8_lossy(text).to_lowercase().as_bytes(), bytes),
+            Self::CaseFolded => push_part(&text.to_ascii_lowercase(), bytes),
         }
     }
 }
@@ -59,7 +60,8 @@ fn plain_numeric(text: &[u8]) -> &[u8] {
     trimmed.strip_suffix(b".").unwrap_or(trimmed)
 }
 
-fn push_part(text: &[u8], bytes: &mut Vec<u8>) {
+/// Appends one value in the spelling that stands for all equal ones.
+pub fn push_part(text: &[u8], bytes: &mut Vec<u8>) {
     let len = u32::try_from(text.len()).expect("an index entry is far below 4 GiB");
     bytes.extend_from_slice(&len.to_be_bytes());
     bytes.extend_from_slice(text);

@@ -8,6 +8,21 @@ use hub::TableId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShapeId(pub u32);
 
+impl ShapeId {
+    /// Set in an image's id when one of its values is [`Value::Unchanged`](super::Value::Unchanged).
+    const PARTIAL: u32 = 1 << 31;
+
+    #[must_use]
+    pub fn is_partial(self) -> bool {
+        self.0 & Self::PARTIAL != 0
+    }
+
+    #[must_use]
+    pub fn partial(self) -> Self {
+        Self(self.0 | Self::PARTIAL)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     pub table: TableId,
@@ -35,6 +50,6 @@ impl Shapes {
     #[must_use]
     pub fn get(&self, id: ShapeId) -> Arc<Shape> {
         let shapes = self.0.read().expect("no thread panics while it holds the shapes");
-        Arc::clone(&shapes[id.0 as usize])
+        Arc::clone(&shapes[(id.0 & !ShapeId::PARTIAL) as usize])
     }
 }

@@ -18,8 +18,7 @@ pub struct Difference {
 
 impl Fingerprint {
     pub fn differences(&self, after: &Self) -> Vec<Difference> {
-        let objects: std::collections::BTreeSet<&String> =
-            self.0.keys().chain(after.0.keys()).collect();
+        let objects: std::collections::BTreeSet<&String> = self.0.keys().chain(after.0.keys()).collect();
         objects
             .into_iter()
             .filter(|object| self.0.get(*object) != after.0.get(*object))
@@ -39,8 +38,7 @@ const QUERY: &str = "
   UNION ALL
     SELECT CASE c.relkind WHEN 'i' THEN 'index ' WHEN 'I' THEN 'index ' WHEN 'S' THEN 'sequence ' WHEN 'v' THEN 'view '
                           ELSE 'table ' END || c.oid::regclass::text,
-           concat_ws(' ', c.relkind::text, pg_get_userbyid(c.relowner), c.relacl::text, c.relpersistence::text,
-                     concat('replica identity ', c.relreplident::text), c.reloptions::text,
+           concat_ws(' ', c.relkind::text, pg_get_userbyid(c.relowner), c.relacl::text, c.relpersistence::text,  c.reloptions::text,
                      CASE WHEN c.relrowsecurity THEN 'row security' END,
                      (SELECT md5(string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid::regtype, a.atttypmod, a.attnotnull,
                                                       a.attidentity, a.attgenerated, pg_get_expr(d.adbin, d.adrelid)), ','
@@ -54,6 +52,9 @@ const QUERY: &str = "
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'i', 'I', 'S', 'v', 'm', 'f', 'c') AND c.relpersistence <> 't'
       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+  UNION ALL
+    SELECT concat('replica identity of ', oid::regclass), relreplident::text
+    FROM pg_class WHERE relkind IN ('r', 'p') AND relpersistence <> 't' AND oid >= 16384
   UNION ALL
     SELECT concat('trigger ', quote_ident(t.tgname), ' on ', t.tgrelid::regclass), concat_ws(' ', t.tgenabled::text, md5(pg_get_triggerdef(t.oid)))
     FROM pg_trigger t WHERE NOT t.tgisinternal
@@ -97,14 +98,5 @@ const QUERY: &str = "
 /// With an empty `search_path`, so that names come out qualified.
 pub async fn read_fingerprint(client: &impl GenericClient) -> Result<Fingerprint, Error> {
     let rows = client.query(QUERY, &[]).await?;
-    Ok(Fingerprint(
-        rows.iter()
-            .map(|row| {
-                (
-                    row.get(0),
-                    row.get::<_, Option<String>>(1).unwrap_or_default(),
-                )
-            })
-            .collect(),
-    ))
+    Ok(Fingerprint(rows.iter().map(|row| (row.get(0), row.get::<_, Option<String>>(1).unwrap_or_default())).collect()))
 }

@@ -14,10 +14,7 @@ pub struct Publication {
     pub owner: String,
 }
 
-pub async fn read_publication(
-    client: &impl GenericClient,
-    name: &str,
-) -> Result<Option<Publication>, Error> {
+pub async fn read_publication(client: &impl GenericClient, name: &str) -> Result<Option<Publication>, Error> {
     const PUBLICATION: &str = "
         SELECT oid, pubviaroot, pubinsert AND pubupdate AND pubdelete AND pubtruncate, pg_catalog.pg_get_userbyid(pubowner)::text
         FROM pg_catalog.pg_publication WHERE pubname = $1";
@@ -30,10 +27,7 @@ pub async fn read_publication(
     };
     let tables = client.query(TABLES, &[&row.get::<_, u32>(0)]).await?;
     Ok(Some(Publication {
-        tables: tables
-            .iter()
-            .map(|row| QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)))
-            .collect(),
+        tables: tables.iter().map(|row| QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))).collect(),
         via_partition_root: row.get(1),
         everything: row.get(2),
         owner: row.get(3),

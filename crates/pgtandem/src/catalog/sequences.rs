@@ -40,16 +40,14 @@ pub enum ServedBy {
 }
 
 /// The sequences behind columns of these tables: of identity columns, and those that a column's default draws from.
-pub async fn read_sequences(
-    client: &impl GenericClient,
-    relids: &[u32],
-) -> Result<Vec<Sequence>, Error> {
+pub async fn read_sequences(client: &impl GenericClient, relids: &[u32]) -> Result<Vec<Sequence>, Error> {
     const QUERY: &str = "
         SELECT DISTINCT ON (s.seqrelid, a.attrelid, a.attnum)
                s.seqrelid AS oid, n.nspname::text AS schema, c.relname::text AS name, a.attrelid AS relid,
                a.attname::text AS column, link.served_by, pg_catalog.format_type(s.seqtypid, NULL) AS type_text,
                s.seqincrement, s.seqstart, s.seqmin, s.seqmax, s.seqcache, s.seqcycle,
-               pg_catalog.pg_has_role(c.relowner, 'USAGE') AS is_ours_to_alter
+               pg_catalog.pg_has_role(c.relowner, 'USAGE') AS is_ours_to_alter,
+               pg_catalog.has_sequence_privilege(s.seqrelid, 'SELECT') AS is_readable
         FROM (SELECT d.objid AS sequence, d.refobjid AS relid, d.refobjsubid AS attnum, 'i' AS served_by
               FROM pg_catalog.pg_depend d
               WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
@@ -72,7 +70,13 @@ pub async fn read_sequences(
     let mut sequences = Vec::new();
     for row in client.query(QUERY, &[&relids]).await? {
         let name = QualifiedName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
-        let state = client.query_one(&sql::sequence_state(&name), &[]).await?;
+        // What may not be read may not be altered either, which `check` reports.
+        let (last_value, is_called) = if row.get("is_readable") {
+            let state = client.query_one(&sql::sequence_state(&name), &[]).await?;
+            (state.get(0), state.get(1))
+        } else {
+            (row.get("seqstart"), false)
+        };
         sequences.push(Sequence {
             oid: row.get("oid"),
             relid: row.get("relid"),
@@ -91,8 +95,8 @@ pub async fn read_sequences(
                 cache: row.get("seqcache"),
                 cycle: row.get("seqcycle"),
             },
-            last_value: state.get(0),
-            is_called: state.get(1),
+            last_value,
+            is_called,
             is_ours_to_alter: row.get("is_ours_to_alter"),
             name,
         });

@@ -22,6 +22,8 @@ pub struct TableShape {
     pub has_toast: bool,
     /// Where the rows are: the table itself, or the leaves of a partitioned one.
     pub leaves: Vec<Leaf>,
+    /// Columns that say in which of its own partitions a row is; what these are partitioned by does not count.
+    pub partitioned_by: Vec<Ident>,
     /// Is itself a partition of another table.
     pub is_partition: bool,
     /// Takes part in table inheritance (not partitioning), as parent or child.
@@ -114,6 +116,10 @@ pub struct Column {
     pub type_oid: u32,
     /// The type below domains; the type itself if it is none.
     pub base_type_oid: u32,
+    /// Its name, without modifiers.
+    pub base_type: String,
+    /// The operator by which the type's values are equal, as SQL writes it whatever is searched.
+    pub equals: String,
     /// `pg_type.typcategory` of the base type: types of one category convert into each other.
     pub category: char,
     /// `pg_type.typtype` of the column's own type: b(ase), c(omposite), d(omain), e(num), r(ange), m(ultirange).
@@ -179,6 +185,9 @@ pub async fn read_tables(client: &impl GenericClient, names: &[QualifiedName]) -
                c.relforcerowsecurity AS row_security_forced,
                EXISTS (SELECT FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class p ON p.oid = i.inhparent
                        WHERE (i.inhrelid = c.oid OR i.inhparent = c.oid) AND p.relkind <> 'p') AS inherits,
+               ARRAY(SELECT a.attname::text FROM pg_catalog.pg_partitioned_table p
+                     JOIN pg_catalog.pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = ANY (p.partattrs)
+                     WHERE p.partrelid = c.oid) AS partitioned_by,
                c.relreplident::text AS replica_identity,
                (SELECT ic.relname::text FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
                 WHERE i.indrelid = c.oid AND i.indisreplident LIMIT 1) AS identity_index_name,
@@ -235,6 +244,7 @@ fn table(row: &Row) -> TableShape {
         replica_identity: replica_identity(row),
         has_toast: false,
         leaves: Vec::new(),
+        partitioned_by: row.get::<_, Vec<String>>("partitioned_by").into_iter().map(Ident::new).collect(),
         is_partition: row.get("is_partition"),
         inherits: row.get("inherits"),
         row_security: row.get("row_security"),
@@ -290,6 +300,7 @@ async fn read_columns(client: &impl GenericClient, relids: &[u32]) -> Result<Has
                pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_text,
                pg_catalog.format_type(a.atttypid, -1) AS cast_type,
                a.atttypid AS type_oid, base.oid AS base_type_oid, base.typcategory::text AS category,
+               pg_catalog.format_type(base.oid, -1) AS base_type, coalesce(equal.operator, '=') AS equals,
                t.typtype::text AS type_kind, a.atttypmod AS typmod,
                a.attnotnull OR (t.typtype = 'd' AND t.typnotnull) AS not_null,
                a.atthasdef AND a.attgenerated = '' AS has_default,
@@ -306,6 +317,16 @@ async fn read_columns(client: &impl GenericClient, relids: &[u32]) -> Result<Has
                 JOIN pg_catalog.pg_type b ON b.oid = below.typbasetype AND below.typtype = 'd')
             SELECT below.oid, pt.typcategory FROM below JOIN pg_catalog.pg_type pt ON pt.oid = below.oid
             WHERE below.typtype <> 'd') AS base
+        -- Of types that are not PostgreSQL's own: their operators are in schemas that are not searched.
+        LEFT JOIN LATERAL (
+            SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname) AS operator
+            FROM pg_catalog.pg_opclass oc
+            JOIN pg_catalog.pg_am am ON am.oid = oc.opcmethod AND am.amname = 'btree'
+            JOIN pg_catalog.pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3
+                AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
+            JOIN pg_catalog.pg_operator o ON o.oid = ao.amopopr
+            JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+            WHERE oc.opcdefault AND oc.opcintype = base.oid LIMIT 1) AS equal ON true
         LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
         LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation
         WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
@@ -325,6 +346,8 @@ fn column(row: &Row) -> Column {
         cast_type: row.get("cast_type"),
         type_oid: row.get("type_oid"),
         base_type_oid: row.get("base_type_oid"),
+        base_type: row.get("base_type"),
+        equals: row.get("equals"),
         category: letter(row, "category"),
         type_kind: letter(row, "type_kind"),
         typmod: row.get("typmod"),

@@ -27,16 +27,11 @@ impl Check {
             print(&report, Style::of_stdout());
             if report.is_passed() {
                 let (nodes, tables) = (config.nodes.len(), config.tables.len());
-                say(format!(
-                    "{nodes} nodes and {tables} tables: nothing stands in the way of `pgtandem up`"
-                ));
+                let s = if tables == 1 { "" } else { "s" };
+                say(format!("{nodes} nodes and {tables} table{s}: nothing stands in the way of `pgtandem up`"));
             }
         }
-        Ok(if report.is_passed() {
-            Outcome::Fine
-        } else {
-            Outcome::Differs
-        })
+        Ok(if report.is_passed() { Outcome::Fine } else { Outcome::Differs })
     }
 }
 
@@ -64,18 +59,9 @@ fn line(finding: &Finding, style: Style) -> String {
         Severity::Warning => style.warn("warning "),
         Severity::Note => style.dim("note    "),
     };
-    let place: Vec<&str> = finding
-        .node
-        .iter()
-        .chain(&finding.table)
-        .map(String::as_str)
-        .collect();
+    let place: Vec<&str> = finding.node.iter().chain(&finding.table).map(String::as_str).collect();
     match place.is_empty() {
         true => format!("{severity} {}", finding.what),
-        false => format!(
-            "{severity} {}: {}",
-            style.bold(place.join(" ")),
-            finding.what
-        ),
+        false => format!("{severity} {}: {}", style.bold(place.join(" ")), finding.what),
     }
 }

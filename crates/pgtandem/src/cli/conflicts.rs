@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::layout::{Cell, Grid, Tone, clip};
 use super::status::key_text;
-use super::{Failure, Global, Outcome, Style, when};
+use super::{Failure, Global, Outcome, Style, say, when};
 use crate::config::{self, Config};
 use crate::observe::{Conflict, ConflictFilter, Observer, read_conflicts};
 use crate::sql::QualifiedName;
@@ -48,7 +48,7 @@ impl Conflicts {
         if self.json {
             let away: Vec<&str> = away.iter().map(|(node, _)| node.as_str()).collect();
             let json = serde_json::json!({ "conflicts": conflicts, "away": away });
-            println!("{json:#}");
+            say(format!("{json:#}"));
         } else {
             print(&conflicts, self.limit);
         }
@@ -65,17 +65,17 @@ fn not_linked(table: Option<&QualifiedName>, config: &Config) -> Failure {
 fn print(conflicts: &[Conflict], limit: i64) {
     let style = Style::of_stdout();
     if conflicts.is_empty() {
-        println!("no conflicts");
+        say("no conflicts");
         return;
     }
     for (at, conflict) in conflicts.iter().enumerate() {
         if at > 0 {
-            println!();
+            say("");
         }
-        print!("{}", render(conflict, width(), style));
+        say(render(conflict, width(), style).trim_end());
     }
     if i64::try_from(conflicts.len()) == Ok(limit) {
-        println!("\n{}", style.dim(format!("the newest {limit}; more with --limit")));
+        say(format!("\n{}", style.dim(format!("the newest {limit}; more with --limit"))));
     }
 }
 

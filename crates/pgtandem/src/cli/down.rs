@@ -26,11 +26,7 @@ impl Down {
         let config = global.load_config()?;
         let leaving = self.node.as_deref();
         let plan = lifecycle::plan_down(&config, leaving).await?;
-        let style = if self.json {
-            Style::plain()
-        } else {
-            Style::of_stdout()
-        };
+        let style = if self.json { Style::plain() } else { Style::of_stdout() };
         if !self.json {
             print_plan(&plan, style);
         }
@@ -44,18 +40,11 @@ impl Down {
         }
         let clean = proofs.iter().all(|proof| proof.left_behind.is_empty());
         if self.json {
-            say(format!(
-                "{:#}",
-                serde_json::json!({ "clean": clean, "plan": plan, "nodes": proofs })
-            ));
+            say(format!("{:#}", serde_json::json!({ "clean": clean, "plan": plan, "nodes": proofs })));
         } else {
             proofs.iter().for_each(|proof| print_proof(proof, style));
         }
-        Ok(if clean {
-            Outcome::Fine
-        } else {
-            Outcome::Differs
-        })
+        Ok(if clean { Outcome::Fine } else { Outcome::Differs })
     }
 }
 
@@ -69,18 +58,11 @@ fn print_plan(plan: &DownPlan, style: Style) {
              identities of {}",
             style.bold(format!("{}:", cleaning.node)),
             cleaning.slot,
-            if cleaning.tables.is_empty() {
-                "no table".to_owned()
-            } else {
-                cleaning.tables.join(", ")
-            }
+            if cleaning.tables.is_empty() { "no table".to_owned() } else { cleaning.tables.join(", ") }
         ));
     }
     if let Some((leaving, told)) = &plan.forget {
-        say(format!(
-            "{} forget the node {leaving}",
-            style.bold(format!("{}:", told.join(", ")))
-        ));
+        say(format!("{} forget the node {leaving}", style.bold(format!("{}:", told.join(", ")))));
     }
     for away in &plan.out_of_reach {
         say(format!(
@@ -96,31 +78,16 @@ fn print_proof(proof: &Proof, style: Style) {
     let node = style.bold(format!("{}:", proof.node));
     if proof.left_behind.is_empty() {
         let objects = proof.objects;
-        say(format!(
-            "{node} {} {objects} objects compared with the catalog before `up`",
-            style.good("nothing left.")
-        ));
+        say(format!("{node} {} {objects} objects compared with the catalog before `up`", style.good("nothing left.")));
     }
     let sides = |difference: &crate::catalog::Difference| {
         let side = |text: &Option<String>| text.clone().unwrap_or_else(|| "not there".to_owned());
-        format!(
-            "{} (before: {}; now: {})",
-            difference.object,
-            side(&difference.before),
-            side(&difference.after)
-        )
+        format!("{} (before: {}; now: {})", difference.object, side(&difference.before), side(&difference.after))
     };
     for difference in &proof.left_behind {
-        say(format!(
-            "{node} {} {}",
-            style.bad("left behind:"),
-            sides(difference)
-        ));
+        say(format!("{node} {} {}", style.bad("left behind:"), sides(difference)));
     }
     for difference in &proof.changed_by_others {
-        say(format!(
-            "{node} changed by others since `up`: {}",
-            difference.object
-        ));
+        say(format!("{node} changed by others since `up`: {}", difference.object));
     }
 }

@@ -26,31 +26,28 @@ impl From<Outcome> for ExitCode {
 pub struct Failure {
     code: u8,
     message: String,
+    /// The message has its own head, as a report of several faults does.
+    is_report: bool,
     remedy: Option<String>,
 }
 
 impl Failure {
     /// The command line or the configuration is wrong.
     pub fn in_usage(message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            code: 2,
-            message: message.into(),
-            remedy: Some(remedy.into()),
-        }
+        Self { code: 2, message: message.into(), is_report: false, remedy: Some(remedy.into()) }
     }
 
     pub fn at_run_time(message: impl Into<String>) -> Self {
-        Self {
-            code: 3,
-            message: message.into(),
-            remedy: None,
-        }
+        Self { code: 3, message: message.into(), is_report: false, remedy: None }
     }
 
     /// Says it on standard error.
     pub fn report(&self) -> ExitCode {
         let style = Style::of_stderr();
-        eprintln!("{} {}", style.bad("error:"), self.message.trim_end());
+        match self.is_report {
+            true => eprintln!("{}", self.message.trim_end()),
+            false => eprintln!("{} {}", style.bad("error:"), self.message.trim_end()),
+        }
         if let Some(remedy) = &self.remedy {
             eprintln!("{} {remedy}", style.dim("  try:"));
         }
@@ -60,11 +57,8 @@ impl Failure {
 
 impl From<ConfigFaults> for Failure {
     fn from(faults: ConfigFaults) -> Self {
-        Self {
-            code: 2,
-            message: faults.render(Style::of_stderr().is_coloured()),
-            remedy: None,
-        }
+        let message = faults.render(Style::of_stderr().is_coloured());
+        Self { code: 2, message, is_report: true, remedy: None }
     }
 }
 
@@ -72,15 +66,9 @@ impl From<LifecycleError> for Failure {
     fn from(error: LifecycleError) -> Self {
         let code = match error {
             LifecycleError::Refused { .. } => 1,
-            LifecycleError::Connect { .. }
-            | LifecycleError::Sql { .. }
-            | LifecycleError::Replication { .. } => 3,
+            LifecycleError::Connect { .. } | LifecycleError::Sql { .. } | LifecycleError::Replication { .. } => 3,
         };
-        Self {
-            code,
-            message: error.to_string(),
-            remedy: error.remedy(),
-        }
+        Self { code, message: error.to_string(), is_report: false, remedy: error.remedy() }
     }
 }
 

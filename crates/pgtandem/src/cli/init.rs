@@ -26,9 +26,7 @@ pub struct Init {
 
 fn node(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((name, url))
-            if !name.is_empty() && !url.is_empty() && !name.contains([':', '/', ' ']) =>
-        {
+        Some((name, url)) if !name.is_empty() && !url.is_empty() && !name.contains([':', '/', ' ']) => {
             Ok((name.to_owned(), url.to_owned()))
         }
         _ => Err("write NAME=URL, for example new=postgres://app@db1.example/new_app".to_owned()),
@@ -51,30 +49,12 @@ impl Init {
         write(&file, &write_config(&self.nodes, &scan), self.force)?;
 
         let style = Style::of_stdout();
-        let linkable = scan
-            .candidates
-            .iter()
-            .filter(|candidate| candidate.is_linkable());
+        let linkable = scan.candidates.iter().filter(|candidate| candidate.is_linkable());
         let names: Vec<String> = linkable.map(|candidate| candidate.name.plain()).collect();
         say(format!("{} {}", style.good("wrote"), file.display()));
-        say(format!(
-            "to be linked: {}",
-            if names.is_empty() {
-                "nothing yet".to_owned()
-            } else {
-                names.join(", ")
-            }
-        ));
-        for candidate in scan
-            .candidates
-            .iter()
-            .filter(|candidate| !candidate.is_linkable())
-        {
-            say(format!(
-                "{} {} (the file says why)",
-                style.warn("left out:"),
-                candidate.name.plain()
-            ));
+        say(format!("to be linked: {}", if names.is_empty() { "nothing yet".to_owned() } else { names.join(", ") }));
+        for candidate in scan.candidates.iter().filter(|candidate| !candidate.is_linkable()) {
+            say(format!("{} {} (the file says why)", style.warn("left out:"), candidate.name.plain()));
         }
         if scan.elsewhere > 0 {
             say(format!("{} tables are not on every node", scan.elsewhere));
@@ -99,21 +79,15 @@ fn write(file: &Path, text: &str, force: bool) -> Result<(), Failure> {
         true => options.create(true).truncate(true),
         false => options.create_new(true),
     };
-    let mut out = options.open(file).map_err(|error| {
-        Failure::at_run_time(format!("cannot write {}: {error}", file.display()))
-    })?;
+    let mut out = options
+        .open(file)
+        .map_err(|error| Failure::at_run_time(format!("cannot write {}: {error}", file.display())))?;
     Ok(out.write_all(text.as_bytes())?)
 }
 
 fn holds_password(url: &str) -> bool {
-    let authority = url.split_once("://").map_or("", |(_, rest)| {
-        rest.split_once('@').map_or("", |(user, _)| user)
-    });
-    let in_url = authority
-        .split_once(':')
-        .is_some_and(|(_, password)| !password.starts_with("${"));
-    let keyword = url
-        .split_once("password=")
-        .is_some_and(|(_, password)| !password.starts_with("${"));
+    let authority = url.split_once("://").map_or("", |(_, rest)| rest.split_once('@').map_or("", |(user, _)| user));
+    let in_url = authority.split_once(':').is_some_and(|(_, password)| !password.starts_with("${"));
+    let keyword = url.split_once("password=").is_some_and(|(_, password)| !password.starts_with("${"));
     in_url || keyword
 }

@@ -117,6 +117,21 @@ pub fn clip(text: &str, width: usize) -> String {
     clipped
 }
 
+/// Lines of at most `width` characters, broken between words.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// `12,345`
 pub fn count(number: impl Into<i128>) -> String {
     let number = number.into();
@@ -181,5 +196,7 @@ mod tests {
         assert_eq!(milliseconds(180_000.0), "3 min");
         assert_eq!(clip("a long\ntext", 7), "a long…");
         assert_eq!(clip("short", 5), "short");
+        assert_eq!(wrap("a few words, wrapped", 12), ["a few words,", "wrapped"]);
+        assert_eq!(wrap("unbreakable", 4), ["unbreakable"]);
     }
 }

@@ -7,6 +7,7 @@
 mod check;
 mod confirm;
 mod conflicts;
+mod demo;
 mod down;
 mod failure;
 mod init;
@@ -63,6 +64,7 @@ enum Command {
     Pause(pause::Pause),
     Resume(pause::Resume),
     Down(down::Down),
+    Demo(demo::DemoCommand),
 }
 
 impl Global {
@@ -81,6 +83,7 @@ pub fn main() -> ExitCode {
     let outcome = match command {
         // One thread of its own: the hub is one loop.
         Command::Run(run) => run.run(&global),
+        Command::Demo(demo) => demo.run(),
         command => in_runtime(command, &global),
     };
     match outcome {
@@ -98,6 +101,7 @@ fn in_runtime(command: Command, global: &Global) -> Result<Outcome, Failure> {
             Command::Plan(plan) => plan.run(global).await,
             Command::Up(up) => up.run(global).await,
             Command::Run(run) => run.run(global),
+            Command::Demo(demo) => demo.run(),
             Command::Status(status) => status.run(global).await,
             Command::Conflicts(conflicts) => conflicts.run(global).await,
             Command::Pause(pause) => pause.run(global).await,

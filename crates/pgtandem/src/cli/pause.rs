@@ -1,10 +1,12 @@
 //! `pgtandem pause` and `pgtandem resume`
 
+use std::time::{Duration, Instant};
+
 use clap::Args;
 use jiff::Timestamp;
 
-use super::{Failure, Global, Outcome, Style};
-use crate::config;
+use super::{Failure, Global, Outcome, Style, say};
+use crate::config::{self, Config};
 use crate::lifecycle::{self, Pausing, Stand, Turn};
 use crate::observe::{self, Observer};
 use crate::sql::QualifiedName;
@@ -60,60 +62,94 @@ async fn turn(turn: Turn, args: PauseArgs, global: &Global) -> Result<Outcome, F
         let is = if args.table.is_some() { "is not linked" } else { "is linked" };
         return Err(Failure::in_usage(format!("{name} {is}"), "`pgtandem status` lists the linked tables"));
     }
-    let status = observe::Status::new(&config, &observer.look().await, Timestamp::now());
+    let hub = hub_follows(&config, &mut observer, turn, &pausing).await;
     if args.json {
-        println!("{:#}", json(&pausing, status.hub.state.is_alive()));
+        say(format!("{:#}", json(&pausing, hub)));
     } else {
-        print(turn, &pausing, status.hub.state.is_alive());
+        print(turn, &pausing, hub);
     }
     let away: Vec<String> = pausing.away.iter().map(|(node, why)| format!("{node}: {}", why.reason)).collect();
     match away.is_empty() {
         true => Ok(Outcome::Fine),
-        false => Err(Failure::at_run_time(format!(
-            "not every node could be told; repeat the command when it is back\n{}",
-            away.join("\n")
-        ))),
+        false => {
+            let some = if pausing.tables.is_empty() { "no node" } else { "not every node" };
+            let again = "could be told; repeat the command when it is back";
+            Err(Failure::at_run_time(format!("{some} {again}\n{}", away.join("\n"))))
+        }
     }
 }
 
-fn print(turn: Turn, pausing: &Pausing, hub: bool) {
+/// What the hub makes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hub {
+    NotRunning,
+    Follows,
+    /// It has not said so yet.
+    Late,
+}
+
+/// It looks at its tables as soon as it is told.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+async fn hub_follows(config: &Config, observer: &mut Observer<'_>, turn: Turn, pausing: &Pausing) -> Hub {
+    let began = Instant::now();
+    loop {
+        let status = observe::Status::new(config, &observer.look().await, Timestamp::now());
+        if !status.hub.state.is_alive() {
+            return Hub::NotRunning;
+        }
+        let follows = pausing.tables.iter().all(|(table, stand)| {
+            let paused = status.hub.paused.contains(&table.plain());
+            // One that the hub may pause by itself is not waited for.
+            matches!(stand, Stand::Drifted { .. }) || paused == (turn == Turn::Pause) || !stand.is_new()
+        });
+        match follows {
+            true => return Hub::Follows,
+            false if began.elapsed() > PATIENCE => return Hub::Late,
+            false => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+fn print(turn: Turn, pausing: &Pausing, hub: Hub) {
     let style = Style::of_stdout();
+    let paused = style.warn("paused");
     for (table, stand) in &pausing.tables {
         let table = style.bold(table.plain());
-        match stand {
-            Stand::Paused => println!("{table} is {}", style.warn("paused")),
-            Stand::WasPaused => println!("{table} was {} already", style.warn("paused")),
-            Stand::Resumed => println!("{table} {}", style.good("goes on")),
-            Stand::WasLive => println!("{table} was not paused"),
-            Stand::Drifted { reason } => {
-                println!("{table} stays {} until its columns fit: {reason}", style.warn("paused"));
-            }
-        }
+        say(match stand {
+            Stand::Paused => format!("{table} is {paused}"),
+            Stand::WasPaused => format!("{table} was {paused} already"),
+            Stand::Resumed => format!("{table} {}", style.good("goes on")),
+            Stand::WasLive => format!("{table} was not paused"),
+            Stand::Drifted { reason } => format!("{table} stays {paused} until its columns fit: {reason}"),
+        });
     }
-    let change = |stand: &Stand| matches!(stand, Stand::Paused | Stand::Resumed);
-    if pausing.tables.iter().any(|(_, stand)| change(stand)) {
-        match (turn, hub) {
-            (Turn::Pause, true) => println!("the hub keeps changes from now on; `pgtandem resume` delivers them"),
-            (Turn::Resume, true) => println!("the hub delivers what was kept"),
-            (_, false) => println!("no hub is running: this counts from its next start"),
-        }
+    if pausing.tables.values().any(Stand::is_new) {
+        say(match (turn, hub) {
+            (Turn::Pause, Hub::Follows) => "the hub keeps changes from now on; `pgtandem resume` delivers them",
+            (Turn::Resume, Hub::Follows) => "the hub delivers what was kept",
+            (_, Hub::NotRunning) => "no hub is running: this counts from its next start",
+            (_, Hub::Late) => {
+                "the hub was told, but has not said that it follows; `pgtandem status` shows how it stands"
+            }
+        });
     }
 }
 
-fn json(pausing: &Pausing, hub: bool) -> serde_json::Value {
+fn json(pausing: &Pausing, hub: Hub) -> serde_json::Value {
     let tables = pausing.tables.iter().map(|(table, stand)| {
         let (state, reason) = match stand {
             Stand::Paused | Stand::WasPaused => ("paused", None),
             Stand::Resumed | Stand::WasLive => ("live", None),
             Stand::Drifted { reason } => ("paused", Some(reason.as_str())),
         };
-        let changed = matches!(stand, Stand::Paused | Stand::Resumed);
-        serde_json::json!({ "name": table.plain(), "state": state, "changed": changed, "reason": reason })
+        serde_json::json!({ "name": table.plain(), "state": state, "changed": stand.is_new(), "reason": reason })
     });
     let away = pausing.away.iter().map(|(node, why)| serde_json::json!({ "node": node, "reason": why.reason }));
     serde_json::json!({
         "tables": tables.collect::<Vec<_>>(),
         "away": away.collect::<Vec<_>>(),
-        "hub_running": hub,
+        "hub_running": hub != Hub::NotRunning,
+        "hub_follows": hub == Hub::Follows,
     })
 }

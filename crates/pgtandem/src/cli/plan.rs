@@ -40,11 +40,7 @@ pub(super) fn print(plan: &Plan, style: Style) {
     }
     for step in &plan.steps {
         let node = plan.node_of(step).unwrap_or("all nodes");
-        say(format!(
-            "{} {}",
-            style.bold(format!("{node}:")),
-            plan.describe(step)
-        ));
+        say(format!("{} {}", style.bold(format!("{node}:")), plan.describe(step)));
     }
 }
 
@@ -64,11 +60,8 @@ fn json(plan: &Plan) -> serde_json::Value {
         .steps
         .iter()
         .map(|step| {
-            let sql: Vec<serde_json::Value> = plan
-                .sql(step)
-                .into_iter()
-                .map(|(node, sql)| serde_json::json!({ "node": node, "sql": sql }))
-                .collect();
+            let sql: Vec<serde_json::Value> =
+                plan.sql(step).into_iter().map(|(node, sql)| serde_json::json!({ "node": node, "sql": sql })).collect();
             serde_json::json!({ "node": plan.node_of(step), "what": plan.describe(step), "sql": sql })
         })
         .collect();

@@ -8,7 +8,7 @@ pub use text::key as key_text;
 use clap::Args;
 use jiff::{Timestamp, Zoned};
 
-use super::{Failure, Global, Outcome, Style};
+use super::{Failure, Global, Outcome, Style, say};
 use crate::observe;
 
 /// Shows the nodes, the lag, the tables, conflicts and held keys, and whether the hub is running.
@@ -34,9 +34,9 @@ impl Status {
         }
         let status = observe::Status::new(&config, &observer.look().await, Timestamp::now());
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&status).map_err(std::io::Error::from)?);
+            say(serde_json::to_string_pretty(&status).map_err(std::io::Error::from)?);
         } else {
-            print!("{}", text::render(&status, &Zoned::now(), Style::of_stdout()));
+            say(text::render(&status, &Zoned::now(), Style::of_stdout()).trim_end());
         }
         if status.nothing_reached() {
             return Err(Failure::at_run_time("no node could be reached"));

@@ -10,15 +10,11 @@ pub struct Style {
 
 impl Style {
     pub fn of_stdout() -> Self {
-        Self {
-            coloured: wanted(std::io::stdout().is_terminal()),
-        }
+        Self { coloured: wanted(std::io::stdout().is_terminal()) }
     }
 
     pub fn of_stderr() -> Self {
-        Self {
-            coloured: wanted(std::io::stderr().is_terminal()),
-        }
+        Self { coloured: wanted(std::io::stderr().is_terminal()) }
     }
 
     pub fn plain() -> Self {
@@ -50,11 +46,7 @@ impl Style {
     }
 
     fn paint(self, code: &str, text: impl Display) -> String {
-        if self.coloured {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_string()
-        }
+        if self.coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
     }
 }
 

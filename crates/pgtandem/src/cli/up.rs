@@ -51,20 +51,12 @@ struct Watch {
 
 impl Watch {
     fn new() -> Self {
-        Self {
-            bar: Mutex::new(None),
-            terminal: std::io::stderr().is_terminal(),
-        }
+        Self { bar: Mutex::new(None), terminal: std::io::stderr().is_terminal() }
     }
 
     fn with_bar<T>(&self, use_it: impl FnOnce(&mut Option<ProgressBar>) -> T) -> T {
         // A bar whose last user panicked is still a bar.
-        use_it(
-            &mut self
-                .bar
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
-        )
+        use_it(&mut self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }
 

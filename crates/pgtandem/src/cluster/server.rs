@@ -366,10 +366,7 @@ impl Cluster {
     /// postmaster.pid has its key and id.
     fn free_shared_memory(&self) {
         let left = self.read("data/postmaster.pid").unwrap_or_default();
-        let id = left
-            .lines()
-            .nth(6)
-            .and_then(|line| line.split_whitespace().nth(1));
+        let id = left.lines().nth(6).and_then(|line| line.split_whitespace().nth(1));
         if let Some(id) = id {
             let mut remove = self.account.command("ipcrm", self.dir());
             // Without the tool it stays.

@@ -38,12 +38,7 @@ impl Session {
     /// Through the socket in `socket_dir`, without password. `name` is the server's, for messages.
     pub fn connect(name: &str, socket_dir: &Path, port: u16, user: &str, database: &str) -> Result<Session, SqlError> {
         let mut config = tokio_postgres::Config::new();
-        config
-            .host_path(socket_dir)
-            .port(port)
-            .user(user)
-            .dbname(database)
-            .application_name("pgtandem cluster");
+        config.host_path(socket_dir).port(port).user(user).dbname(database).application_name("pgtandem cluster");
         Session::with_config(name, config)
     }
 

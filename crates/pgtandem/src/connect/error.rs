@@ -56,10 +56,7 @@ pub enum ConnectFault {
     #[error("the server asks for a password and there is none{}", note(pass_file))]
     PasswordMissing { pass_file: Option<String> },
     #[error("{message}{}", note(pass_file))]
-    PasswordWrong {
-        message: String,
-        pass_file: Option<String>,
-    },
+    PasswordWrong { message: String, pass_file: Option<String> },
     #[error("the server does not admit us: {message}")]
     NotAdmitted { message: String },
     #[error("{message}")]
@@ -86,16 +83,11 @@ pub enum ConnectFault {
 }
 
 fn note(pass_file: &Option<String>) -> String {
-    pass_file
-        .as_ref()
-        .map_or(String::new(), |note| format!(" ({note})"))
+    pass_file.as_ref().map_or(String::new(), |note| format!(" ({note})"))
 }
 
 fn listed(faults: &[(String, ConnectFault)]) -> String {
-    let lines: Vec<String> = faults
-        .iter()
-        .map(|(host, fault)| format!("{host}: {fault}"))
-        .collect();
+    let lines: Vec<String> = faults.iter().map(|(host, fault)| format!("{host}: {fault}")).collect();
     lines.join("; ")
 }
 
@@ -155,11 +147,7 @@ impl ConnectFault {
             | Self::Protocol { .. } => Retry::AfterPerson,
             Self::Server { sqlstate, .. } => retry_of(sqlstate),
             // One host that may come back is enough.
-            Self::EveryHost(faults) => faults
-                .iter()
-                .map(|(_, fault)| fault.retry())
-                .min()
-                .unwrap_or(Retry::Soon),
+            Self::EveryHost(faults) => faults.iter().map(|(_, fault)| fault.retry()).min().unwrap_or(Retry::Soon),
         }
     }
 
@@ -189,28 +177,20 @@ impl ConnectFault {
                 "check that the server runs and the port is right; give host=DIRECTORY (its unix_socket_directories) or a host name"
             }
             Self::Unreachable { .. } => "check the network between this machine and the server",
-            Self::TimedOut { .. } => {
-                "check the network and firewall; connect_timeout sets how long to wait"
-            }
-            Self::TlsNotOffered => {
-                "set `ssl = on` on the server, or use sslmode=prefer if the network can be trusted"
-            }
+            Self::TimedOut { .. } => "check the network and firewall; connect_timeout sets how long to wait",
+            Self::TlsNotOffered => "set `ssl = on` on the server, or use sslmode=prefer if the network can be trusted",
             Self::CertificateNotTrusted { .. } => {
                 "give the certificate of the authority that signed it: sslrootcert=FILE (or sslrootcert=system for a public one)"
             }
             Self::CertificateNameMismatch { .. } => {
                 "connect by a name in the certificate (hostaddr can hold the address), or use sslmode=verify-ca"
             }
-            Self::CertificateExpired { .. } => {
-                "renew the server's certificate, and check this machine's clock"
-            }
+            Self::CertificateExpired { .. } => "renew the server's certificate, and check this machine's clock",
             Self::CertificateUnusable { .. } => {
                 "have it reissued as an X.509 version 3 server certificate with a subject alternative name"
             }
             Self::RootCertificate { .. } => "correct sslrootcert or sslcrl, or the file",
-            Self::ClientCertificate { .. } => {
-                "correct sslcert and sslkey, or the files and their permissions"
-            }
+            Self::ClientCertificate { .. } => "correct sslcert and sslkey, or the files and their permissions",
             Self::TlsFailed { .. } => {
                 "see the server's log; with clientcert in pg_hba.conf a client certificate is needed (sslcert, sslkey)"
             }
@@ -224,9 +204,7 @@ impl ConnectFault {
                 "add a line for this user, database and address to the server's pg_hba.conf and reload it, \
                  and check that the role exists and may log in"
             }
-            Self::NoConnectPrivilege { .. } => {
-                "run on that server: GRANT CONNECT ON DATABASE … TO …"
-            }
+            Self::NoConnectPrivilege { .. } => "run on that server: GRANT CONNECT ON DATABASE … TO …",
             Self::DatabaseMissing { .. } => "correct the database name, or create the database",
             Self::TooManyConnections { .. } => {
                 "end idle connections, or raise max_connections or the role's or database's limit"
@@ -235,9 +213,7 @@ impl ConnectFault {
             Self::Authentication { .. } => {
                 "use scram-sha-256, md5, password, cert, peer or trust in the server's pg_hba.conf; channel binding needs TLS"
             }
-            Self::NoSuitableHost { .. } => {
-                "check which server is the primary, or correct target_session_attrs"
-            }
+            Self::NoSuitableHost { .. } => "check which server is the primary, or correct target_session_attrs",
             Self::Broken { .. } => "see the server's log",
             Self::Server { .. } => {
                 "see the server's log; correct the options of the connection string if it names them"
@@ -261,49 +237,30 @@ impl ConnectFault {
     }
 
     /// What a failed connection attempt of tokio-postgres means.
-    pub(super) fn of_attempt(
-        error: &tokio_postgres::Error,
-        address: &str,
-        pass_file: Option<String>,
-    ) -> Self {
+    pub(super) fn of_attempt(error: &tokio_postgres::Error, address: &str, pass_file: Option<String>) -> Self {
         if let Some(server) = error.as_db_error() {
             return Self::of_server(server.code().code(), server.message(), pass_file);
         }
-        let detail = error
-            .source()
-            .map_or_else(|| error.to_string(), |source| source.to_string());
+        let detail = error.source().map_or_else(|| error.to_string(), |source| source.to_string());
         if let Some(tls) = find::<rustls::Error>(error) {
             return Self::of_tls(tls);
         }
         if let Some(io) = find::<io::Error>(error) {
             return match io.kind() {
-                io::ErrorKind::ConnectionRefused => Self::Refused {
-                    address: address.to_owned(),
-                },
-                io::ErrorKind::NotFound => Self::SocketMissing {
-                    path: PathBuf::from(address),
-                },
-                io::ErrorKind::ConnectionReset
-                | io::ErrorKind::BrokenPipe
-                | io::ErrorKind::UnexpectedEof => Self::Broken {
-                    detail: io.to_string(),
-                },
-                _ if io.raw_os_error().is_none() => Self::Protocol {
-                    detail: io.to_string(),
-                },
-                _ => Self::Unreachable {
-                    address: address.to_owned(),
-                    detail: io.to_string(),
-                },
+                io::ErrorKind::ConnectionRefused => Self::Refused { address: address.to_owned() },
+                io::ErrorKind::NotFound => Self::SocketMissing { path: PathBuf::from(address) },
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
+                    Self::Broken { detail: io.to_string() }
+                }
+                _ if io.raw_os_error().is_none() => Self::Protocol { detail: io.to_string() },
+                _ => Self::Unreachable { address: address.to_owned(), detail: io.to_string() },
             };
         }
         // tokio-postgres has no types for these; the tests notice if its words change.
         match detail.as_str() {
             "password missing" => Self::PasswordMissing { pass_file },
             "server does not support TLS" => Self::TlsNotOffered,
-            _ if error.is_closed() => Self::Broken {
-                detail: "the server closed it".to_owned(),
-            },
+            _ if error.is_closed() => Self::Broken { detail: "the server closed it".to_owned() },
             _ if error.to_string().starts_with("authentication error")
                 || error.to_string().contains("unsupported authentication") =>
             {
@@ -322,18 +279,13 @@ impl ConnectFault {
             "3D000" => Self::DatabaseMissing { message },
             "53300" => Self::TooManyConnections { message },
             "57P03" => Self::NotReady { message },
-            other => Self::Server {
-                sqlstate: other.to_owned(),
-                message,
-            },
+            other => Self::Server { sqlstate: other.to_owned(), message },
         }
     }
 
     pub(super) fn of_tls(error: &rustls::Error) -> Self {
         let rustls::Error::InvalidCertificate(fault) = error else {
-            return Self::TlsFailed {
-                detail: error.to_string(),
-            };
+            return Self::TlsFailed { detail: error.to_string() };
         };
         let detail = fault.to_string();
         match fault {
@@ -341,33 +293,39 @@ impl ConnectFault {
             | CertificateError::ExpiredContext { .. }
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. } => Self::CertificateExpired { detail },
-            CertificateError::NotValidForNameContext {
-                expected,
-                presented,
-            } => Self::CertificateNameMismatch {
+            CertificateError::NotValidForNameContext { expected, presented } => Self::CertificateNameMismatch {
                 expected: expected.to_str().into_owned(),
-                presented: if presented.is_empty() {
-                    "no name at all".to_owned()
-                } else {
-                    presented.join(", ")
-                },
+                presented: if presented.is_empty() { "no name at all".to_owned() } else { presented.join(", ") },
             },
-            CertificateError::NotValidForName => Self::CertificateNameMismatch {
-                expected: "this host".to_owned(),
-                presented: "another".to_owned(),
-            },
-            CertificateError::UnknownIssuer => Self::CertificateNotTrusted {
-                detail: "none of the root certificates signed it".to_owned(),
-            },
-            CertificateError::Revoked
-            | CertificateError::BadSignature
-            | CertificateError::UnknownRevocationStatus => Self::CertificateNotTrusted { detail },
+            CertificateError::NotValidForName => {
+                Self::CertificateNameMismatch { expected: "this host".to_owned(), presented: "another".to_owned() }
+            }
+            CertificateError::UnknownIssuer => {
+                Self::CertificateNotTrusted { detail: "none of the root certificates signed it".to_owned() }
+            }
+            CertificateError::Revoked | CertificateError::BadSignature | CertificateError::UnknownRevocationStatus => {
+                Self::CertificateNotTrusted { detail }
+            }
             _ => Self::CertificateUnusable { detail },
         }
     }
 }
 
 /// What to do about a server's refusal that has no name of its own here.
+/// What a server said, in one line: tokio-postgres shows a server's error as "db error" only.
+#[must_use]
+pub fn in_words(error: &tokio_postgres::Error) -> String {
+    let Some(server) = error.as_db_error() else {
+        return error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+    };
+    let mut text = server.message().to_owned();
+    for more in [server.detail(), server.hint()].into_iter().flatten() {
+        text.push_str("; ");
+        text.push_str(more);
+    }
+    text
+}
+
 fn retry_of(sqlstate: &str) -> Retry {
     match sqlstate.get(..2) {
         // connection, resources, operator, system, internal
@@ -379,9 +337,7 @@ fn retry_of(sqlstate: &str) -> Retry {
 }
 
 /// The first error of this type in the chain of causes, looking into `io::Error`s too.
-pub(super) fn find<'a, E: std::error::Error + 'static>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> Option<&'a E> {
+pub(super) fn find<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref::<E>() {

@@ -19,7 +19,7 @@ mod verify;
 
 pub use endpoint::{ChannelBinding, Endpoint, Host, Keepalives, Place, SessionAttributes};
 pub use environment::Environment;
-pub use error::{ConnectError, ConnectFault, Retry};
+pub use error::{ConnectError, ConnectFault, Retry, in_words};
 pub(crate) use params::is_keyword;
 pub use params::{ParameterFault, ParameterFaults};
 pub use session::Session;

@@ -24,27 +24,21 @@ impl Endpoint {
     ) -> Result<ConnectOptions, ConnectError> {
         let place = match &host.place {
             Place::Unix(directory) => wire::Host::Unix(directory.clone()),
-            Place::Tcp { name, address } => {
-                wire::Host::Tcp(name.clone().unwrap_or_default(), *address)
-            }
+            Place::Tcp { name, address } => wire::Host::Tcp(name.clone().unwrap_or_default(), *address),
         };
         let mut options = ConnectOptions::new(place, &self.user, &self.database);
         options.port = host.port;
         options.password = self.password_for(host);
         options.application_name = application_name.to_owned();
-        options.tls = self
-            .replication_tls(host)
-            .map_err(|fault| self.error(host, fault))?;
+        options.tls = self.replication_tls(host).map_err(|fault| self.error(host, fault))?;
         options.channel_binding = match self.channel_binding {
             ChannelBinding::Disable => wire::ChannelBinding::Disable,
             ChannelBinding::Prefer => wire::ChannelBinding::Prefer,
             ChannelBinding::Require => wire::ChannelBinding::Require,
         };
         let own = self.options.iter().map(|own| ("options", own.as_str()));
-        options.settings = own
-            .chain(settings.iter().copied())
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
+        options.settings =
+            own.chain(settings.iter().copied()).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         options.connect_timeout = self.connect_timeout.unwrap_or(Duration::ZERO);
         options.keepalives = wire::Keepalives {
             disabled: self.keepalives.is_none(),
@@ -64,9 +58,7 @@ impl Endpoint {
     ) -> Result<ReplicationClient, ConnectError> {
         ReplicationClient::connect(options).await.map_err(|error| {
             let pass_file = match self.password(host) {
-                Found::Ignored { file, why } => {
-                    Some(format!("{} was ignored: it {why}", file.display()))
-                }
+                Found::Ignored { file, why } => Some(format!("{} was ignored: it {why}", file.display())),
                 Found::Password(_) | Found::NoEntry | Found::NoFile => None,
             };
             self.error(host, ConnectFault::of_replication(&error, host, pass_file))
@@ -80,14 +72,11 @@ impl Endpoint {
         };
         // A name that no certificate can bear is replaced by an address, which is not sent to the server.
         let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let server_name = ServerName::try_from(server_name(name, address))
-            .unwrap_or_else(|_| ServerName::from(address));
+        let server_name =
+            ServerName::try_from(server_name(name, address)).unwrap_or_else(|_| ServerName::from(address));
         let config = || {
             let config = self.tls.client_config()?;
-            Ok(TlsConfig {
-                config,
-                server_name,
-            })
+            Ok(TlsConfig { config, server_name })
         };
         Ok(match self.tls.mode {
             TlsMode::Disable => Tls::Disable,
@@ -98,10 +87,7 @@ impl Endpoint {
     }
 
     fn error(&self, host: &Host, fault: ConnectFault) -> ConnectError {
-        ConnectError {
-            endpoint: self.at(host).to_string(),
-            fault,
-        }
+        ConnectError { endpoint: self.at(host).to_string(), fault }
     }
 }
 
@@ -115,58 +101,38 @@ impl ConnectFault {
         }
         match error {
             Error::Connect { source, .. } => Self::of_unreachable(source, host),
-            Error::ConnectTimeout { target, after } => Self::TimedOut {
-                address: target.clone(),
-                after: *after,
-            },
+            Error::ConnectTimeout { target, after } => Self::TimedOut { address: target.clone(), after: *after },
             Error::TlsRefused => Self::TlsNotOffered,
             Error::Tls(source) => match find::<rustls::Error>(source) {
                 Some(tls) => Self::of_tls(tls),
                 None => Self::TlsFailed { detail },
             },
             Error::PasswordMissing { .. } => Self::PasswordMissing { pass_file },
-            Error::ChannelBinding { .. }
-            | Error::UnsupportedAuth { .. }
-            | Error::ServerUnproven { .. } => Self::Authentication { detail },
-            Error::Closed | Error::Ended | Error::Silent { .. } | Error::Io(_) => {
-                Self::Broken { detail }
+            Error::ChannelBinding { .. } | Error::UnsupportedAuth { .. } | Error::ServerUnproven { .. } => {
+                Self::Authentication { detail }
             }
+            Error::Closed | Error::Ended | Error::Silent { .. } | Error::Io(_) => Self::Broken { detail },
             Error::Malformed { .. } | Error::Unexpected { .. } | Error::InvalidOption { .. } => {
                 Self::Protocol { detail }
             }
-            Error::WrongPassword(_)
-            | Error::HbaRejected(_)
-            | Error::UserRefused(_)
-            | Error::Server(_) => Self::Server {
-                sqlstate: String::new(),
-                message: detail,
-            },
+            Error::WrongPassword(_) | Error::HbaRejected(_) | Error::UserRefused(_) | Error::Server(_) => {
+                Self::Server { sqlstate: String::new(), message: detail }
+            }
         }
     }
 
     fn of_unreachable(error: &io::Error, host: &Host) -> Self {
         let detail = error.to_string();
         match (error.kind(), &host.place) {
-            (io::ErrorKind::ConnectionRefused, _) => Self::Refused {
-                address: host.to_string(),
-            },
-            (io::ErrorKind::NotFound, Place::Unix(directory)) => Self::SocketMissing {
-                path: PathBuf::from(directory).join(format!(".s.PGSQL.{}", host.port)),
-            },
+            (io::ErrorKind::ConnectionRefused, _) => Self::Refused { address: host.to_string() },
+            (io::ErrorKind::NotFound, Place::Unix(directory)) => {
+                Self::SocketMissing { path: PathBuf::from(directory).join(format!(".s.PGSQL.{}", host.port)) }
+            }
             // The system has no number for a name that is not found.
-            (
-                _,
-                Place::Tcp {
-                    name: Some(name), ..
-                },
-            ) if error.raw_os_error().is_none() => Self::HostNotFound {
-                host: name.clone(),
-                detail,
-            },
-            _ => Self::Unreachable {
-                address: host.to_string(),
-                detail,
-            },
+            (_, Place::Tcp { name: Some(name), .. }) if error.raw_os_error().is_none() => {
+                Self::HostNotFound { host: name.clone(), detail }
+            }
+            _ => Self::Unreachable { address: host.to_string(), detail },
         }
     }
 }

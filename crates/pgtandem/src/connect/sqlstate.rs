@@ -42,6 +42,7 @@ enum Verdict {
 #[rustfmt::skip]
 const CODES: &[(&str, Verdict)] = &[
     ("PT001", Verdict::Deposed),
+    ("PT002", Row),        // pgtandem.refuse: a row was not written, or is not as it was written
     ("08P01", Unknown),    // protocol violation: one of the two sides has a bug
     ("22P04", Shape),      // COPY found other columns
     ("25006", Retry),      // read-only: a failover is going on, the next connection finds the primary
@@ -194,7 +195,7 @@ mod tests {
 
     #[test]
     fn s35_what_is_not_known_says_its_code() {
-        for code in ["ZZ123", "", "4", "23", "PT002", "é23"] {
+        for code in ["ZZ123", "", "4", "23", "PT999", "é23"] {
             assert_eq!(FaultClass::of_sqlstate(code), FaultClass::Unknown(code.to_owned()));
         }
     }

@@ -28,9 +28,7 @@ fn faults(text: &str) -> String {
 }
 
 fn password(endpoint: &Endpoint) -> Option<String> {
-    endpoint
-        .password_for(&endpoint.hosts[0])
-        .map(|secret| secret.expose().to_owned())
+    endpoint.password_for(&endpoint.hosts[0]).map(|secret| secret.expose().to_owned())
 }
 
 fn write(path: &Path, text: &str, mode: u32) {
@@ -40,30 +38,12 @@ fn write(path: &Path, text: &str, mode: u32) {
 
 /// The examples of libpq's documentation, and what is near them.
 const URLS: &[(&str, &str)] = &[
-    (
-        "postgresql://",
-        "os_user on /var/run/postgresql:5432 as os_user",
-    ),
-    (
-        "postgresql://localhost",
-        "os_user on localhost:5432 as os_user",
-    ),
-    (
-        "postgresql://localhost:5433",
-        "os_user on localhost:5433 as os_user",
-    ),
-    (
-        "postgresql://localhost/mydb",
-        "mydb on localhost:5432 as os_user",
-    ),
-    (
-        "postgresql://user@localhost",
-        "user on localhost:5432 as user",
-    ),
-    (
-        "postgresql://user:secret@localhost",
-        "user on localhost:5432 as user",
-    ),
+    ("postgresql://", "os_user on /var/run/postgresql:5432 as os_user"),
+    ("postgresql://localhost", "os_user on localhost:5432 as os_user"),
+    ("postgresql://localhost:5433", "os_user on localhost:5433 as os_user"),
+    ("postgresql://localhost/mydb", "mydb on localhost:5432 as os_user"),
+    ("postgresql://user@localhost", "user on localhost:5432 as user"),
+    ("postgresql://user:secret@localhost", "user on localhost:5432 as user"),
     (
         "postgresql://other@localhost/otherdb?connect_timeout=10&application_name=myapp",
         "otherdb on localhost:5432 as other",
@@ -72,22 +52,10 @@ const URLS: &[(&str, &str)] = &[
         "postgresql://host1:123,host2:456/somedb?target_session_attrs=any&application_name=myapp",
         "somedb on host1:123,host2:456 as os_user",
     ),
-    (
-        "postgresql:///mydb?host=localhost&port=5433",
-        "mydb on localhost:5433 as os_user",
-    ),
-    (
-        "postgresql://[2001:db8::1234]/database",
-        "database on [2001:db8::1234]:5432 as os_user",
-    ),
-    (
-        "postgresql://[::1]:5433,h2:1/database",
-        "database on [::1]:5433,h2:1 as os_user",
-    ),
-    (
-        "postgresql://%2Fvar%2Flib%2Fpostgresql/dbname",
-        "dbname on /var/lib/postgresql:5432 as os_user",
-    ),
+    ("postgresql:///mydb?host=localhost&port=5433", "mydb on localhost:5433 as os_user"),
+    ("postgresql://[2001:db8::1234]/database", "database on [2001:db8::1234]:5432 as os_user"),
+    ("postgresql://[::1]:5433,h2:1/database", "database on [::1]:5433,h2:1 as os_user"),
+    ("postgresql://%2Fvar%2Flib%2Fpostgresql/dbname", "dbname on /var/lib/postgresql:5432 as os_user"),
     ("postgres://us%40er:p%2Fw@h/d%20b", "d b on h:5432 as us@er"),
     ("  postgres://h1,h2:7/x  ", "x on h1:5432,h2:7 as os_user"),
 ];
@@ -97,46 +65,22 @@ fn urls_as_libpq_documents_them() {
     for (url, shown) in URLS {
         assert_eq!(endpoint(url).to_string(), *shown, "{url}");
     }
-    assert_eq!(
-        password(&endpoint("postgres://u:p%2F%3A%40w@h/d")).as_deref(),
-        Some("p/:@w")
-    );
-    assert_eq!(
-        password(&endpoint("postgres://u:p?w@h/d")).as_deref(),
-        Some("p?w")
-    );
-    assert_eq!(
-        password(&endpoint("postgres://u@h/d?password=a%26b")).as_deref(),
-        Some("a&b")
-    );
-    assert_eq!(
-        endpoint("postgres://h/d?ssl=true").tls.mode,
-        TlsMode::Require
-    );
+    assert_eq!(password(&endpoint("postgres://u:p%2F%3A%40w@h/d")).as_deref(), Some("p/:@w"));
+    assert_eq!(password(&endpoint("postgres://u:p?w@h/d")).as_deref(), Some("p?w"));
+    assert_eq!(password(&endpoint("postgres://u@h/d?password=a%26b")).as_deref(), Some("a&b"));
+    assert_eq!(endpoint("postgres://h/d?ssl=true").tls.mode, TlsMode::Require);
 }
 
 #[test]
 fn keyword_strings_as_libpq_documents_them() {
     for (text, shown) in [
         ("", "os_user on /var/run/postgresql:5432 as os_user"),
-        (
-            "host=localhost port=5433 dbname=mydb connect_timeout=10",
-            "mydb on localhost:5433 as os_user",
-        ),
+        ("host=localhost port=5433 dbname=mydb connect_timeout=10", "mydb on localhost:5433 as os_user"),
         ("host = localhost  user='a b' dbname = 'it''", "fault"),
-        (
-            r"host = localhost  user='a b' dbname='it\'s \\'",
-            r"it's \ on localhost:5432 as a b",
-        ),
-        (
-            r"host=/tmp dbname=a\ b user=''",
-            "a b on /tmp:5432 as os_user",
-        ),
+        (r"host = localhost  user='a b' dbname='it\'s \\'", r"it's \ on localhost:5432 as a b"),
+        (r"host=/tmp dbname=a\ b user=''", "a b on /tmp:5432 as os_user"),
         ("host=a host=b", "os_user on b:5432 as os_user"),
-        (
-            "host=a,b,c port=1,,3",
-            "os_user on a:1,b:5432,c:3 as os_user",
-        ),
+        ("host=a,b,c port=1,,3", "os_user on a:1,b:5432,c:3 as os_user"),
         ("host=a,b port=7", "os_user on a:7,b:7 as os_user"),
     ] {
         if shown == "fault" {
@@ -145,19 +89,10 @@ fn keyword_strings_as_libpq_documents_them() {
             assert_eq!(endpoint(text).to_string(), shown, "{text}");
         }
     }
-    assert_eq!(
-        password(&endpoint("password = 'two words'")).as_deref(),
-        Some("two words")
-    );
+    assert_eq!(password(&endpoint("password = 'two words'")).as_deref(), Some("two words"));
     let both = endpoint("host=db.example hostaddr=192.0.2.7");
     let address = Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)));
-    assert_eq!(
-        both.hosts[0].place,
-        Place::Tcp {
-            name: Some("db.example".to_owned()),
-            address
-        }
-    );
+    assert_eq!(both.hosts[0].place, Place::Tcp { name: Some("db.example".to_owned()), address });
 }
 
 #[test]
@@ -214,31 +149,13 @@ fn the_string_beats_the_service_beats_the_environment() {
         .with("PGCONNECT_TIMEOUT", "30")
         .with("PGSSLMODE", "");
     let shown = |text: &str| endpoint_in(text, &environment).to_string();
-    assert_eq!(
-        shown(""),
-        "environment_user on from_environment:2222 as environment_user"
-    );
-    assert_eq!(
-        shown("service=shop"),
-        "service_db on from_service:1111 as environment_user"
-    );
-    assert_eq!(
-        shown("postgres://from_url/x?service=shop"),
-        "x on from_url:1111 as environment_user"
-    );
-    assert_eq!(
-        shown("service=shop port=3333 user=u"),
-        "service_db on from_service:3333 as u"
-    );
-    assert_eq!(
-        endpoint_in("", &environment).connect_timeout,
-        Some(Duration::from_secs(30))
-    );
+    assert_eq!(shown(""), "environment_user on from_environment:2222 as environment_user");
+    assert_eq!(shown("service=shop"), "service_db on from_service:1111 as environment_user");
+    assert_eq!(shown("postgres://from_url/x?service=shop"), "x on from_url:1111 as environment_user");
+    assert_eq!(shown("service=shop port=3333 user=u"), "service_db on from_service:3333 as u");
+    assert_eq!(endpoint_in("", &environment).connect_timeout, Some(Duration::from_secs(30)));
     let environment = environment.with("PGSERVICE", "shop");
-    assert_eq!(
-        endpoint_in("user=u", &environment).to_string(),
-        "service_db on from_service:1111 as u"
-    );
+    assert_eq!(endpoint_in("user=u", &environment).to_string(), "service_db on from_service:1111 as u");
 }
 
 #[test]
@@ -256,17 +173,10 @@ fn service_files_are_sought_as_libpq_does() {
         .with_home(home.path())
         .with("PGSERVICEFILE", own.display().to_string())
         .with("PGSYSCONFDIR", system.path().display().to_string());
-    assert_eq!(
-        endpoint_in("service=a", &environment).hosts[0].to_string(),
-        "own:5432"
-    );
+    assert_eq!(endpoint_in("service=a", &environment).hosts[0].to_string(), "own:5432");
     let faults: Vec<String> = ["b", "c", "d", "e", "none"]
         .iter()
-        .map(|name| {
-            Endpoint::resolve(&format!("service={name}"), &environment)
-                .expect_err(name)
-                .to_string()
-        })
+        .map(|name| Endpoint::resolve(&format!("service={name}"), &environment).expect_err(name).to_string())
         .collect();
     let report = faults
         .join("\n")
@@ -290,39 +200,22 @@ fn password_files_as_libpq_reads_them() {
     write(&file, text, 0o600);
     let environment = environment().with_home(home.path());
     let found = |text: &str| password(&endpoint_in(text, &environment));
-    assert_eq!(
-        found("host=db1 dbname=shop user=app").as_deref(),
-        Some("first")
-    );
-    assert_eq!(
-        found("host=db1 dbname=x user=app port=99").as_deref(),
-        Some("wild:with:colons")
-    );
-    assert_eq!(
-        found(r"host=db2 dbname=a:b user=u\\v").as_deref(),
-        Some(r"es:ca\ped")
-    );
+    assert_eq!(found("host=db1 dbname=shop user=app").as_deref(), Some("first"));
+    assert_eq!(found("host=db1 dbname=x user=app port=99").as_deref(), Some("wild:with:colons"));
+    assert_eq!(found(r"host=db2 dbname=a:b user=u\\v").as_deref(), Some(r"es:ca\ped"));
     assert_eq!(found("dbname=x").as_deref(), Some("socket"));
     assert_eq!(found("host=/var/run/postgresql").as_deref(), Some("socket"));
     assert_eq!(found("host=/srv/sockets").as_deref(), Some("other socket"));
     assert_eq!(found("hostaddr=192.0.2.7").as_deref(), Some("by address"));
     assert_eq!(found("host=db3 hostaddr=192.0.2.7"), None);
-    assert_eq!(
-        found("host=db1 user=app password=given").as_deref(),
-        Some("given")
-    );
+    assert_eq!(found("host=db1 user=app password=given").as_deref(), Some("given"));
 
     let elsewhere = home.path().join("elsewhere");
     write(&elsewhere, "*:*:*:*:from elsewhere\n", 0o600);
     let named = format!("host=db1 passfile={}", elsewhere.display());
     assert_eq!(found(&named).as_deref(), Some("from elsewhere"));
-    let variable = environment
-        .clone()
-        .with("PGPASSFILE", elsewhere.display().to_string());
-    assert_eq!(
-        password(&endpoint_in("host=db1", &variable)).as_deref(),
-        Some("from elsewhere")
-    );
+    let variable = environment.clone().with("PGPASSFILE", elsewhere.display().to_string());
+    assert_eq!(password(&endpoint_in("host=db1", &variable)).as_deref(), Some("from elsewhere"));
 }
 
 #[test]
@@ -332,10 +225,7 @@ fn a_password_file_others_may_read_is_ignored_and_renewed_ones_are_read() {
     let endpoint = endpoint_in("host=db1", &environment().with_home(home.path()));
     assert_eq!(endpoint.password(&endpoint.hosts[0]), Found::NoFile);
     write(&file, "*:*:*:*:old\n", 0o640);
-    assert!(matches!(
-        endpoint.password(&endpoint.hosts[0]),
-        Found::Ignored { .. }
-    ));
+    assert!(matches!(endpoint.password(&endpoint.hosts[0]), Found::Ignored { .. }));
     write(&file, "*:*:*:*:new\n", 0o600);
     assert_eq!(password(&endpoint).as_deref(), Some("new"));
     write(&file, "other:*:*:*:new\n", 0o600);
@@ -344,10 +234,7 @@ fn a_password_file_others_may_read_is_ignored_and_renewed_ones_are_read() {
 
 #[test]
 fn without_a_host_the_directory_with_the_socket_is_taken() {
-    let (first, second) = (
-        tempfile::tempdir().expect("one"),
-        tempfile::tempdir().expect("two"),
-    );
+    let (first, second) = (tempfile::tempdir().expect("one"), tempfile::tempdir().expect("two"));
     write(&second.path().join(".s.PGSQL.5433"), "", 0o600);
     let directories: Vec<PathBuf> = vec![first.path().into(), second.path().into()];
     let environment = environment().with_socket_directories(directories);
@@ -362,59 +249,30 @@ fn sslmode_with_and_without_roots() {
     let environment = environment().with_home(home.path());
     let require = endpoint_in("host=h sslmode=require", &environment);
     assert!(!require.tls.verifies());
-    assert_eq!(
-        endpoint_in("host=h", &environment).tls.mode,
-        TlsMode::Prefer
-    );
-    assert_eq!(
-        endpoint_in("host=h sslrootcert=system", &environment)
-            .tls
-            .mode,
-        TlsMode::VerifyFull
-    );
+    assert_eq!(endpoint_in("host=h", &environment).tls.mode, TlsMode::Prefer);
+    assert_eq!(endpoint_in("host=h sslrootcert=system", &environment).tls.mode, TlsMode::VerifyFull);
     let old = environment.clone().with("PGREQUIRESSL", "1");
     assert_eq!(endpoint_in("host=h", &old).tls.mode, TlsMode::Require);
-    assert_eq!(
-        endpoint_in("host=h sslmode=disable", &old).tls.mode,
-        TlsMode::Disable
-    );
+    assert_eq!(endpoint_in("host=h sslmode=disable", &old).tls.mode, TlsMode::Disable);
 
     fs::create_dir(home.path().join(".postgresql")).expect("writable");
     write(&home.path().join(".postgresql/root.crt"), "", 0o644);
-    assert!(
-        endpoint_in("host=h sslmode=require", &environment)
-            .tls
-            .verifies()
-    );
-    assert!(
-        !endpoint_in("host=h sslmode=prefer", &environment)
-            .tls
-            .verifies()
-    );
-    assert!(
-        endpoint_in("host=h sslmode=verify-ca", &environment)
-            .tls
-            .verifies()
-    );
+    assert!(endpoint_in("host=h sslmode=require", &environment).tls.verifies());
+    assert!(!endpoint_in("host=h sslmode=prefer", &environment).tls.verifies());
+    assert!(endpoint_in("host=h sslmode=verify-ca", &environment).tls.verifies());
 }
 
 #[test]
 fn timeouts_and_keepalives() {
     let default = endpoint("host=h");
     assert_eq!(default.connect_timeout, Some(Duration::from_secs(10)));
-    assert_eq!(
-        default.keepalives.map(|keepalives| keepalives.idle),
-        Some(Duration::from_secs(60))
-    );
+    assert_eq!(default.keepalives.map(|keepalives| keepalives.idle), Some(Duration::from_secs(60)));
     let chosen = endpoint(
         "host=h connect_timeout=1 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=1500",
     );
     assert_eq!(chosen.connect_timeout, Some(Duration::from_secs(2)));
-    let keepalives = Keepalives {
-        idle: Duration::from_secs(5),
-        interval: Some(Duration::from_secs(2)),
-        count: Some(3),
-    };
+    let keepalives =
+        Keepalives { idle: Duration::from_secs(5), interval: Some(Duration::from_secs(2)), count: Some(3) };
     assert_eq!(chosen.keepalives, Some(keepalives));
     assert_eq!(chosen.tcp_user_timeout, Some(Duration::from_millis(1500)));
     let none = endpoint("host=h connect_timeout=0 keepalives=0");
@@ -440,29 +298,17 @@ fn endpoints_of_one_database_are_recognised() {
 /// A retry that is decided wrongly either hammers a server or gives up a link.
 #[test]
 fn every_fault_says_whether_to_retry_and_what_to_do() {
-    let server = |sqlstate: &str| ConnectFault::Server {
-        sqlstate: sqlstate.to_owned(),
-        message: String::new(),
-    };
+    let server = |sqlstate: &str| ConnectFault::Server { sqlstate: sqlstate.to_owned(), message: String::new() };
     assert_eq!(server("57P01").retry(), Retry::Soon);
     assert_eq!(server("42704").retry(), Retry::Never);
     assert_eq!(server("0P000").retry(), Retry::AfterPerson);
     let message = || "m".to_owned();
-    let wrong = || ConnectFault::PasswordWrong {
-        message: message(),
-        pass_file: None,
-    };
+    let wrong = || ConnectFault::PasswordWrong { message: message(), pass_file: None };
     let refused = || ConnectFault::Refused { address: message() };
     assert_eq!(wrong().retry(), Retry::AfterPerson);
     assert_eq!(refused().retry(), Retry::Soon);
-    let hosts =
-        ConnectFault::EveryHost(vec![("a".to_owned(), wrong()), ("b".to_owned(), refused())]);
+    let hosts = ConnectFault::EveryHost(vec![("a".to_owned(), wrong()), ("b".to_owned(), refused())]);
     assert_eq!(hosts.retry(), Retry::Soon);
-    assert!(
-        hosts.remedy().contains(&wrong().remedy()) && hosts.remedy().contains(&refused().remedy())
-    );
-    assert_eq!(
-        hosts.to_string(),
-        "a: m; b: nothing accepts connections at m"
-    );
+    assert!(hosts.remedy().contains(&wrong().remedy()) && hosts.remedy().contains(&refused().remedy()));
+    assert_eq!(hosts.to_string(), "a: m; b: nothing accepts connections at m");
 }

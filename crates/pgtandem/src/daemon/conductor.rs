@@ -2,6 +2,7 @@
 //!
 //! Nothing here waits for a server. Deliveries and reconnects run as tasks of their own and report as [`Report`]s.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -79,12 +80,14 @@ pub struct Conductor {
     pub(super) seats: Vec<Seat>,
     reports: mpsc::UnboundedReceiver<Report>,
     report: mpsc::UnboundedSender<Report>,
+    /// The seat whose capture was heard last.
+    heard_last: usize,
 }
 
 enum Heard {
     Captured(usize, Captured),
     CaptureGone(usize),
-    Report(Report),
+    Report(Box<Report>),
 }
 
 impl Conductor {
@@ -95,7 +98,7 @@ impl Conductor {
         report: mpsc::UnboundedSender<Report>,
         reports: mpsc::UnboundedReceiver<Report>,
     ) -> Self {
-        Self { hub, seats, reports, report }
+        Self { hub, seats, reports, report, heard_last: 0 }
     }
 
     /// Waits until there is something to do, does all that is there, and sends out what came of it.
@@ -131,20 +134,26 @@ impl Conductor {
 
     fn poll_heard(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Heard> {
         if let Poll::Ready(Some(report)) = self.reports.poll_recv(cx) {
-            return Poll::Ready(Heard::Report(report));
+            return Poll::Ready(Heard::Report(Box::new(report)));
         }
         let crowded = self.is_crowded();
-        for at in 0..self.seats.len() {
+        for step in 0..self.seats.len() {
+            // A node with a backlog must not keep the others from being heard.
+            let at = (self.heard_last + 1 + step) % self.seats.len();
             let node = self.seats[at].node;
             if crowded || !self.hub.may_judge(node) {
                 continue;
             }
             if let Some(captured) = self.seats[at].next.take() {
+                self.heard_last = at;
                 return Poll::Ready(Heard::Captured(at, captured));
             }
             let Some(captured) = &mut self.seats[at].captured else { continue };
             match captured.poll_recv(cx) {
-                Poll::Ready(Some(captured)) => return Poll::Ready(Heard::Captured(at, captured)),
+                Poll::Ready(Some(captured)) => {
+                    self.heard_last = at;
+                    return Poll::Ready(Heard::Captured(at, captured));
+                }
                 Poll::Ready(None) => return Poll::Ready(Heard::CaptureGone(at)),
                 Poll::Pending => {}
             }
@@ -181,18 +190,22 @@ impl Conductor {
                 self.seats[at].captured = None;
                 Ok(None)
             }
-            Heard::Report(Report::Delivered { node, id, target, delivery, result }) => {
+            Heard::Report(report) => self.take_report(*report),
+        }
+    }
+
+    fn take_report(&mut self, report: Report) -> Result<Option<Ended>, RunError> {
+        match report {
+            Report::Delivered { node, id, target, delivery, result } => {
                 self.delivered(node, id, target, &delivery, result)
             }
-            Heard::Report(Report::Unreachable { error }) => Err(error.into()),
-            Heard::Report(Report::Probed { node, id, at_work }) => {
+            Report::Unreachable { error } => Err(error.into()),
+            Report::Probed { node, id, at_work } => {
                 self.seats[usize::from(node.0)].probed(id, at_work, &self.report);
                 Ok(None)
             }
-            Heard::Report(Report::Up { node, up, outcome }) => Ok(self.node_up(node, *up, outcome)),
-            Heard::Report(Report::CaptureEnded { node, generation, error }) => {
-                self.capture_ended(node, generation, error)
-            }
+            Report::Up { node, up, outcome } => Ok(self.node_up(node, *up, outcome)),
+            Report::CaptureEnded { node, generation, error } => self.capture_ended(node, generation, error),
         }
     }
 
@@ -254,13 +267,9 @@ impl Conductor {
 
     fn node_up(&mut self, node: NodeId, up: NodeUp, outcome: Option<Result<Landing, ()>>) -> Option<Ended> {
         let seat = &mut self.seats[usize::from(node.0)];
-        if let Some(known) = seat.last_landing {
-            if up.last_landing < Some(known) {
-                return Some(Ended::Recover(format!(
-                    "{} lost what had been delivered to it: its server crashed",
-                    seat.name
-                )));
-            }
+        if up.last_landing < seat.last_landing {
+            let why = format!("{} lost what had been delivered to it: its server crashed", seat.name);
+            return Some(Ended::Recover(why));
         }
         match outcome {
             Some(Ok(_)) if seat.flying_deletes => {
@@ -383,14 +392,14 @@ impl Conductor {
         self.seats[usize::from(node.0)].name.clone()
     }
 
-    /// Every held key is owed again: what was in its way may be gone.
-    pub fn retry_held(&mut self) {
+    /// Every held key is owed again, but for those of paused tables: what was in its way may be gone.
+    pub fn retry_held(&mut self, paused: &BTreeSet<(TableId, NodeId)>) {
         for seat in &mut self.seats {
             if seat.is_away() {
                 continue;
             }
-            let held: Vec<Key> =
-                self.hub.held(seat.node).filter(|key| !self.hub.is_paused(key.table, seat.node)).cloned().collect();
+            let held = self.hub.held(seat.node).filter(|key| !paused.contains(&(key.table, seat.node)));
+            let held: Vec<Key> = held.cloned().collect();
             // A wider column may have been what they needed.
             seat.reload_tables |= !held.is_empty();
             held.iter().for_each(|key| self.hub.retry_held(seat.node, key));
@@ -434,8 +443,8 @@ async fn deliver(
     id: LandingId,
     delivery: &Delivery<Image>,
 ) -> Result<Landing, DeliverError> {
-    if reload {
-        let tables = read_target_tables(&target.client, &context.linked).await?;
+    if reload || target.is_stale() {
+        let tables = read_target_tables(&target.client, &context.linked, target.is_replica).await?;
         target.replace_tables(tables);
     }
     target.deliver(id, delivery).await

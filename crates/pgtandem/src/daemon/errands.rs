@@ -137,7 +137,7 @@ impl Errands {
         }
         if now >= self.retry_at {
             self.retry_at = now + PATIENCE;
-            conductor.retry_held();
+            conductor.retry_held(&self.paused);
         }
         if !self.writing && now >= self.write_at {
             self.write_at = now + SECOND;
@@ -226,7 +226,7 @@ impl Errands {
             Found::Done => self.writing = false,
             Found::Tables(looked) => {
                 self.looking = false;
-                for verdict in looked.verdicts.iter().filter(|verdict| verdict.pause.is_some()) {
+                for verdict in looked.verdicts.iter().filter(|verdict| verdict.has_drifted()) {
                     self.known.retain(|(table, _), _| *table != verdict.table);
                 }
                 // What was known of a node that is away stays.
@@ -257,6 +257,7 @@ impl Errands {
             Some(why) => {
                 self.paused.insert(place);
                 if self.said.get(&place) != Some(&why) {
+                    self.write_at = Instant::now();
                     tracing::warn!(table = %verdict.name, %node, "paused: {why}");
                     self.said.insert(place, why);
                 }
@@ -265,6 +266,7 @@ impl Errands {
             None => {
                 self.said.remove(&place);
                 if self.paused.remove(&place) {
+                    self.write_at = Instant::now();
                     tracing::info!(table = %verdict.name, %node, "goes on");
                     conductor.reload_tables(verdict.target);
                     conductor.hub.resume(verdict.table, verdict.target);
@@ -273,9 +275,16 @@ impl Errands {
         }
     }
 
+    /// Tables that are not delivered to some node; whoever paused one waits for this.
+    fn paused_tables(&self) -> Vec<String> {
+        let paused = |table: &&LinkedTable| self.paused.iter().any(|(id, _)| *id == table_id(table.id));
+        self.linked.iter().filter(paused).map(|table| table.name.plain()).collect()
+    }
+
     /// Writes the hub's state down where somebody may look for it.
     fn write_down(&mut self, conductor: &mut Conductor, now: Instant) {
-        let state = conductor.state();
+        let mut state = conductor.state();
+        state["paused"] = self.paused_tables().into();
         // An idle hub says once in a while that it is alive, and leaves the disks alone otherwise.
         if state == self.last_state && now.duration_since(self.written_at) < SECOND * 10 {
             return;
@@ -294,7 +303,7 @@ impl Errands {
             let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&self.epoch];
             let done = control.client.execute(GOODBYE, &parameters);
             // The node may be away; then its status says when the hub was last seen.
-            drop(tokio::time::timeout(SECOND, done).await);
+            drop(tokio::time::timeout(SECOND * 3, done).await);
         }
     }
 }

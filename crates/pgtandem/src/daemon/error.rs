@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use crate::capture::wal::CaptureError;
-use crate::connect::{ConnectError, FaultClass, Retry};
+use crate::connect::{ConnectError, FaultClass, Retry, in_words};
 use crate::deliver::DeliverError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReachError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("{0}")]
+    #[error("{}", in_words(.0))]
     Sql(#[from] tokio_postgres::Error),
     #[error(transparent)]
     Replication(#[from] wire::Error),
@@ -92,6 +92,13 @@ pub enum RunError {
     NotAllHere(Vec<(String, String)>),
     #[error("nothing is linked here yet; run `pgtandem up` first")]
     NothingLinked,
+    #[error(
+        "the node {peer} is in the link, as {node} knows, but not in the configuration this hub has read; start it again \
+         with one that has it, or take the node out: `pgtandem down --node {peer}`"
+    )]
+    UnknownPeer { peer: String, node: String },
+    #[error("`pgtandem up` was interrupted while it linked {table}; run it again")]
+    UpUnfinished { table: String },
 }
 
 impl RunError {
@@ -102,7 +109,12 @@ impl RunError {
             Self::Reach(error) => error.retry(),
             // The other one holds the locks; this one waits for them.
             Self::Deposed(_) | Self::LostWhileRecovering { .. } | Self::NotAllHere(_) => Retry::Soon,
-            Self::Delivery { .. } | Self::Capture { .. } | Self::Spill(_) | Self::NothingLinked => Retry::Never,
+            Self::UpUnfinished { .. } => Retry::AfterPerson,
+            Self::Delivery { .. }
+            | Self::Capture { .. }
+            | Self::Spill(_)
+            | Self::NothingLinked
+            | Self::UnknownPeer { .. } => Retry::Never,
         }
     }
 }

@@ -31,6 +31,16 @@ pub struct TableVerdict {
     pub pause: Option<String>,
 }
 
+impl TableVerdict {
+    /// Its columns do not fit its peers'; a table that a person paused may fit all the same.
+    #[must_use]
+    pub fn has_drifted(&self) -> bool {
+        self.pause.as_deref().is_some_and(|why| why != BY_USER)
+    }
+}
+
+const BY_USER: &str = "by `pgtandem pause`";
+
 /// A node's linked tables: as they are, as they were, and who paused them.
 struct View {
     shapes: Vec<TableShape>,
@@ -79,7 +89,7 @@ fn fitting_columns(
     for (control, view) in controls.iter().zip(views) {
         for own in &view.own {
             let table = table_id(own.id);
-            let fits = verdicts.iter().all(|verdict| verdict.table != table || verdict.pause.is_none());
+            let fits = verdicts.iter().all(|verdict| verdict.table != table || !verdict.has_drifted());
             if let (true, Some(shape)) = (fits, view.shapes.iter().find(|shape| shape.relid == own.relid)) {
                 let columns = shape.written_columns().map(|column| column.name.as_str().to_owned());
                 known.insert((table, control.id), columns.collect());
@@ -100,7 +110,7 @@ fn why_paused(table: &LinkedTable, controls: &[Arc<Control>], views: &[View], at
     let by_user =
         views.iter().flat_map(|view| &view.own).any(|own| own.id == table.id && own.paused_by == Some(PausedBy::User));
     if by_user {
-        return Some("by `pgtandem pause`".to_owned());
+        return Some(BY_USER.to_owned());
     }
     let side = |at: usize| -> Result<(&TableShape, BTreeSet<String>), String> {
         let own = views[at].own.iter().find(|own| own.id == table.id);

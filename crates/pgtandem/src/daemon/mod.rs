@@ -128,7 +128,10 @@ async fn begin(config: &Config, holder: &str) -> Result<(Conductor, Errands), Ru
         silent = probe::first_silent(&config.nodes, config.hub.silence_timeout) => return Err(silent.into()),
     };
     for table in &started.linked {
-        tracing::debug!(table = %table.name.plain(), "linked");
+        match &table.pause_reason {
+            None => tracing::debug!(table = %table.name.plain(), "linked"),
+            Some(why) => tracing::warn!(table = %table.name.plain(), "is paused: {why}"),
+        }
     }
     tracing::info!(
         epoch = started.epoch,

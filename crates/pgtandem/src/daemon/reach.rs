@@ -101,19 +101,20 @@ pub async fn open_target(context: &NodeContext, client: Client) -> Result<Target
         .await?;
     let (deadlock_timeout, pid): (i32, i32) = (row.get(0), row.get(1));
     let patience = Patience::below(Duration::from_millis(u64::from(deadlock_timeout.unsigned_abs())));
-    become_replica(&client).await?;
+    let is_replica = become_replica(&client).await?;
     let names: Vec<_> = context.linked.iter().cloned().collect();
-    let tables = read_target_tables(&client, &names).await?;
+    let tables = read_target_tables(&client, &names, is_replica).await?;
     let shapes = context.shapes.clone();
-    let role = TargetRole { epoch: context.epoch, pid, patience };
+    let role = TargetRole { epoch: context.epoch, pid, patience, is_replica };
     Ok(Target::new(context.id, context.name.clone(), client, tables, shapes, role).await?)
 }
 
-/// Keeps the application's triggers and foreign-key triggers from firing for delivered rows, where the role may.
-async fn become_replica(client: &Client) -> Result<(), ReachError> {
+/// Keeps the application's triggers and foreign-key triggers from firing for delivered rows, where the role may;
+/// says whether it may.
+async fn become_replica(client: &Client) -> Result<bool, ReachError> {
     match client.batch_execute("SET session_replication_role = replica").await {
-        Ok(()) => Ok(()),
-        Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -187,6 +188,8 @@ pub async fn bring_up_again(
         if text != last_said {
             tracing::warn!(node = %context.name, "cannot be reached: {text}");
             last_said = text;
+            // Something happens over there: it starts, for instance.
+            pause = SHORTEST_RECONNECT;
         }
         match error.retry() {
             // The whole hub starts over, and waits for the locks.

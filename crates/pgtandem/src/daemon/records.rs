@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use hub::{Cover, Dot, HeldRecord, Kept, Key, Micros, NodeId, Position, Stamp, State};
+use hub::{Cover, Dot, HeldRecord, Kept, Key, Kind, Micros, NodeId, Position, Stamp, State};
 use serde_json::Value as Json;
 use tokio_postgres::Row;
 use tokio_postgres::types::PgLsn;
@@ -25,15 +25,14 @@ pub fn node_numbers(controls: &[Control]) -> HashMap<&str, NodeId> {
 /// # Errors
 /// When a node is lost.
 pub async fn kept_decisions(controls: &[Control], starts: &[Position]) -> Result<Vec<Kept>, ReachError> {
-    const QUERY: &str = "SELECT table_id, key_bytes, winner_node, winner_position, loser_node, loser_position, id \
+    const QUERY: &str = "SELECT table_id, key_bytes, winner_node, winner_position, loser_node, loser_position, kind, id \
         FROM pgtandem.decision \
         WHERE winner_position > ($1::pg_lsn[])[winner_node + 1] OR loser_position > ($1::pg_lsn[])[loser_node + 1]";
     let starts: Vec<PgLsn> = starts.iter().map(|start| PgLsn::from(start.0)).collect();
     let mut by_node = Vec::new();
     for control in controls {
         let rows = control.client.query(QUERY, &[&starts]).await?;
-        let kept = rows.iter().map(|row| (Kept { key: key(row), winner: dot(row, 2), loser: dot(row, 4) }, row.get(6)));
-        by_node.push(kept.collect::<HashMap<Kept, i64>>());
+        by_node.push(rows.iter().map(|row| (kept(row), row.get(7))).collect::<HashMap<Kept, i64>>());
     }
     for (from, kept) in controls.iter().zip(&by_node) {
         for (to, has) in controls.iter().zip(&by_node).filter(|(to, _)| to.id != from.id) {
@@ -42,6 +41,11 @@ pub async fn kept_decisions(controls: &[Control], starts: &[Position]) -> Result
         }
     }
     Ok(by_node.into_iter().flat_map(HashMap::into_keys).collect())
+}
+
+fn kept(row: &Row) -> Kept {
+    let forfeit = row.get::<_, &str>(6) == Kind::KeyChange.word();
+    Kept { key: key(row), winner: dot(row, 2), loser: dot(row, 4), forfeit }
 }
 
 async fn copy_decisions(from: &Control, to: &Control, ids: &[i64]) -> Result<(), ReachError> {
@@ -69,7 +73,8 @@ async fn copy_decisions(from: &Control, to: &Control, ids: &[i64]) -> Result<(),
 /// When a node is lost.
 pub async fn held_records(controls: &[Control], shapes: &Shapes) -> Result<Vec<HeldRecord<Image>>, ReachError> {
     const QUERY: &str = "SELECT table_id, key_bytes, source_node, source_position, stamp_node, \
-            (extract(epoch FROM stamp - timestamptz '2000-01-01 00:00:00+00') * 1000000)::int8, row, cover, released \
+            (extract(epoch FROM stamp - timestamptz '2000-01-01 00:00:00+00') * 1000000)::int8, row, cover, released, \
+            reflects \
         FROM pgtandem.held";
     let mut held = Vec::new();
     for control in controls {
@@ -86,6 +91,7 @@ pub async fn held_records(controls: &[Control], shapes: &Shapes) -> Result<Vec<H
                 dot: dot(&row, 2),
                 stamp: Stamp { time: Micros(row.get(5)), node: node_id(row.get(4)) },
                 cover: cover_of(cover, controls.len()),
+                reflects: cover_of(row.get(9), controls.len()),
                 released: row.get::<_, Option<PgLsn>>(8).map(|position| Position(position.into())),
                 key,
             });
@@ -119,7 +125,11 @@ fn image_of_json(key: &Key, json: &Json, shapes: &Shapes) -> Image {
     let mut builder = ImageBuilder::default();
     builder.start(shapes.intern(Shape { table: key.table, columns }));
     for value in row.values() {
-        builder.push(value.as_str().map_or(Value::Null, |text| Value::Text(text.as_bytes())));
+        builder.push(match value {
+            Json::String(text) => Value::Text(text.as_bytes()),
+            Json::Object(_) => Value::Unchanged,
+            _ => Value::Null,
+        });
     }
     Image::in_memory(builder.bytes())
 }

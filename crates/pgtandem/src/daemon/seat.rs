@@ -11,8 +11,9 @@ use super::conductor::Report;
 use super::error::RunError;
 use super::probe::is_at_work;
 use super::reach::{NodeContext, NodeUp, SHORTEST_RECONNECT, bring_up_again};
+use super::settings::SPELLING;
 use crate::capture::Image;
-use crate::capture::wal::{CaptureError, Captured, SourceColumn, WalCapture};
+use crate::capture::wal::{CaptureError, Captured, Source, SourceColumn, WalCapture};
 use crate::connect::FaultClass;
 use crate::deliver::{DeliverError, Landing, LandingId, Target};
 
@@ -317,6 +318,11 @@ impl Seat {
                 self.counters.last_error = Some(text);
                 Ok(())
             }
+            CaptureError::Source(error) => {
+                tracing::warn!(node = %self.name, "cannot ask for what the stream leaves out: {error}");
+                self.counters.last_error = Some(error);
+                Ok(())
+            }
             error => Err(RunError::Capture { node: self.name.clone(), error }),
         }
     }
@@ -364,10 +370,10 @@ impl Seat {
 
     /// The node is there (again).
     pub fn up(&mut self, up: NodeUp, judged: Position, report: &mpsc::UnboundedSender<Report>) {
-        if let Some(since) = self.away_since.take() {
-            if self.reconnect_pause <= NOTEWORTHY_PAUSE {
-                tracing::info!(node = %self.name, "back after {} s", since.elapsed().as_secs());
-            }
+        if let Some(since) = self.away_since.take()
+            && self.reconnect_pause <= NOTEWORTHY_PAUSE
+        {
+            tracing::info!(node = %self.name, "back after {} s", since.elapsed().as_secs());
         }
         self.up_since = Instant::now();
         self.generation += 1;
@@ -379,8 +385,14 @@ impl Seat {
         let (sender, receiver) = mpsc::channel(QUEUE);
         self.captured = Some(receiver);
         let context = &self.context;
-        let capture =
-            WalCapture::new(up.stream, context.captured.clone(), context.shapes.clone(), &context.secret, judged);
+        let capture = WalCapture::new(
+            up.stream,
+            Source::new(context.endpoint.clone(), &SPELLING),
+            context.captured.clone(),
+            context.shapes.clone(),
+            &context.secret,
+            judged,
+        );
         let (report, node, generation) = (report.clone(), self.node, self.generation);
         self.task = Task::spawn(async move {
             let error = capture.run(sender).await.err();

@@ -38,6 +38,7 @@ pub async fn start(
     report: &mpsc::UnboundedSender<Report>,
 ) -> Result<Started, RunError> {
     let epoch = take_epochs(controls, holder).await?;
+    require_all_peers(controls).await?;
     let linked = common_tables(controls).await?;
     let shapes = Shapes::default();
     let mut contexts = Vec::new();
@@ -84,17 +85,47 @@ async fn take_epochs(controls: &[Control], holder: &str) -> Result<i64, RunError
     Ok(epoch)
 }
 
-/// The tables that every node has live; those an unfinished `up` is still at work on wait for it.
-async fn common_tables(controls: &[Control]) -> Result<Vec<LinkedTable>, RunError> {
-    let mut common: BTreeMap<i32, (LinkedTable, usize)> = BTreeMap::new();
+/// A node that joined after this hub had read its configuration: going on without it would acknowledge changes that it
+/// has not seen.
+async fn require_all_peers(controls: &[Control]) -> Result<(), RunError> {
     for control in controls {
-        let tables = link::read_linked_tables(&control.client).await.map_err(ReachError::from)?;
-        for table in tables.into_iter().filter(|table| table.state == TableState::Live) {
-            common.entry(table.id).or_insert_with(|| (table, 0)).1 += 1;
+        for peer in link::read_peers(&control.client).await.map_err(ReachError::from)? {
+            if !controls.iter().any(|known| known.row.incarnation == peer.incarnation) {
+                return Err(RunError::UnknownPeer { peer: peer.name, node: control.name.clone() });
+            }
         }
     }
-    let everywhere = common.into_values().filter(|(_, nodes)| *nodes == controls.len());
-    let linked: Vec<LinkedTable> = everywhere.map(|(table, _)| table).collect();
+    Ok(())
+}
+
+/// The tables that every node has live. Those that an `up` has not come to yet wait for it.
+///
+/// One whose rows it had begun to make the same makes the hub itself wait: what the nodes have written to it since must
+/// still be there to be read, and acknowledging for the other tables would let it go.
+async fn common_tables(controls: &[Control]) -> Result<Vec<LinkedTable>, RunError> {
+    let mut common: BTreeMap<i32, (LinkedTable, usize)> = BTreeMap::new();
+    let mut begun = None;
+    for control in controls {
+        for table in link::read_linked_tables(&control.client).await.map_err(ReachError::from)? {
+            match table.state {
+                TableState::Live => {
+                    let (known, nodes) = common.entry(table.id).or_insert_with(|| (table.clone(), 0));
+                    *nodes += 1;
+                    // A node that was away when a person paused the table does not undo it.
+                    if known.paused_by.is_none() {
+                        (known.paused_by, known.pause_reason) = (table.paused_by, table.pause_reason);
+                    }
+                }
+                TableState::Linking if u64::from(table.start_position) > 0 => begun = Some(table.name),
+                TableState::Linking => {}
+            }
+        }
+    }
+    let somewhere = common.values().find(|(_, nodes)| *nodes < controls.len()).map(|(table, _)| table.name.clone());
+    if let Some(table) = begun.or(somewhere) {
+        return Err(RunError::UpUnfinished { table: table.plain() });
+    }
+    let linked: Vec<LinkedTable> = common.into_values().map(|(table, _)| table).collect();
     if linked.is_empty() { Err(RunError::NothingLinked) } else { Ok(linked) }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use hub::{Delivery, DeliveryRow, DeliveryTruncate, Key, Position, State};
 
-use super::batch::{Form, Placed, next_batch, place};
+use super::batch::{Form, Placed, is_partial, next_batch, place};
 use super::error::DeliverError;
 use super::record::{Held, decisions_json};
 use super::session::{Landing, LandingId, Target};
@@ -20,10 +20,21 @@ const UNDEFINED_TABLE: &str = "42P01";
 /// Deletes that found no row.
 type Missed = Mutex<Vec<Key>>;
 
-/// A row that the target rejected, and what it said.
+/// Rows that the target rejected together, and what it said.
 struct Rejected<'a> {
     rows: Vec<Placed<'a>>,
     error: DeliverError,
+}
+
+impl Rejected<'_> {
+    fn held(&self) -> impl Iterator<Item = Held> {
+        let rows = self.rows.iter().filter(|placed| !matches!(placed.form, Form::Move(_)));
+        rows.map(|placed| Held {
+            key: placed.row.key.clone(),
+            reason: self.error.to_string(),
+            sqlstate: self.error.sqlstate(),
+        })
+    }
 }
 
 impl Target {
@@ -41,7 +52,8 @@ impl Target {
     }
 
     async fn write_carefully(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
-        let placed = place(delivery.rows.iter().filter(|row| !row.hold), &self.tables);
+        let whole = delivery.rows.iter().filter(|row| !row.hold && !is_partial(row));
+        let placed = place(whole, &self.tables, &self.shapes);
         let (placed, misfits) = self.prepare_what_fits(placed).await?;
         self.client.batch_execute("BEGIN").await?;
         let before = self.open(id).await?;
@@ -52,11 +64,12 @@ impl Target {
         let mut held = self.truncate_carefully(delivery).await?;
         held.extend(delivery.rows.iter().filter(|row| row.hold).map(paused));
         held.extend(misfits);
+        held.extend(delivery.rows.iter().filter(|row| !row.hold && is_partial(row)).map(incomplete));
         held.extend(self.write_units(&placed, &missed).await?);
         let refused: HashSet<&Key> = held.iter().map(|held| &held.key).collect();
         for row in delivery.rows.iter().chain(&truncates(delivery)).filter(|row| refused.contains(&row.key)) {
             let why = held.iter().find(|held| held.key == row.key).expect("just looked up");
-            self.hold(row, why).await?;
+            self.hold(row, why, &delivery.cover).await?;
         }
         if let Some(decisions) = decisions_json(delivery, &self.shapes, &self.tables)? {
             self.client.execute(&self.fixed.decide, &[&decisions]).await?;
@@ -150,10 +163,10 @@ impl Target {
         let mut parts = vec![part];
         while let Some(part) = parts.pop() {
             let Err(error) = self.attempt(missed, self.write_rows(part, missed)).await? else { continue };
-            if error.is_unique_violation() && self.attempt(missed, self.reinsert(part, missed)).await?.is_ok() {
+            if error.asks_for_reinsert() && self.try_reinsert(part, missed).await? {
                 continue;
             }
-            if let [_] = part {
+            if part.len() == 1 || self.is_hopeless(&error, part, missed).await? {
                 rejected.push(Rejected { rows: part.to_vec(), error });
             } else {
                 let (left, right) = part.split_at(part.len() / 2);
@@ -163,38 +176,69 @@ impl Target {
         Ok(())
     }
 
+    /// When the table itself is not what it was there is no use in trying every row.
+    async fn is_hopeless(
+        &self,
+        error: &DeliverError,
+        part: &[Placed<'_>],
+        missed: &Missed,
+    ) -> Result<bool, DeliverError> {
+        if !error.is_about_table() {
+            return Ok(false);
+        }
+        self.stale.store(true, Ordering::Relaxed);
+        let first = self.attempt(missed, self.write_rows(&part[..1], missed)).await?;
+        Ok(first.is_err_and(|error| error.is_about_table()))
+    }
+
     /// Rows refused one by one may be accepted together: two that swap a unique value, or a row whose value another
-    /// one gave up later in the same delivery.
+    /// one gave up later in the same delivery. Those are tried as often as it helps some.
     async fn write_rejected_again(
         &self,
-        rejected: Vec<Rejected<'_>>,
+        mut rejected: Vec<Rejected<'_>>,
         missed: &Missed,
     ) -> Result<Vec<Held>, DeliverError> {
         let all: Vec<Placed<'_>> = rejected.iter().flat_map(|rejected| rejected.rows.iter().copied()).collect();
-        if all.is_empty() || self.attempt(missed, self.reinsert(&all, missed)).await?.is_ok() {
+        if all.is_empty() || self.try_reinsert(&all, missed).await? {
             return Ok(Vec::new());
         }
-        let mut held = Vec::new();
-        for unit in rejected {
-            if self.attempt(missed, self.write_rows(&unit.rows, missed)).await?.is_ok() {
-                continue;
+        loop {
+            let before = rejected.len();
+            let mut left = Vec::new();
+            // Values often move along a row of keys: whoever comes last has to go first.
+            for unit in rejected.into_iter().rev() {
+                match self.attempt(missed, self.write_rows(&unit.rows, missed)).await? {
+                    Ok(()) => {}
+                    Err(error) => left.push(Rejected { error, ..unit }),
+                }
             }
-            let (reason, sqlstate) = (unit.error.to_string(), unit.error.sqlstate());
-            held.extend(unit.rows.iter().map(|placed| Held {
-                key: placed.row.key.clone(),
-                reason: reason.clone(),
-                sqlstate: sqlstate.clone(),
-            }));
+            if left.is_empty() || left.len() == before {
+                return Ok(left.iter().flat_map(Rejected::held).collect());
+            }
+            rejected = left;
         }
-        Ok(held)
     }
 
     async fn write_rows(&self, rows: &[Placed<'_>], missed: &Missed) -> Result<(), DeliverError> {
         let mut rest = rows;
         while let Some(batch) = next_batch(&mut rest, &self.forms)? {
-            self.write(batch, missed).await?;
+            for step in self.steps(&batch) {
+                self.take_step(&batch, step, missed).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Where foreign keys are enforced, deleting a row that others refer to would delete or change them, too.
+    async fn try_reinsert(&self, rows: &[Placed<'_>], missed: &Missed) -> Result<bool, DeliverError> {
+        let is_referred_to = |placed: &Placed<'_>| {
+            let table = self.tables.get(&placed.row.key.table);
+            table.is_some_and(|table| !table.referrers.is_empty())
+        };
+        if rows.iter().any(is_referred_to) {
+            return Ok(false);
+        }
+        Ok(self.attempt(missed, self.reinsert(rows, missed)).await?.is_ok())
     }
 
     /// Deletes the rows first and then writes them, so that no row is in another one's way. Columns that only this
@@ -232,8 +276,13 @@ impl Target {
         work: impl Future<Output = Result<(), DeliverError>>,
     ) -> Result<Result<(), DeliverError>, DeliverError> {
         let before = missed.lock().expect("nobody panics while it is locked").len();
-        self.client.batch_execute("SAVEPOINT part").await?;
-        match work.await {
+        self.client.batch_execute("SAVEPOINT part; SET CONSTRAINTS ALL DEFERRED").await?;
+        let done = async {
+            work.await?;
+            // What would be refused at COMMIT would take everything else with it.
+            Ok::<_, DeliverError>(self.client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?)
+        };
+        match done.await {
             Ok(()) => {
                 self.client.batch_execute("RELEASE SAVEPOINT part").await?;
                 Ok(Ok(()))
@@ -264,6 +313,12 @@ fn truncates(delivery: &Delivery<Image>) -> Vec<DeliveryRow<Image>> {
 
 fn paused(row: &DeliveryRow<Image>) -> Held {
     Held { key: row.key.clone(), reason: "the table is paused".to_owned(), sqlstate: None }
+}
+
+fn incomplete(row: &DeliveryRow<Image>) -> Held {
+    let reason = "a large value that the change left alone is not known: the table's REPLICA IDENTITY is not FULL on the \
+                  node it was made on, and the row is gone there";
+    Held { key: row.key.clone(), reason: reason.to_owned(), sqlstate: None }
 }
 
 fn key_parameters(rows: &[Placed<'_>], parts: usize) -> Vec<super::arrays::TextArray> {

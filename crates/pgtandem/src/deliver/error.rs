@@ -5,7 +5,8 @@ use std::io;
 use hub::TableId;
 use tokio_postgres::Error;
 
-use crate::connect::FaultClass;
+use crate::connect::{FaultClass, in_words};
+use crate::sql;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DeliverError {
@@ -16,18 +17,18 @@ pub enum DeliverError {
     #[error("the connection broke: {0}")]
     Lost(Error),
     /// Deadlock, lock timeout, disk full, too many connections and the like: the same delivery may pass later.
-    #[error("{}", describe(.0))]
+    #[error("{}", in_words(.0))]
     Passing(Error),
     /// The target refuses a row.
-    #[error("{}", describe(.0))]
+    #[error("{}", in_words(.0))]
     Row(Error),
     /// The target's table is not what it was.
-    #[error("{}", describe(.0))]
+    #[error("{}", in_words(.0))]
     Shape(Error),
     /// The role may not do it.
-    #[error("{}", describe(.0))]
+    #[error("{}", in_words(.0))]
     NotAllowed(Error),
-    #[error("an error that pgtandem does not know: {}", describe(.0))]
+    #[error("an error that pgtandem does not know: {}", in_words(.0))]
     Unknown(Error),
     #[error("a linked table (number {}) is not there", .0.0)]
     UnknownTable(TableId),
@@ -39,7 +40,7 @@ impl From<Error> for DeliverError {
     fn from(error: Error) -> Self {
         let answered = error.as_db_error().is_some_and(|server| server.severity() == "ERROR");
         match FaultClass::of(&error) {
-            FaultClass::Deposed => Self::Deposed(describe(&error)),
+            FaultClass::Deposed => Self::Deposed(in_words(&error)),
             FaultClass::Retry if !answered => Self::Lost(error),
             FaultClass::Retry => Self::Passing(error),
             FaultClass::RowRejected => Self::Row(error),
@@ -50,27 +51,16 @@ impl From<Error> for DeliverError {
     }
 }
 
-/// What the server said, in one line.
-fn describe(error: &Error) -> String {
-    let Some(server) = error.as_db_error() else { return error.to_string() };
-    let mut text = server.message().to_owned();
-    for more in [server.detail(), server.hint()].into_iter().flatten() {
-        text.push_str("; ");
-        text.push_str(more);
-    }
-    text
-}
-
 impl DeliverError {
-    /// Single rows are at fault: the others can be written without them.
+    /// Single rows are at fault, or single tables: the others can be written without them.
     #[must_use]
     pub fn is_about_rows(&self) -> bool {
         match self {
-            Self::Row(_) => true,
+            // A value may be the cause, too: a regclass that names a table which is not there.
+            Self::Row(_) | Self::Shape(_) => true,
             Self::Deposed(_)
             | Self::Lost(_)
             | Self::Passing(_)
-            | Self::Shape(_)
             | Self::NotAllowed(_)
             | Self::Unknown(_)
             | Self::UnknownTable(_)
@@ -100,13 +90,22 @@ impl DeliverError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Passing(_) | Self::NotAllowed(_) | Self::Shape(_) | Self::UnknownTable(_) | Self::Lost(_) => true,
-            Self::Deposed(_) | Self::Row(_) | Self::Unknown(_) | Self::Spill(_) => false,
+            // A row that is refused when all have been accepted one by one: a constraint that is checked at COMMIT.
+            Self::Row(_) => true,
+            Self::Deposed(_) | Self::Unknown(_) | Self::Spill(_) => false,
         }
     }
 
+    /// Rows may be in each other's way: deleting them all first can help. Likewise where the row that is there has an
+    /// identity that no update may change.
     #[must_use]
-    pub fn is_unique_violation(&self) -> bool {
-        self.sqlstate().as_deref() == Some("23505")
+    pub fn asks_for_reinsert(&self) -> bool {
+        matches!(self.sqlstate().as_deref(), Some("23505" | "23P01" | sql::NOT_WRITTEN))
+    }
+
+    #[must_use]
+    pub fn is_about_table(&self) -> bool {
+        matches!(self, Self::Shape(_))
     }
 
     #[must_use]

@@ -47,10 +47,10 @@ impl<'a> Pipeline<'a> {
     }
 
     async fn receive(&mut self) {
-        if let Some(request) = self.waiting.pop_front() {
-            if let Err(error) = request.await {
-                self.first_error.get_or_insert(error);
-            }
+        if let Some(request) = self.waiting.pop_front()
+            && let Err(error) = request.await
+        {
+            self.first_error.get_or_insert(error);
         }
     }
 

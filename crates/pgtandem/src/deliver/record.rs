@@ -2,7 +2,7 @@
 
 use std::io;
 
-use hub::{Decision, Delivery, DeliveryRow, Key, NodeId, State};
+use hub::{Cover, Decision, Delivery, DeliveryRow, Key, NodeId, State};
 use serde_json::{Map, Value as Json, json};
 use tokio_postgres::types::PgLsn;
 
@@ -31,12 +31,13 @@ pub const DECIDE: &str = "INSERT INTO pgtandem.decision (table_id, key, key_byte
 /// The cover of the landing before this one says what the target had seen of the key when it was first held; later
 /// holds of the same key keep it.
 pub const HOLD: &str = "INSERT INTO pgtandem.held (table_id, key_bytes, key, source_node, source_position, stamp, \
-        stamp_node, row, cover, partner_key, reason, sqlstate, last_tried) \
+        stamp_node, row, cover, reflects, partner_key, reason, sqlstate, last_tried) \
     VALUES ($1, $2, $3, $4, $5, timestamptz '2000-01-01 00:00:00+00' + $6::int8 * interval '1 microsecond', $7, $8, \
-        coalesce((SELECT l.cover FROM pgtandem.landing AS l ORDER BY l.id DESC LIMIT 1), '{}'), $9, $10, $11, \
+        coalesce((SELECT l.cover FROM pgtandem.landing AS l ORDER BY l.id DESC LIMIT 1), '{}'), $12, $9, $10, $11, \
         clock_timestamp()) \
     ON CONFLICT (table_id, key_bytes) DO UPDATE SET source_node = excluded.source_node, \
         source_position = excluded.source_position, stamp = excluded.stamp, stamp_node = excluded.stamp_node, \
+        cover = CASE WHEN $13 THEN held.cover ELSE excluded.cover END, reflects = excluded.reflects, \
         row = excluded.row, released = NULL, partner_key = excluded.partner_key, reason = excluded.reason, \
         sqlstate = excluded.sqlstate, last_tried = excluded.last_tried";
 
@@ -60,7 +61,7 @@ pub struct Held {
 
 impl Target {
     /// Stores a change whole on the target instead of writing it.
-    pub(super) async fn hold(&self, row: &DeliveryRow<Image>, held: &Held) -> Result<(), DeliverError> {
+    pub(super) async fn hold(&self, row: &DeliveryRow<Image>, held: &Held, cover: &Cover) -> Result<(), DeliverError> {
         let key_json = self.key_json(&row.key);
         let image = match &row.state {
             State::Absent => None,
@@ -70,7 +71,8 @@ impl Target {
         let partner = row.pair.as_ref().map(|pair| pair.bytes.to_vec());
         let position = PgLsn::from(row.dot.position.0);
         let (source, stamp_node) = (i16::from(row.dot.node.0), i16::from(row.stamp.node.0));
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 11] = [
+        let reflects: Vec<PgLsn> = cover.0.iter().map(|position| PgLsn::from(position.0)).collect();
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 13] = [
             &table,
             &&*row.key.bytes,
             &key_json,
@@ -82,6 +84,8 @@ impl Target {
             &partner,
             &held.reason,
             &held.sqlstate,
+            &reflects,
+            &row.was_held,
         ];
         self.client.execute(&self.fixed.hold, &parameters).await?;
         Ok(())

@@ -1,15 +1,15 @@
 //! A target: one session on a node, its prepared statements, and the set-wise delivery.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Mutex;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hub::{Delivery, Key, Landed, NodeId, Position};
-use tokio_postgres::types::PgLsn;
+use tokio_postgres::types::{PgLsn, ToSql};
 use tokio_postgres::{Client, Statement};
 
-use super::batch::{Batch, Form, Placed, Prepared, PreparedForms, next_batch, place};
+use super::batch::{Batch, Form, PreparedForms, is_partial, next_batch, place};
 use super::error::DeliverError;
 use super::patience::Patience;
 use super::pipeline::Pipeline;
@@ -43,6 +43,8 @@ pub struct Target {
     /// Of the session on the server.
     pub pid: i32,
     pub(super) epoch: i64,
+    /// Neither the application's triggers nor foreign keys act on what is delivered.
+    pub is_replica: bool,
     patience: Patience,
     /// Deliveries in a row that found a table other than it was.
     misshapen: u32,
@@ -50,6 +52,8 @@ pub struct Target {
     pub(super) fixed: Fixed,
     /// Temporary tables made so far; their names must differ within a transaction.
     pub(super) stashes: AtomicU32,
+    /// A statement failed as it does when the tables are not what they were: they should be read again.
+    pub(super) stale: AtomicBool,
     folded_at: Instant,
 }
 
@@ -58,6 +62,17 @@ pub struct TargetRole {
     pub epoch: i64,
     pub pid: i32,
     pub patience: Patience,
+    pub is_replica: bool,
+}
+
+/// One statement of those that write a batch; the number is its place in [`Prepared`].
+///
+/// [`Prepared`]: super::batch::Prepared
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Step {
+    Before(usize),
+    Write,
+    After(usize),
 }
 
 /// The statements that every delivery uses.
@@ -99,11 +114,13 @@ impl Target {
             shapes,
             pid: role.pid,
             epoch: role.epoch,
+            is_replica: role.is_replica,
             patience: role.patience,
             misshapen: 0,
             forms: HashMap::new(),
             fixed,
             stashes: AtomicU32::new(0),
+            stale: AtomicBool::new(false),
             folded_at: Instant::now(),
         })
     }
@@ -112,6 +129,13 @@ impl Target {
     pub fn replace_tables(&mut self, tables: TargetTables) {
         self.tables = tables;
         self.forms.clear();
+        self.stale.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the tables should be read again before the next delivery.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed)
     }
 
     /// Writes a whole delivery in one transaction, set-wise and pipelined.
@@ -133,7 +157,7 @@ impl Target {
 
     async fn deliver_somehow(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
         let simple = delivery.released.is_empty()
-            && delivery.rows.iter().all(|row| !row.hold && !row.was_held)
+            && delivery.rows.iter().all(|row| !row.hold && !row.was_held && !is_partial(row))
             && delivery.truncates.iter().all(|truncate| !truncate.hold && !truncate.was_held);
         if !simple {
             return self.deliver_carefully(id, delivery).await;
@@ -148,7 +172,7 @@ impl Target {
     }
 
     async fn deliver_at_once(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
-        let placed = place(delivery.rows.iter(), &self.tables);
+        let placed = place(delivery.rows.iter(), &self.tables, &self.shapes);
         self.prepare(&placed).await?;
         let truncate = self.truncate_text(delivery);
         let fold = self.fold_due(delivery);
@@ -168,8 +192,11 @@ impl Target {
                 if pipeline.has_failed() {
                     break;
                 }
-                let missed = &missed;
-                pipeline.send(async move { this.write(batch, missed).await }).await;
+                let (missed, batch) = (&missed, Arc::new(batch));
+                for step in this.steps(&batch) {
+                    let batch = Arc::clone(&batch);
+                    pipeline.send(async move { this.take_step(&batch, step, missed).await }).await;
+                }
             }
             if let Some(decisions) = &decisions {
                 pipeline.send(async { this.client.execute(&this.fixed.decide, &[decisions]).await.map(drop) }).await;
@@ -196,13 +223,35 @@ impl Target {
         row.try_get::<_, PgLsn>(1).map(|position| Position(position.into()))
     }
 
-    /// Writes a batch; keys whose delete found no row are added to `missed`.
-    pub(super) async fn write(&self, batch: Batch<'_>, missed: &Mutex<Vec<Key>>) -> Result<(), tokio_postgres::Error> {
-        let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
-            batch.parameters.iter().map(|array| array as _).collect();
+    /// The statements that write a batch, in order.
+    pub(super) fn steps(&self, batch: &Batch<'_>) -> Vec<Step> {
+        let prepared = &self.forms[&batch.form];
+        let before = (0..prepared.before.len()).map(Step::Before);
+        let after = (0..prepared.after.len()).map(Step::After);
+        before.chain([Step::Write]).chain(after).collect()
+    }
+
+    /// Keys whose delete found no row are added to `missed`.
+    pub(super) async fn take_step(
+        &self,
+        batch: &Batch<'_>,
+        step: Step,
+        missed: &Mutex<Vec<Key>>,
+    ) -> Result<(), tokio_postgres::Error> {
+        let prepared = &self.forms[&batch.form];
+        let key = prepared.key.iter().map(|at| &batch.parameters[*at] as &(dyn ToSql + Sync)).collect::<Vec<_>>();
+        match step {
+            Step::Before(at) => self.client.execute(&prepared.before[at], &key).await.map(drop),
+            Step::After(at) => self.client.execute(&prepared.after[at], &key).await.map(drop),
+            Step::Write => self.write(batch, missed).await,
+        }
+    }
+
+    async fn write(&self, batch: &Batch<'_>, missed: &Mutex<Vec<Key>>) -> Result<(), tokio_postgres::Error> {
+        let parameters: Vec<&(dyn ToSql + Sync)> = batch.parameters.iter().map(|array| array as _).collect();
         let statement = &self.forms[&batch.form].statement;
         match batch.form {
-            Form::Upsert(..) => self.client.execute(statement, &parameters).await.map(drop),
+            Form::Upsert(..) | Form::Move(_) => self.client.execute(statement, &parameters).await.map(drop),
             Form::Delete(_) => {
                 let found = self.client.query(statement, &parameters).await?;
                 if found.len() < batch.rows.len() {
@@ -229,8 +278,7 @@ impl Target {
         let held = held.iter().map(|held| held.key.clone()).collect();
         let landed = Landed { position: Position(0), held, missed: Vec::new(), before: Position(0) };
         let wrote = delivery.wrote(&landed).to_bytes();
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-            [&id.0, &self.epoch, &cover, &acknowledged, &rows, &wrote];
+        let parameters: [&(dyn ToSql + Sync); 6] = [&id.0, &self.epoch, &cover, &acknowledged, &rows, &wrote];
         let row = self.client.query_one(&self.fixed.land, &parameters).await?;
         *position = Position(row.try_get::<_, PgLsn>(0)?.into());
         Ok(())
@@ -250,37 +298,6 @@ impl Target {
         let due = delivery.truncates.iter().filter(|truncate| !truncate.hold);
         let names: Vec<_> = due.filter_map(|t| self.tables.get(&t.table)).map(|table| &table.name).collect();
         (!names.is_empty()).then(|| sql::truncate(names))
-    }
-
-    /// Prepares the forms that `placed` needs and that are not prepared yet.
-    pub(super) async fn prepare(&mut self, placed: &[Placed<'_>]) -> Result<(), DeliverError> {
-        let mut last = None;
-        for form in placed.iter().map(|placed| placed.form) {
-            if last.replace(form) == Some(form) || self.forms.contains_key(&form) {
-                continue;
-            }
-            let prepared = self.prepare_form(form).await?;
-            self.forms.insert(form, prepared);
-        }
-        Ok(())
-    }
-
-    async fn prepare_form(&self, form: Form) -> Result<Prepared, DeliverError> {
-        let (Form::Delete(id) | Form::Upsert(id, _)) = form;
-        let table = self.tables.get(&id).ok_or(DeliverError::UnknownTable(id))?;
-        let (text, parameter_of, parameters) = match form {
-            Form::Delete(_) => (sql::delete_found(&table.name, &table.key_columns()), Vec::new(), table.key.len()),
-            Form::Upsert(_, shape) => {
-                let shape = self.shapes.get(shape);
-                let written = table.written(&shape);
-                let parameter_of = (0..shape.columns.len()).map(|at| written.iter().position(|(from, _)| *from == at));
-                let parameter_of = parameter_of.collect();
-                let columns: Vec<_> = written.into_iter().map(|(_, column)| column).collect();
-                (sql::upsert(&table.name, &columns, table.key_is_spelled), parameter_of, columns.len())
-            }
-        };
-        let statement = self.client.prepare(&text).await?;
-        Ok(Prepared { statement, parameter_of, parameters })
     }
 
     /// Whether a landing is there: what became of a delivery whose answer was lost.

@@ -30,22 +30,14 @@ impl Plan {
     /// One line, without the node's name.
     pub fn describe(&self, step: &Step) -> String {
         match step {
-            Step::Unlink { table, .. } => format!(
-                "take {} out of the link, and restore its replica identity and sequences",
-                table.plain()
-            ),
+            Step::Unlink { table, .. } => {
+                format!("take {} out of the link, and restore its replica identity and sequences", table.plain())
+            }
             Step::Install { .. } => "make the schema pgtandem".to_owned(),
             Step::AddPeer { peer, .. } => format!("make the node {} known", self.name(*peer)),
             Step::SlotCount { .. } => format!("keep ids apart for {} nodes", self.slot_count),
-            Step::ReplicaIdentity {
-                table, from, to, ..
-            } => {
-                format!(
-                    "set the replica identity of {} to {} (it is {})",
-                    table.plain(),
-                    to.sql(),
-                    from.sql()
-                )
+            Step::ReplicaIdentity { table, from, to, .. } => {
+                format!("set the replica identity of {} to {} (it is {})", table.plain(), to.sql(), from.sql())
             }
             Step::Publish { create, tables, .. } => {
                 let names: Vec<String> = tables.iter().map(QualifiedName::plain).collect();
@@ -54,25 +46,12 @@ impl Plan {
                     false => format!("add {} to the publication {PUBLICATION}", names.join(", ")),
                 }
             }
-            Step::CreateSlot { node } => format!(
-                "make the replication slot {}",
-                shown_slot(&self.identities[*node])
-            ),
+            Step::CreateSlot { node } => format!("make the replication slot {}", shown_slot(&self.identities[*node])),
             Step::Register { table, .. } => {
-                format!(
-                    "list {} (conflicts: {}, ids: {})",
-                    table.name.plain(),
-                    table.resolve,
-                    table.ids
-                )
+                format!("list {} (conflicts: {}, ids: {})", table.name.plain(), table.resolve, table.ids)
             }
             Step::Policy { table, .. } => {
-                format!(
-                    "change {} to conflicts: {}, ids: {}",
-                    table.name.plain(),
-                    table.resolve,
-                    table.ids
-                )
+                format!("change {} to conflicts: {}, ids: {}", table.name.plain(), table.resolve, table.ids)
             }
             Step::Interleave(interleaving) => {
                 let residues: Vec<String> = interleaving
@@ -95,13 +74,7 @@ impl Plan {
     }
 
     fn describe_rows(&self, table: &QualifiedName, rows: &Rows) -> String {
-        let names = |nodes: &[usize]| {
-            nodes
-                .iter()
-                .map(|node| self.name(*node))
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
+        let names = |nodes: &[usize]| nodes.iter().map(|node| self.name(*node)).collect::<Vec<_>>().join(", ");
         let table = table.plain();
         match rows {
             Rows::NoneYet => format!("link {table}: it is empty everywhere"),
@@ -109,16 +82,11 @@ impl Plan {
                 format!("copy {table} from {} to {}", self.name(*from), names(to))
             }
             Rows::Compare { nodes, copy_to } if copy_to.is_empty() => {
-                format!(
-                    "compare {table} on {}: it is linked if its rows are equal",
-                    names(nodes)
-                )
+                format!("compare {table} on {}: it is linked if its rows are equal", names(nodes))
             }
-            Rows::Compare { nodes, copy_to } => format!(
-                "compare {table} on {}: if its rows are equal, copy them to {}",
-                names(nodes),
-                names(copy_to)
-            ),
+            Rows::Compare { nodes, copy_to } => {
+                format!("compare {table} on {}: if its rows are equal, copy them to {}", names(nodes), names(copy_to))
+            }
         }
     }
 
@@ -137,21 +105,13 @@ impl Plan {
             ),
             Step::Install { node } => one(node, self.install_sql(*node)),
             Step::AddPeer { node, peer } => one(node, peer_sql(&self.identities[*peer])),
-            Step::SlotCount { node } => one(
-                node,
-                format!("UPDATE pgtandem.node SET slot_count = {};", self.slot_count),
-            ),
-            Step::ReplicaIdentity {
-                node, table, to, ..
-            } => one(
-                node,
-                format!("{};", sql::alter_replica_identity(table, &to.sql())),
-            ),
-            Step::Publish {
-                node,
-                create,
-                tables,
-            } => {
+            Step::SlotCount { node } => {
+                one(node, format!("UPDATE pgtandem.node SET slot_count = {};", self.slot_count))
+            }
+            Step::ReplicaIdentity { node, table, to, .. } => {
+                one(node, format!("{};", sql::alter_replica_identity(table, &to.sql())))
+            }
+            Step::Publish { node, create, tables } => {
                 let publication = Ident::new(PUBLICATION);
                 let statement = match create {
                     true => sql::create_publication(&publication, tables),
@@ -182,10 +142,7 @@ impl Plan {
                     let options = entry.options(interleaving.pattern)?;
                     let statement = options.alter(&entry.sequence.name, None);
                     let above = "RESTART WITH /* its first value above every id on any node */";
-                    Some((
-                        self.name(entry.node).to_owned(),
-                        format!("{statement} {above};"),
-                    ))
+                    Some((self.name(entry.node).to_owned(), format!("{statement} {above};")))
                 })
                 .collect(),
             Step::Fill { id, table, rows } => self.fill_sql(*id, table, rows),
@@ -219,19 +176,10 @@ impl Plan {
             ));
         }
         for node in targets {
-            all.push((
-                self.name(*node).to_owned(),
-                format!("COPY {table} (…) FROM STDIN;"),
-            ));
+            all.push((self.name(*node).to_owned(), format!("COPY {table} (…) FROM STDIN;")));
         }
-        let live = format!(
-            "UPDATE pgtandem.linked_table SET state = 'live', linked_at = now() WHERE id = {id};"
-        );
-        all.extend(
-            self.identities
-                .iter()
-                .map(|identity| (identity.name.clone(), live.clone())),
-        );
+        let live = format!("UPDATE pgtandem.linked_table SET state = 'live', linked_at = now() WHERE id = {id};");
+        all.extend(self.identities.iter().map(|identity| (identity.name.clone(), live.clone())));
         all
     }
 }

@@ -64,11 +64,7 @@ pub async fn plan_down(config: &Config, leaving: Option<&str>) -> Result<DownPla
 }
 
 /// Does what `plan_down` says, and compares each cleaned node's catalog with what it was before `up`.
-pub async fn down(
-    config: &Config,
-    leaving: Option<&str>,
-    agreed: &DownPlan,
-) -> Result<Vec<Proof>, LifecycleError> {
+pub async fn down(config: &Config, leaving: Option<&str>, agreed: &DownPlan) -> Result<Vec<Proof>, LifecycleError> {
     let (found, away) = look(config).await?;
     if make(config, &found, away, leaving)? != *agreed {
         return Err(LifecycleError::refused(
@@ -78,10 +74,7 @@ pub async fn down(
     }
     let mut proofs = Vec::new();
     for one in &found {
-        let is_cleaned = agreed
-            .clean
-            .iter()
-            .any(|cleaning| cleaning.node == one.node.name);
+        let is_cleaned = agreed.clean.iter().any(|cleaning| cleaning.node == one.node.name);
         let Some((row, peers, tables)) = &one.link else {
             continue;
         };
@@ -105,18 +98,13 @@ async fn look(config: &Config) -> Result<(Vec<Found>, Vec<OutOfReach>), Lifecycl
                 let link = read(&node).await?;
                 found.push(Found { node, link });
             }
-            Err(error) => away.push(OutOfReach {
-                node: wanted.name.clone(),
-                why: error.to_string(),
-            }),
+            Err(error) => away.push(OutOfReach { node: wanted.name.clone(), why: error.to_string() }),
         }
     }
     Ok((found, away))
 }
 
-async fn read(
-    node: &OpenNode,
-) -> Result<Option<(NodeRow, Vec<Peer>, Vec<LinkedTable>)>, LifecycleError> {
+async fn read(node: &OpenNode) -> Result<Option<(NodeRow, Vec<Peer>, Vec<LinkedTable>)>, LifecycleError> {
     let client = node.client();
     let work = async {
         if link::is_installed(client).await? != Installed::Yes {
@@ -125,11 +113,7 @@ async fn read(
         let Some(row) = link::read_node(client).await? else {
             return Ok(None);
         };
-        Ok(Some((
-            row,
-            link::read_peers(client).await?,
-            link::read_linked_tables(client).await?,
-        )))
+        Ok(Some((row, link::read_peers(client).await?, link::read_linked_tables(client).await?)))
     };
     work.await.on(&node.name, "reading the link")
 }
@@ -140,44 +124,26 @@ fn make(
     away: Vec<OutOfReach>,
     leaving: Option<&str>,
 ) -> Result<DownPlan, LifecycleError> {
-    let linked = || {
-        found
-            .iter()
-            .filter_map(|one| Some((one, one.link.as_ref()?)))
-    };
+    let linked = || found.iter().filter_map(|one| Some((one, one.link.as_ref()?)));
     let Some(leaving) = leaving else {
         if let Some(first) = away.first() {
             return Err(LifecycleError::refused(
                 format!("the node {} cannot be reached: {}", first.node, first.why),
-                format!(
-                    "start it again; if it is gone for good: `pgtandem down --node {}`",
-                    first.node
-                ),
+                format!("start it again; if it is gone for good: `pgtandem down --node {}`", first.node),
             ));
         }
-        let clean = linked()
-            .map(|(one, link)| cleaning(&one.node, link))
-            .collect();
-        return Ok(DownPlan {
-            clean,
-            forget: None,
-            out_of_reach: Vec::new(),
-        });
+        let clean = linked().map(|(one, link)| cleaning(&one.node, link)).collect();
+        return Ok(DownPlan { clean, forget: None, out_of_reach: Vec::new() });
     };
     let is_known = config.node(leaving).is_some()
         || linked().any(|(_, (_, peers, _))| peers.iter().any(|peer| peer.name == leaving));
     if !is_known {
         return Err(LifecycleError::refused(
-            format!(
-                "there is no node {leaving}, neither in the link nor in {}",
-                config.file.display()
-            ),
+            format!("there is no node {leaving}, neither in the link nor in {}", config.file.display()),
             "give the name of a node",
         ));
     }
-    let staying: Vec<_> = linked()
-        .filter(|(one, _)| one.node.name != leaving)
-        .collect();
+    let staying: Vec<_> = linked().filter(|(one, _)| one.node.name != leaving).collect();
     let others_away = away.iter().any(|node| node.node != leaving);
     // A link of one is none.
     let is_end = staying.len() < 2 && !others_away;
@@ -191,21 +157,11 @@ fn make(
         .map(|(one, _)| one.node.name.clone())
         .collect();
     let forget = (!told.is_empty()).then(|| (leaving.to_owned(), told));
-    let out_of_reach = away
-        .into_iter()
-        .filter(|node| node.node == leaving)
-        .collect();
-    Ok(DownPlan {
-        clean,
-        forget,
-        out_of_reach,
-    })
+    let out_of_reach = away.into_iter().filter(|node| node.node == leaving).collect();
+    Ok(DownPlan { clean, forget, out_of_reach })
 }
 
-fn cleaning(
-    node: &OpenNode,
-    (row, _, tables): &(NodeRow, Vec<Peer>, Vec<LinkedTable>),
-) -> Cleaning {
+fn cleaning(node: &OpenNode, (row, _, tables): &(NodeRow, Vec<Peer>, Vec<LinkedTable>)) -> Cleaning {
     Cleaning {
         node: node.name.clone(),
         tables: tables.iter().map(|table| table.name.plain()).collect(),
@@ -222,77 +178,50 @@ async fn forget(node: &OpenNode, peer: &Peer) -> Result<(), LifecycleError> {
 }
 
 /// The slot first: it keeps WAL. The schema last: it knows what is still to be done if we are killed.
-async fn clean(
-    node: &OpenNode,
-    row: &NodeRow,
-    tables: &[LinkedTable],
-) -> Result<Proof, LifecycleError> {
+async fn clean(node: &OpenNode, row: &NodeRow, tables: &[LinkedTable]) -> Result<Proof, LifecycleError> {
     const DOING: &str = "removing the link";
     let client = node.client();
     drop_slot(node, &row.slot).await?;
     let mut touched: Vec<String> = Vec::new();
-    for kind in [RestoreKind::ReplicaIdentity, RestoreKind::Sequence] {
-        let saved = link::list_restore(client, kind)
-            .await
-            .on(&node.name, DOING)?;
-        touched.extend(saved.into_iter().map(|saved| saved.object));
+    for (kind, what) in [(RestoreKind::ReplicaIdentity, "replica identity of"), (RestoreKind::Sequence, "sequence")] {
+        let saved = link::list_restore(client, kind).await.on(&node.name, DOING)?;
+        touched.extend(saved.into_iter().map(|saved| format!("{what} {}", saved.object)));
     }
     for table in tables {
         restore::restore_table(node, &table.name).await?;
     }
-    let saved = link::read_restore(client, RestoreKind::Catalog, "database")
-        .await
-        .on(&node.name, DOING)?;
-    let before = saved
-        .and_then(|saved| serde_json::from_value::<Fingerprint>(saved.before).ok())
-        .unwrap_or_default();
+    let saved = link::read_restore(client, RestoreKind::Catalog, "database").await.on(&node.name, DOING)?;
+    let before = saved.and_then(|saved| serde_json::from_value::<Fingerprint>(saved.before).ok()).unwrap_or_default();
     let publication = Ident::new(row.publication.as_str());
-    let script = format!(
-        "BEGIN; DROP PUBLICATION IF EXISTS {publication}; DROP SCHEMA pgtandem CASCADE; COMMIT"
-    );
+    let script = format!("BEGIN; DROP PUBLICATION IF EXISTS {publication}; DROP SCHEMA pgtandem CASCADE; COMMIT");
     if let Err(error) = client.batch_execute(&script).await {
-        client
-            .batch_execute("ROLLBACK")
-            .await
-            .on(&node.name, DOING)?;
+        client.batch_execute("ROLLBACK").await.on(&node.name, DOING)?;
         return Err(LifecycleError::sql(&node.name, DOING, error));
     }
-    let after = read_fingerprint(client)
-        .await
-        .on(&node.name, "comparing the catalog")?;
-    let (left_behind, changed_by_others) = before
-        .differences(&after)
-        .into_iter()
-        .partition(|difference| is_ours(difference, &touched));
-    Ok(Proof {
-        node: node.name.clone(),
-        objects: after.0.len(),
-        left_behind,
-        changed_by_others,
-    })
+    let after = read_fingerprint(client).await.on(&node.name, "comparing the catalog")?;
+    let (left_behind, changed_by_others) =
+        before.differences(&after).into_iter().partition(|difference| is_ours(difference, &touched));
+    Ok(Proof { node: node.name.clone(), objects: after.0.len(), left_behind, changed_by_others })
 }
 
+/// `touched`: objects as the fingerprint calls them, but for their quotes.
 fn is_ours(difference: &Difference, touched: &[String]) -> bool {
     let bare = |name: &str| name.replace('"', "");
     let object = bare(&difference.object);
-    let name = object.split_once(' ').map_or("", |(_, name)| name);
-    object.contains("pgtandem") || touched.iter().any(|touched| bare(touched) == name)
+    object.contains("pgtandem") || touched.iter().any(|touched| bare(touched) == object)
 }
 
 /// A hub that reads from it is sent away.
 async fn drop_slot(node: &OpenNode, slot: &str) -> Result<(), LifecycleError> {
     const DOING: &str = "dropping the replication slot";
     const PATIENCE: Duration = Duration::from_secs(20);
-    const END_READER: &str =
-        "SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots
+    const END_READER: &str = "SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots
                               WHERE slot_name = $1 AND active_pid IS NOT NULL";
     let client = node.client();
     let since = Instant::now();
     while let Some(found) = read_slot(client, slot).await.on(&node.name, DOING)? {
         if !found.active {
-            let dropped = client
-                .execute("SELECT pg_catalog.pg_drop_replication_slot($1)", &[&slot])
-                .await;
+            let dropped = client.execute("SELECT pg_catalog.pg_drop_replication_slot($1)", &[&slot]).await;
             match dropped {
                 Ok(_) => return Ok(()),
                 // Somebody was faster.
@@ -302,17 +231,11 @@ async fn drop_slot(node: &OpenNode, slot: &str) -> Result<(), LifecycleError> {
         }
         if since.elapsed() > PATIENCE {
             return Err(LifecycleError::refused(
-                format!(
-                    "node {}: somebody keeps reading from the replication slot {slot}",
-                    node.name
-                ),
+                format!("node {}: somebody keeps reading from the replication slot {slot}", node.name),
                 "stop the running pgtandem, and run `pgtandem down` again",
             ));
         }
-        client
-            .execute(END_READER, &[&slot])
-            .await
-            .on(&node.name, DOING)?;
+        client.execute(END_READER, &[&slot]).await.on(&node.name, DOING)?;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())

@@ -7,22 +7,11 @@ use std::fmt::Write as _;
 #[derive(Debug, thiserror::Error)]
 pub enum LifecycleError {
     #[error("node {node}: {error}")]
-    Connect {
-        node: String,
-        error: Box<ConnectError>,
-    },
+    Connect { node: String, error: Box<ConnectError> },
     #[error("node {node}: {doing}: {}", describe(error))]
-    Sql {
-        node: String,
-        doing: String,
-        error: tokio_postgres::Error,
-    },
+    Sql { node: String, doing: String, error: tokio_postgres::Error },
     #[error("node {node}: {doing}: {error}")]
-    Replication {
-        node: String,
-        doing: String,
-        error: wire::Error,
-    },
+    Replication { node: String, doing: String, error: wire::Error },
     /// It was not tried, or was taken back, because it would not have been right.
     #[error("{what}")]
     Refused { what: String, remedy: String },
@@ -30,43 +19,26 @@ pub enum LifecycleError {
 
 impl LifecycleError {
     pub fn connect(node: &str, error: ConnectError) -> Self {
-        Self::Connect {
-            node: node.to_owned(),
-            error: Box::new(error),
-        }
+        Self::Connect { node: node.to_owned(), error: Box::new(error) }
     }
 
     pub fn sql(node: &str, doing: impl Into<String>, error: tokio_postgres::Error) -> Self {
-        Self::Sql {
-            node: node.to_owned(),
-            doing: doing.into(),
-            error,
-        }
+        Self::Sql { node: node.to_owned(), doing: doing.into(), error }
     }
 
     pub fn replication(node: &str, doing: impl Into<String>, error: wire::Error) -> Self {
-        Self::Replication {
-            node: node.to_owned(),
-            doing: doing.into(),
-            error,
-        }
+        Self::Replication { node: node.to_owned(), doing: doing.into(), error }
     }
 
     pub fn refused(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Refused {
-            what: what.into(),
-            remedy: remedy.into(),
-        }
+        Self::Refused { what: what.into(), remedy: remedy.into() }
     }
 
     /// What the person can do about it.
     pub fn remedy(&self) -> Option<String> {
         match self {
             Self::Connect { error, .. } => Some(error.remedy()),
-            Self::Sql { error, .. } => error
-                .as_db_error()
-                .and_then(|error| error.hint())
-                .map(str::to_owned),
+            Self::Sql { error, .. } => error.as_db_error().and_then(|error| error.hint()).map(str::to_owned),
             Self::Replication { .. } => None,
             Self::Refused { remedy, .. } => Some(remedy.clone()),
         }

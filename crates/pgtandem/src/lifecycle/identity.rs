@@ -22,37 +22,19 @@ impl Identity {
     }
 
     pub fn peer(&self) -> Peer {
-        Peer {
-            number: self.number,
-            name: self.name.clone(),
-            incarnation: self.incarnation,
-        }
+        Peer { number: self.number, name: self.name.clone(), incarnation: self.incarnation }
     }
 }
 
 /// One identity per node of the configuration, in its order. What any node has written down already holds: an
 /// interrupted `up` may have told the first node who the second will be.
-pub fn identities(
-    config: &Config,
-    surveys: &[NodeSurvey],
-) -> Result<Vec<Identity>, LifecycleError> {
+pub fn identities(config: &Config, surveys: &[NodeSurvey]) -> Result<Vec<Identity>, LifecycleError> {
     let links = || surveys.iter().filter_map(|survey| survey.link.as_ref());
     for link in links() {
-        if let Some(peer) = link
-            .peers
-            .iter()
-            .find(|peer| config.node(&peer.name).is_none())
-        {
+        if let Some(peer) = link.peers.iter().find(|peer| config.node(&peer.name).is_none()) {
             return Err(LifecycleError::refused(
-                format!(
-                    "the node {} is in the link but not in {}",
-                    peer.name,
-                    config.file.display()
-                ),
-                format!(
-                    "write it there again, or take it out of the link: `pgtandem down --node {}`",
-                    peer.name
-                ),
+                format!("the node {} is in the link but not in {}", peer.name, config.file.display()),
+                format!("write it there again, or take it out of the link: `pgtandem down --node {}`", peer.name),
             ));
         }
     }
@@ -67,9 +49,7 @@ pub fn identities(
             is_installed: true,
         });
         let announced = || {
-            let peer = links()
-                .flat_map(|link| &link.peers)
-                .find(|peer| peer.name == survey.name)?;
+            let peer = links().flat_map(|link| &link.peers).find(|peer| peer.name == survey.name)?;
             Some(Identity {
                 number: peer.number,
                 name: peer.name.clone(),
@@ -93,16 +73,9 @@ pub fn identities(
 }
 
 /// How many residues of ids there are to be.
-pub fn slot_count(
-    config: &Config,
-    surveys: &[NodeSurvey],
-    identities: &[Identity],
-) -> Result<i16, LifecycleError> {
+pub fn slot_count(config: &Config, surveys: &[NodeSurvey], identities: &[Identity]) -> Result<i16, LifecycleError> {
     let wanted = i16::try_from(config.hub.id_slots).unwrap_or(i16::MAX);
-    let present = surveys
-        .iter()
-        .filter_map(|survey| Some(survey.link.as_ref()?.node.slot_count))
-        .max();
+    let present = surveys.iter().filter_map(|survey| Some(survey.link.as_ref()?.node.slot_count)).max();
     // Fewer than there were would let two nodes meet.
     let count = present.unwrap_or(0).max(wanted);
     match identities.iter().find(|identity| identity.number >= count) {
@@ -113,11 +86,7 @@ pub fn slot_count(
                 identity.name,
                 identity.number + 1
             ),
-            format!(
-                "write id_slots = {} into [hub] of {}",
-                count * 2,
-                config.file.display()
-            ),
+            format!("write id_slots = {} into [hub] of {}", count * 2, config.file.display()),
         )),
     }
 }

@@ -55,22 +55,15 @@ pub async fn scan(config: &Config) -> Result<Scan, LifecycleError> {
     let mut seen: BTreeMap<QualifiedName, usize> = BTreeMap::new();
     for node in &nodes {
         let tables = list_tables(node.client()).await;
-        let tables =
-            tables.map_err(|error| LifecycleError::sql(&node.name, "listing the tables", error))?;
+        let tables = tables.map_err(|error| LifecycleError::sql(&node.name, "listing the tables", error))?;
         for table in tables {
             *seen.entry(table).or_default() += 1;
         }
     }
-    let common: Vec<QualifiedName> = seen
-        .iter()
-        .filter(|(_, count)| **count == nodes.len())
-        .map(|(name, _)| name.clone())
-        .collect();
+    let common: Vec<QualifiedName> =
+        seen.iter().filter(|(_, count)| **count == nodes.len()).map(|(name, _)| name.clone()).collect();
     let elsewhere = seen.len() - common.len();
-    let surveys = survey_all(&nodes, &common)
-        .await
-        .into_iter()
-        .collect::<Result<Vec<_>, _>>()?;
+    let surveys = survey_all(&nodes, &common).await.into_iter().collect::<Result<Vec<_>, _>>()?;
     let candidates = common.into_iter().map(|name| {
         let mut report = Report::default();
         for survey in &surveys {
@@ -79,21 +72,10 @@ pub async fn scan(config: &Config) -> Result<Scan, LifecycleError> {
             }
         }
         judge_pair(&mut report, &surveys, &name);
-        let faults = report
-            .findings
-            .into_iter()
-            .filter(|finding| finding.severity == Severity::Fault)
-            .collect();
-        Candidate {
-            faults,
-            is_bookkeeping: BOOKKEEPING.contains(&name.name.as_str()),
-            name,
-        }
+        let faults = report.findings.into_iter().filter(|finding| finding.severity == Severity::Fault).collect();
+        Candidate { faults, is_bookkeeping: BOOKKEEPING.contains(&name.name.as_str()), name }
     });
-    Ok(Scan {
-        candidates: candidates.collect(),
-        elsewhere,
-    })
+    Ok(Scan { candidates: candidates.collect(), elsewhere })
 }
 
 /// The text of the configuration. `nodes`: names and connection strings as they were given.
@@ -128,26 +110,17 @@ fn write_candidate(text: &mut String, candidate: &Candidate, nodes: &[(String, S
     let name = spell_table_name(&candidate.name);
     let prefer = nodes.first().map_or("NODE", |(name, _)| name.as_str());
     let spelled = toml::Value::String(name.clone());
-    let entry = format!(
-        "[[tables]]\nname = {spelled}\nresolve = \"newest\"          # or \"prefer:{prefer}\"\n"
-    );
+    let entry = format!("[[tables]]\nname = {spelled}\nresolve = \"newest\"          # or \"prefer:{prefer}\"\n");
     if candidate.is_linkable() {
         text.push_str(&entry);
         return;
     }
     let _ = writeln!(text, "# {name} is left out:");
     if candidate.is_bookkeeping {
-        let _ = writeln!(
-            text,
-            "#   it keeps track of an application's own migrations"
-        );
+        let _ = writeln!(text, "#   it keeps track of an application's own migrations");
     }
     for fault in &candidate.faults {
-        let node = fault
-            .node
-            .as_ref()
-            .map(|node| format!("{node}: "))
-            .unwrap_or_default();
+        let node = fault.node.as_ref().map(|node| format!("{node}: ")).unwrap_or_default();
         let _ = writeln!(text, "#   {node}{}", fault.what);
         if let Some(remedy) = &fault.remedy {
             let _ = writeln!(text, "#     -> {remedy}");

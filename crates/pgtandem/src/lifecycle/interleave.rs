@@ -70,13 +70,9 @@ impl Pattern {
 
     /// The smallest value of the node's that is `at_least`; none if it is beyond what an int8 holds.
     pub fn next(self, number: i16, at_least: i64) -> Option<i64> {
-        let first = self
-            .step
-            .checked_mul(i64::from(number))?
-            .checked_add(self.offset)?;
+        let first = self.step.checked_mul(i64::from(number))?.checked_add(self.offset)?;
         let missing = at_least.checked_sub(first)?;
-        let rounds = missing.div_euclid(self.increment())
-            + i64::from(missing.rem_euclid(self.increment()) > 0);
+        let rounds = missing.div_euclid(self.increment()) + i64::from(missing.rem_euclid(self.increment()) > 0);
         first.checked_add(rounds.checked_mul(self.increment())?)
     }
 
@@ -84,18 +80,11 @@ impl Pattern {
     pub fn examples(self, number: i16) -> Option<String> {
         let first = self.next(number, 1)?;
         let increment = self.increment();
-        Some(format!(
-            "{first}, {}, {}, …",
-            first.checked_add(increment)?,
-            first.checked_add(increment * 2)?
-        ))
+        Some(format!("{first}, {}, {}, …", first.checked_add(increment)?, first.checked_add(increment * 2)?))
     }
 
     fn contains(self, number: i16, value: i64) -> bool {
-        let first = self
-            .step
-            .saturating_mul(i64::from(number))
-            .saturating_add(self.offset);
+        let first = self.step.saturating_mul(i64::from(number)).saturating_add(self.offset);
         value.saturating_sub(first).rem_euclid(self.increment()) == 0
     }
 }
@@ -104,11 +93,7 @@ impl NodeSequence {
     /// Its options in the link. `START WITH` keeps the residue too, so that TRUNCATE … RESTART IDENTITY does.
     pub fn options(&self, pattern: Pattern) -> Option<SequenceOptions> {
         let start = pattern.next(self.number, self.original.options.start)?;
-        Some(SequenceOptions {
-            increment: pattern.increment(),
-            start,
-            ..self.original.options.clone()
-        })
+        Some(SequenceOptions { increment: pattern.increment(), start, ..self.original.options.clone() })
     }
 }
 
@@ -129,26 +114,14 @@ pub fn interleavings(
             let original = saved
                 .and_then(|saved| serde_json::from_value(saved.before.clone()).ok())
                 .unwrap_or_else(|| before(table, sequence));
-            let entry = NodeSequence {
-                node,
-                number: identity.number,
-                sequence: sequence.clone(),
-                original,
-                is_done: false,
-            };
-            match all
-                .iter_mut()
-                .find(|interleaving| interleaving.column == sequence.column)
-            {
+            let entry =
+                NodeSequence { node, number: identity.number, sequence: sequence.clone(), original, is_done: false };
+            match all.iter_mut().find(|interleaving| interleaving.column == sequence.column) {
                 Some(interleaving) => interleaving.sequences.push(entry),
                 None => all.push(Interleaving {
                     table: table.clone(),
                     column: sequence.column.clone(),
-                    pattern: Pattern {
-                        step: 1,
-                        slots: i64::from(slots),
-                        offset: 0,
-                    },
+                    pattern: Pattern { step: 1, slots: i64::from(slots), offset: 0 },
                     sequences: vec![entry],
                 }),
             }
@@ -162,22 +135,13 @@ pub fn interleavings(
 
 impl Interleaving {
     fn settle(&mut self, surveys: &[NodeSurvey]) {
-        let originals = || {
-            self.sequences
-                .iter()
-                .map(|sequence| &sequence.original.options)
-        };
-        let step = originals()
-            .map(|options| options.increment)
-            .max()
-            .unwrap_or(1)
-            .max(1);
+        let originals = || self.sequences.iter().map(|sequence| &sequence.original.options);
+        let step = originals().map(|options| options.increment).max().unwrap_or(1).max(1);
         let start = originals().map(|options| options.start).next().unwrap_or(1);
         self.pattern.step = step;
         self.pattern.offset = start.rem_euclid(step);
         for entry in &mut self.sequences {
-            let saved =
-                saved(&surveys[entry.node], &entry.sequence).and_then(|saved| saved.after.clone());
+            let saved = saved(&surveys[entry.node], &entry.sequence).and_then(|saved| saved.after.clone());
             let after = saved.and_then(|after| serde_json::from_value::<SequenceAfter>(after).ok());
             entry.is_done = after.is_some_and(|after| {
                 after.pattern == self.pattern
@@ -195,10 +159,7 @@ impl Interleaving {
     /// The first value of each sequence above `highest`, which is the highest value there is on any node.
     pub fn restarts(&self, highest: i64) -> Result<Vec<i64>, LifecycleError> {
         let restart = |entry: &NodeSequence| {
-            let next = self.pattern.next(
-                entry.number,
-                highest.saturating_add(1).max(entry.original.options.min),
-            );
+            let next = self.pattern.next(entry.number, highest.saturating_add(1).max(entry.original.options.min));
             next.filter(|next| *next <= entry.sequence.options.max).ok_or_else(|| {
                 LifecycleError::refused(
                     format!(
@@ -240,11 +201,7 @@ mod tests {
 
     #[test]
     fn each_node_has_numbers_of_its_own() {
-        let pattern = Pattern {
-            step: 1,
-            slots: 4,
-            offset: 0,
-        };
+        let pattern = Pattern { step: 1, slots: 4, offset: 0 };
         let of = |number| {
             (0..5).scan(1, move |from, _| {
                 let next = pattern.next(number, *from)?;
@@ -263,11 +220,7 @@ mod tests {
     #[test]
     fn blocks_stay_whole() {
         // Takes ids in blocks of 50: 1, 51, 101, ...
-        let pattern = Pattern {
-            step: 50,
-            slots: 4,
-            offset: 1,
-        };
+        let pattern = Pattern { step: 50, slots: 4, offset: 1 };
         assert_eq!(pattern.increment(), 200);
         assert_eq!(pattern.next(0, 2), Some(201));
         assert_eq!(pattern.next(1, 2), Some(51));

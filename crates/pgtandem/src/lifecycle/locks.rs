@@ -34,10 +34,7 @@ pub(super) async fn keep_others_away_from(node: &OpenNode) -> Result<(), Lifecyc
         if since.elapsed() > HUB_PATIENCE {
             let holder = lock_holder(client).await.on(&node.name, doing)?;
             return Err(LifecycleError::refused(
-                format!(
-                    "node {}: another pgtandem is at work and does not give way: {holder}",
-                    node.name
-                ),
+                format!("node {}: another pgtandem is at work and does not give way: {holder}", node.name),
                 "stop it, or wait until it has finished",
             ));
         }
@@ -49,10 +46,7 @@ pub(super) async fn keep_others_away_from(node: &OpenNode) -> Result<(), Lifecyc
     }
     // A process that was killed may have left a transaction behind that the server has not noticed yet.
     if link::is_installed(client).await.on(&node.name, doing)? == link::Installed::Yes {
-        client
-            .batch_execute("SELECT FROM pgtandem.epoch FOR UPDATE")
-            .await
-            .on(&node.name, doing)?;
+        client.batch_execute("SELECT FROM pgtandem.epoch FOR UPDATE").await.on(&node.name, doing)?;
     }
     Ok(())
 }
@@ -65,21 +59,13 @@ async fn lock_holder(client: &Client) -> Result<String, tokio_postgres::Error> {
                                                                       WHERE datname = pg_catalog.current_database())
           AND l.objsubid = 1 AND (l.classid::bigint << 32 | l.objid::bigint) = pg_catalog.hashtextextended('pgtandem', 0)
         LIMIT 1";
-    Ok(client
-        .query_opt(query, &[])
-        .await?
-        .map_or_else(|| "an unknown process".to_owned(), |row| row.get(0)))
+    Ok(client.query_opt(query, &[]).await?.map_or_else(|| "an unknown process".to_owned(), |row| row.get(0)))
 }
 
 /// Whether a lock was not to be had in time; trying again may help.
 pub(super) fn is_lock_timeout(error: &LifecycleError) -> bool {
-    let states = [
-        SqlState::LOCK_NOT_AVAILABLE.code(),
-        SqlState::T_R_DEADLOCK_DETECTED.code(),
-    ];
-    error
-        .sqlstate()
-        .is_some_and(|state| states.contains(&state))
+    let states = [SqlState::LOCK_NOT_AVAILABLE.code(), SqlState::T_R_DEADLOCK_DETECTED.code()];
+    error.sqlstate().is_some_and(|state| states.contains(&state))
 }
 
 /// Pauses between attempts to get a lock, until patience ends.
@@ -90,10 +76,7 @@ pub(super) struct Attempts {
 
 impl Attempts {
     pub fn new() -> Self {
-        Self {
-            since: Instant::now(),
-            pause: FIRST_PAUSE,
-        }
+        Self { since: Instant::now(), pause: FIRST_PAUSE }
     }
 
     /// False: enough.
@@ -110,10 +93,7 @@ impl Attempts {
 /// First statement of a transaction that locks something of the application's: whoever queues up behind us waits
 /// no longer than this.
 pub(super) fn set_lock_timeout() -> String {
-    format!(
-        "SET LOCAL lock_timeout = {}",
-        APPLICATION_PATIENCE.as_millis()
-    )
+    format!("SET LOCAL lock_timeout = {}", APPLICATION_PATIENCE.as_millis())
 }
 
 /// Runs statements in one transaction, as often as it takes to get the locks they need on `object`.
@@ -123,26 +103,14 @@ pub(super) async fn in_short_transaction(
     object: &crate::sql::QualifiedName,
     statements: &[String],
 ) -> Result<(), LifecycleError> {
-    let script = format!(
-        "BEGIN; {}; {}; COMMIT",
-        set_lock_timeout(),
-        statements.join("; ")
-    );
+    let script = format!("BEGIN; {}; {}; COMMIT", set_lock_timeout(), statements.join("; "));
     let mut attempts = Attempts::new();
     loop {
-        let error = match node
-            .client()
-            .batch_execute(&script)
-            .await
-            .on(&node.name, doing)
-        {
+        let error = match node.client().batch_execute(&script).await.on(&node.name, doing) {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        node.client()
-            .batch_execute("ROLLBACK")
-            .await
-            .on(&node.name, doing)?;
+        node.client().batch_execute("ROLLBACK").await.on(&node.name, doing)?;
         if !is_lock_timeout(&error) {
             return Err(error);
         }
@@ -153,23 +121,14 @@ pub(super) async fn in_short_transaction(
 }
 
 /// Says who keeps us from locking `object`.
-pub(super) async fn busy(
-    node: &OpenNode,
-    doing: &str,
-    object: &crate::sql::QualifiedName,
-) -> LifecycleError {
+pub(super) async fn busy(node: &OpenNode, doing: &str, object: &crate::sql::QualifiedName) -> LifecycleError {
     const QUERY: &str = "
         SELECT pg_catalog.format('process %s (%s, transaction open since %s)', a.pid, a.application_name,
                                  pg_catalog.date_trunc('second', a.xact_start)), a.pid
         FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid)
         WHERE l.relation = pg_catalog.to_regclass($1) AND l.granted AND a.pid <> pg_catalog.pg_backend_pid()
         ORDER BY a.xact_start LIMIT 1";
-    let holder = node
-        .client()
-        .query_opt(QUERY, &[&object.to_string()])
-        .await
-        .ok()
-        .flatten();
+    let holder = node.client().query_opt(QUERY, &[&object.to_string()]).await.ok().flatten();
     let (who, remedy) = match holder {
         Some(row) => (
             row.get::<_, String>(0),
@@ -178,10 +137,9 @@ pub(super) async fn busy(
                 row.get::<_, i32>(1)
             ),
         ),
-        None => (
-            "transactions of the application".to_owned(),
-            "run the command again when there is less to do".to_owned(),
-        ),
+        None => {
+            ("transactions of the application".to_owned(), "run the command again when there is less to do".to_owned())
+        }
     };
     LifecycleError::refused(
         format!(

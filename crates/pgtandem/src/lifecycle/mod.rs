@@ -37,9 +37,5 @@ use crate::sql::QualifiedName;
 
 /// The names of the tables that the configuration lists, in its order.
 pub fn table_names(config: &Config) -> Vec<QualifiedName> {
-    config
-        .tables
-        .iter()
-        .map(|table| table.name.clone())
-        .collect()
+    config.tables.iter().map(|table| table.name.clone()).collect()
 }

@@ -47,11 +47,7 @@ impl OpenNode {
             .map_err(|error| LifecycleError::connect(name, error))?;
         // Later sessions of this command go where this one went, if the endpoint names several servers.
         let endpoint = endpoint.at(&session.host);
-        Ok(Self {
-            name: name.to_owned(),
-            endpoint,
-            session,
-        })
+        Ok(Self { name: name.to_owned(), endpoint, session })
     }
 
     /// Another session on the same server.
@@ -71,9 +67,7 @@ pub struct Opened {
 
 /// Tries all nodes at once.
 pub async fn open_nodes(config: &Config) -> Opened {
-    Opened {
-        nodes: join_all(config.nodes.iter().map(OpenNode::open)).await,
-    }
+    Opened { nodes: join_all(config.nodes.iter().map(OpenNode::open)).await }
 }
 
 impl Opened {

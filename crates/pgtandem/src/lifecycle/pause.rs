@@ -34,6 +34,14 @@ pub enum Stand {
     },
 }
 
+impl Stand {
+    /// This command made it so.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        matches!(self, Self::Paused | Self::Resumed)
+    }
+}
+
 /// Pauses or resumes one table or all, on all nodes that can be reached, and tells the hub.
 ///
 /// A hub pauses a table that any node says is paused, so that a node that was away does not undo it.

@@ -81,10 +81,7 @@ pub enum Rows {
     /// One node has rows: they are copied to these.
     Copy { from: usize, to: Vec<usize> },
     /// Several have: they are compared, and copied to those that have none, if there are such.
-    Compare {
-        nodes: Vec<usize>,
-        copy_to: Vec<usize>,
-    },
+    Compare { nodes: Vec<usize>, copy_to: Vec<usize> },
 }
 
 impl Plan {
@@ -97,13 +94,7 @@ impl Plan {
 pub fn plan(config: &Config, surveys: &[NodeSurvey]) -> Result<Plan, LifecycleError> {
     let identities = identities(config, surveys)?;
     let slot_count = slot_count(config, surveys, &identities)?;
-    let mut planner = Planner {
-        config,
-        surveys,
-        identities: &identities,
-        slot_count,
-        steps: Vec::new(),
-    };
+    let mut planner = Planner { config, surveys, identities: &identities, slot_count, steps: Vec::new() };
     planner.unlink();
     for node in 0..surveys.len() {
         planner.install(node);
@@ -115,11 +106,7 @@ pub fn plan(config: &Config, surveys: &[NodeSurvey]) -> Result<Plan, LifecycleEr
         planner.table(table);
     }
     let steps = planner.steps;
-    Ok(Plan {
-        identities,
-        slot_count,
-        steps,
-    })
+    Ok(Plan { identities, slot_count, steps })
 }
 
 /// Where foreign keys act on our rows too, a row's parent has to be there before it.
@@ -128,21 +115,12 @@ fn parents_first<'a>(config: &'a Config, surveys: &[NodeSurvey]) -> Vec<&'a Tabl
     let mut ordered = Vec::new();
     while !waiting.is_empty() {
         let has_waiting_parent = |table: &&Table| {
-            let shapes = surveys
-                .iter()
-                .filter_map(|survey| survey.table(&table.name));
-            let mut parents = shapes
-                .flat_map(|shape| &shape.foreign_keys_out)
-                .map(|key| &key.referenced);
-            parents.any(|parent| {
-                *parent != table.name && waiting.iter().any(|other| other.name == *parent)
-            })
+            let shapes = surveys.iter().filter_map(|survey| survey.table(&table.name));
+            let mut parents = shapes.flat_map(|shape| &shape.foreign_keys_out).map(|key| &key.referenced);
+            parents.any(|parent| *parent != table.name && waiting.iter().any(|other| other.name == *parent))
         };
         // Tables that refer to each other in a circle: the first one begins.
-        let next = waiting
-            .iter()
-            .position(|table| !has_waiting_parent(table))
-            .unwrap_or(0);
+        let next = waiting.iter().position(|table| !has_waiting_parent(table)).unwrap_or(0);
         ordered.push(waiting.remove(next));
     }
     ordered
@@ -171,17 +149,8 @@ impl Planner<'_> {
     fn unlink(&mut self) {
         for (node, survey) in self.surveys.iter().enumerate() {
             for linked in survey.link.iter().flat_map(|link| &link.tables) {
-                if !self
-                    .config
-                    .tables
-                    .iter()
-                    .any(|table| table.name == linked.name)
-                {
-                    self.steps.push(Step::Unlink {
-                        node,
-                        id: linked.id,
-                        table: linked.name.clone(),
-                    });
+                if !self.config.tables.iter().any(|table| table.name == linked.name) {
+                    self.steps.push(Step::Unlink { node, id: linked.id, table: linked.name.clone() });
                 }
             }
         }
@@ -194,11 +163,7 @@ impl Planner<'_> {
             return;
         };
         for (peer, identity) in self.identities.iter().enumerate() {
-            if !link
-                .peers
-                .iter()
-                .any(|known| known.incarnation == identity.incarnation)
-            {
+            if !link.peers.iter().any(|known| known.incarnation == identity.incarnation) {
                 self.steps.push(Step::AddPeer { node, peer });
             }
         }
@@ -209,28 +174,15 @@ impl Planner<'_> {
 
     fn node(&mut self, node: usize) {
         let survey = &self.surveys[node];
-        for table in self
-            .config
-            .tables
-            .iter()
-            .filter_map(|table| survey.table(&table.name))
-        {
+        for table in self.config.tables.iter().filter_map(|table| survey.table(&table.name)) {
             for leaf in &table.leaves {
                 let (from, to) = (leaf.replica_identity.clone(), wanted_identity(leaf));
                 if from != to {
-                    self.steps.push(Step::ReplicaIdentity {
-                        node,
-                        table: leaf.name.clone(),
-                        from,
-                        to,
-                    });
+                    self.steps.push(Step::ReplicaIdentity { node, table: leaf.name.clone(), from, to });
                 }
             }
         }
-        let published = survey
-            .publication
-            .as_ref()
-            .map(|publication| publication.tables.as_slice());
+        let published = survey.publication.as_ref().map(|publication| publication.tables.as_slice());
         let missing: Vec<QualifiedName> = self
             .config
             .tables
@@ -239,11 +191,7 @@ impl Planner<'_> {
             .filter(|table| !published.unwrap_or_default().contains(table))
             .collect();
         if published.is_none() || !missing.is_empty() {
-            self.steps.push(Step::Publish {
-                node,
-                create: published.is_none(),
-                tables: missing,
-            });
+            self.steps.push(Step::Publish { node, create: published.is_none(), tables: missing });
         }
         if survey.slot.is_none() {
             self.steps.push(Step::CreateSlot { node });
@@ -251,19 +199,9 @@ impl Planner<'_> {
         for table in &self.config.tables {
             let id = self.table_id(table);
             match survey.linked(&table.name) {
-                None => self.steps.push(Step::Register {
-                    node,
-                    id,
-                    table: table.clone(),
-                }),
-                Some(linked)
-                    if linked.resolve != table.resolve.to_string() || linked.ids != table.ids =>
-                {
-                    self.steps.push(Step::Policy {
-                        node,
-                        id: linked.id,
-                        table: table.clone(),
-                    });
+                None => self.steps.push(Step::Register { node, id, table: table.clone() }),
+                Some(linked) if linked.resolve != table.resolve.to_string() || linked.ids != table.ids => {
+                    self.steps.push(Step::Policy { node, id: linked.id, table: table.clone() });
                 }
                 Some(_) => {}
             }
@@ -272,23 +210,11 @@ impl Planner<'_> {
 
     /// What some node calls it already, or else a number that none has used.
     fn table_id(&self, table: &Table) -> i32 {
-        let known = |table: &Table| {
-            self.surveys
-                .iter()
-                .find_map(|survey| survey.linked(&table.name))
-                .map(|linked| linked.id)
-        };
+        let known =
+            |table: &Table| self.surveys.iter().find_map(|survey| survey.linked(&table.name)).map(|linked| linked.id);
         known(table).unwrap_or_else(|| {
-            let highest = self
-                .surveys
-                .iter()
-                .filter_map(|survey| Some(survey.link.as_ref()?.last_table_id))
-                .max();
-            let new = self
-                .config
-                .tables
-                .iter()
-                .filter(|other| known(other).is_none());
+            let highest = self.surveys.iter().filter_map(|survey| Some(survey.link.as_ref()?.last_table_id)).max();
+            let new = self.config.tables.iter().filter(|other| known(other).is_none());
             let place = new.take_while(|other| other.name != table.name).count();
             highest.unwrap_or(0) + 1 + i32::try_from(place).unwrap_or(i32::MAX)
         })
@@ -297,40 +223,22 @@ impl Planner<'_> {
     fn table(&mut self, table: &Table) {
         if table.ids == Ids::Interleave {
             let all = interleavings(&table.name, self.surveys, self.identities, self.slot_count);
-            self.steps.extend(
-                all.into_iter()
-                    .filter(|one| !one.is_done())
-                    .map(Step::Interleave),
-            );
+            self.steps.extend(all.into_iter().filter(|one| !one.is_done()).map(Step::Interleave));
         }
-        if self
-            .surveys
-            .iter()
-            .all(|survey| survey.is_live(&table.name))
-        {
+        if self.surveys.iter().all(|survey| survey.is_live(&table.name)) {
             return;
         }
-        let holds_rows = |node: &usize| {
-            let survey = &self.surveys[*node];
-            survey.is_live(&table.name) || survey.filled.contains(&table.name)
-        };
-        let (filled, empty): (Vec<usize>, Vec<usize>) =
-            (0..self.surveys.len()).partition(holds_rows);
+        let is_live = |node: &usize| self.surveys[*node].is_live(&table.name);
+        // Those that are linked with each other already are one: the first speaks for all.
+        let first_live = (0..self.surveys.len()).find(is_live);
+        let (filled, empty): (Vec<usize>, Vec<usize>) = (0..self.surveys.len())
+            .filter(|node| first_live == Some(*node) || !is_live(node))
+            .partition(|node| is_live(node) || self.surveys[*node].filled.contains(&table.name));
         let rows = match filled.as_slice() {
             [] => Rows::NoneYet,
-            [from] => Rows::Copy {
-                from: *from,
-                to: empty,
-            },
-            _ => Rows::Compare {
-                nodes: filled,
-                copy_to: empty,
-            },
+            [from] => Rows::Copy { from: *from, to: empty },
+            _ => Rows::Compare { nodes: filled, copy_to: empty },
         };
-        self.steps.push(Step::Fill {
-            id: self.table_id(table),
-            table: table.name.clone(),
-            rows,
-        });
+        self.steps.push(Step::Fill { id: self.table_id(table), table: table.name.clone(), rows });
     }
 }

@@ -47,22 +47,13 @@ impl Report {
     }
 
     fn add(&mut self, severity: Severity, code: &'static str, what: String) -> &mut Finding {
-        self.findings.push(Finding {
-            severity,
-            code,
-            node: None,
-            table: None,
-            what,
-            remedy: None,
-        });
+        self.findings.push(Finding { severity, code, node: None, table: None, what, remedy: None });
         let last = self.findings.len() - 1;
         &mut self.findings[last]
     }
 
     pub fn faults(&self) -> impl Iterator<Item = &Finding> {
-        self.findings
-            .iter()
-            .filter(|finding| finding.severity == Severity::Fault)
+        self.findings.iter().filter(|finding| finding.severity == Severity::Fault)
     }
 
     pub fn is_passed(&self) -> bool {
@@ -70,10 +61,7 @@ impl Report {
     }
 
     pub fn count(&self, severity: Severity) -> usize {
-        self.findings
-            .iter()
-            .filter(|finding| finding.severity == severity)
-            .count()
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
     }
 
     pub(super) fn sort(&mut self) {

@@ -22,11 +22,7 @@ struct IdentityBefore {
     identity: String,
 }
 
-pub(super) fn identity_before(
-    root: &QualifiedName,
-    relid: u32,
-    identity: &ReplicaIdentity,
-) -> Value {
+pub(super) fn identity_before(root: &QualifiedName, relid: u32, identity: &ReplicaIdentity) -> Value {
     let before = IdentityBefore {
         relid,
         schema: root.schema.as_str().to_owned(),
@@ -37,16 +33,10 @@ pub(super) fn identity_before(
 }
 
 /// Takes one table out of the link on one node. May be repeated.
-pub(super) async fn unlink_table(
-    node: &OpenNode,
-    id: i32,
-    table: &QualifiedName,
-) -> Result<(), LifecycleError> {
+pub(super) async fn unlink_table(node: &OpenNode, id: i32, table: &QualifiedName) -> Result<(), LifecycleError> {
     const DOING: &str = "taking a table out of the link";
     let client = node.client();
-    let publication = read_publication(client, link::PUBLICATION)
-        .await
-        .on(&node.name, DOING)?;
+    let publication = read_publication(client, link::PUBLICATION).await.on(&node.name, DOING)?;
     if publication.is_some_and(|publication| publication.tables.contains(table)) {
         let statement = sql::drop_from_publication(&Ident::new(link::PUBLICATION), table);
         locks::in_short_transaction(node, DOING, table, &[statement]).await?;
@@ -60,36 +50,23 @@ pub(super) async fn unlink_table(
 }
 
 /// Its replica identity (and its partitions') and sequences, as saved. What is gone or was changed by others is left.
-pub(super) async fn restore_table(
-    node: &OpenNode,
-    table: &QualifiedName,
-) -> Result<(), LifecycleError> {
+pub(super) async fn restore_table(node: &OpenNode, table: &QualifiedName) -> Result<(), LifecycleError> {
     let is_its = |saved: &Restore| {
         let text = |field: &str| saved.before[field].as_str().map(str::to_owned);
         text("schema").as_deref() == Some(table.schema.as_str())
             && text("table").as_deref() == Some(table.name.as_str())
     };
-    for saved in list(node, RestoreKind::ReplicaIdentity)
-        .await?
-        .iter()
-        .filter(|saved| is_its(saved))
-    {
+    for saved in list(node, RestoreKind::ReplicaIdentity).await?.iter().filter(|saved| is_its(saved)) {
         restore_identity(node, saved).await?;
     }
-    for saved in list(node, RestoreKind::Sequence)
-        .await?
-        .iter()
-        .filter(|saved| is_its(saved))
-    {
+    for saved in list(node, RestoreKind::Sequence).await?.iter().filter(|saved| is_its(saved)) {
         restore_sequence(node, saved).await?;
     }
     Ok(())
 }
 
 async fn list(node: &OpenNode, kind: RestoreKind) -> Result<Vec<Restore>, LifecycleError> {
-    link::list_restore(node.client(), kind)
-        .await
-        .on(&node.name, "reading what was before")
+    link::list_restore(node.client(), kind).await.on(&node.name, "reading what was before")
 }
 
 async fn restore_identity(node: &OpenNode, saved: &Restore) -> Result<(), LifecycleError> {
@@ -97,26 +74,19 @@ async fn restore_identity(node: &OpenNode, saved: &Restore) -> Result<(), Lifecy
     let client = node.client();
     let before: IdentityBefore = parse(node, saved, &saved.before)?;
     if let Some(name) = name_of(client, before.relid).await.on(&node.name, DOING)? {
-        let ours = saved
-            .after
-            .as_ref()
-            .and_then(Value::as_str)
-            .unwrap_or("FULL");
-        let now = identity_now(client, before.relid)
-            .await
-            .on(&node.name, DOING)?;
+        let ours = saved.after.as_ref().and_then(Value::as_str).unwrap_or("FULL");
+        let now = identity_now(client, before.relid).await.on(&node.name, DOING)?;
         if now == ours {
             let statement = sql::alter_replica_identity(&name, &before.identity);
             locks::in_short_transaction(node, DOING, &name, &[statement]).await?;
         }
     }
-    link::delete_restore(client, RestoreKind::ReplicaIdentity, &saved.object)
-        .await
-        .on(&node.name, DOING)
+    link::delete_restore(client, RestoreKind::ReplicaIdentity, &saved.object).await.on(&node.name, DOING)
 }
 
 async fn identity_now(client: &Client, relid: u32) -> Result<String, tokio_postgres::Error> {
-    const QUERY: &str = "SELECT CASE relreplident WHEN 'f' THEN 'FULL' WHEN 'd' THEN 'DEFAULT' WHEN 'n' THEN 'NOTHING' ELSE 'INDEX' END
+    const QUERY: &str =
+        "SELECT CASE relreplident WHEN 'f' THEN 'FULL' WHEN 'd' THEN 'DEFAULT' WHEN 'n' THEN 'NOTHING' ELSE 'INDEX' END
                          FROM pg_catalog.pg_class WHERE oid = $1";
     Ok(client.query_one(QUERY, &[&relid]).await?.get(0))
 }
@@ -130,12 +100,8 @@ async fn restore_sequence(node: &OpenNode, saved: &Restore) -> Result<(), Lifecy
     if let Some(sequence) = sequence {
         let highest = highest_value(client, &before).await.on(&node.name, DOING)?;
         let mut attempts = locks::Attempts::new();
-        while let Err(error) = try_restore_sequence(node, &sequence, &before, &after, highest).await
-        {
-            client
-                .batch_execute("ROLLBACK")
-                .await
-                .on(&node.name, DOING)?;
+        while let Err(error) = try_restore_sequence(node, &sequence, &before, &after, highest).await {
+            client.batch_execute("ROLLBACK").await.on(&node.name, DOING)?;
             if !locks::is_lock_timeout(&error) {
                 return Err(error);
             }
@@ -144,9 +110,7 @@ async fn restore_sequence(node: &OpenNode, saved: &Restore) -> Result<(), Lifecy
             }
         }
     }
-    link::delete_restore(client, RestoreKind::Sequence, &saved.object)
-        .await
-        .on(&node.name, DOING)
+    link::delete_restore(client, RestoreKind::Sequence, &saved.object).await.on(&node.name, DOING)
 }
 
 async fn try_restore_sequence(
@@ -158,40 +122,20 @@ async fn try_restore_sequence(
 ) -> Result<(), LifecycleError> {
     let client = node.client();
     let work = async {
-        let script = format!(
-            "BEGIN; {}; {}",
-            locks::set_lock_timeout(),
-            before.options.alter(sequence, None)
-        );
+        let script = format!("BEGIN; {}; {}", locks::set_lock_timeout(), before.options.alter(sequence, None));
         client.batch_execute(&script).await?;
-        let row = client
-            .query_one(&sql::sequence_state(sequence), &[])
-            .await?;
+        let row = client.query_one(&sql::sequence_state(sequence), &[]).await?;
         let (value, is_called) = value_after(before, after, (row.get(0), row.get(1)), highest);
-        client
-            .batch_execute(&format!(
-                "{}; COMMIT",
-                sql::set_value(sequence, value, is_called)
-            ))
-            .await
+        client.batch_execute(&format!("{}; COMMIT", sql::set_value(sequence, value, is_called))).await
     };
     work.await.on(&node.name, "restoring a sequence")
 }
 
 /// Where the sequence goes on: where it was, if it has not been used since and no row of a peer's lies above; never
 /// at or below an id that is there.
-fn value_after(
-    before: &SequenceBefore,
-    after: &SequenceAfter,
-    now: (i64, bool),
-    highest: Option<i64>,
-) -> (i64, bool) {
+fn value_after(before: &SequenceBefore, after: &SequenceAfter, now: (i64, bool), highest: Option<i64>) -> (i64, bool) {
     let untouched = now == (after.restart, false);
-    let (value, is_called) = if untouched {
-        (before.last_value, before.is_called)
-    } else {
-        now
-    };
+    let (value, is_called) = if untouched { (before.last_value, before.is_called) } else { now };
     let Some(highest) = highest else {
         return (value, is_called);
     };
@@ -202,28 +146,16 @@ fn value_after(
     // An application that takes ids in blocks expects them where its steps fall.
     let step = before.options.increment.max(1);
     let missing = (before.options.start - highest).rem_euclid(step);
-    (
-        highest
-            .saturating_add(missing)
-            .clamp(before.options.min, before.options.max),
-        true,
-    )
+    (highest.saturating_add(missing).clamp(before.options.min, before.options.max), true)
 }
 
-async fn highest_value(
-    client: &Client,
-    before: &SequenceBefore,
-) -> Result<Option<i64>, tokio_postgres::Error> {
+async fn highest_value(client: &Client, before: &SequenceBefore) -> Result<Option<i64>, tokio_postgres::Error> {
     let Some(table) = name_of(client, before.relid).await? else {
         return Ok(None);
     };
     const COLUMN: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute
                                          WHERE attrelid = $1 AND attname = $2 AND NOT attisdropped)";
-    if !client
-        .query_one(COLUMN, &[&before.relid, &before.column])
-        .await?
-        .get::<_, bool>(0)
-    {
+    if !client.query_one(COLUMN, &[&before.relid, &before.column]).await?.get::<_, bool>(0) {
         return Ok(None);
     }
     let query = sql::highest_value(&table, &Ident::new(before.column.as_str()));
@@ -231,27 +163,17 @@ async fn highest_value(
 }
 
 /// What a relation is called now.
-async fn name_of(
-    client: &Client,
-    oid: u32,
-) -> Result<Option<QualifiedName>, tokio_postgres::Error> {
+async fn name_of(client: &Client, oid: u32) -> Result<Option<QualifiedName>, tokio_postgres::Error> {
     const QUERY: &str = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c
                          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
     let row = client.query_opt(QUERY, &[&oid]).await?;
     Ok(row.map(|row| QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))))
 }
 
-fn parse<T: for<'a> Deserialize<'a>>(
-    node: &OpenNode,
-    saved: &Restore,
-    value: &Value,
-) -> Result<T, LifecycleError> {
+fn parse<T: for<'a> Deserialize<'a>>(node: &OpenNode, saved: &Restore, value: &Value) -> Result<T, LifecycleError> {
     serde_json::from_value(value.clone()).map_err(|error| {
         LifecycleError::refused(
-            format!(
-                "node {}: what pgtandem.restore keeps of {} cannot be read: {error}",
-                node.name, saved.object
-            ),
+            format!("node {}: what pgtandem.restore keeps of {} cannot be read: {error}", node.name, saved.object),
             "restore it by hand, delete its row from pgtandem.restore, and run the command again",
         )
     })
@@ -263,20 +185,8 @@ mod tests {
     use crate::lifecycle::Pattern;
     use crate::sql::SequenceOptions;
 
-    fn restored(
-        increment: i64,
-        last: (i64, bool),
-        now: (i64, bool),
-        highest: Option<i64>,
-    ) -> (i64, bool) {
-        let options = SequenceOptions {
-            increment,
-            start: 1,
-            min: 1,
-            max: 1000,
-            cache: 1,
-            cycle: false,
-        };
+    fn restored(increment: i64, last: (i64, bool), now: (i64, bool), highest: Option<i64>) -> (i64, bool) {
+        let options = SequenceOptions { increment, start: 1, min: 1, max: 1000, cache: 1, cycle: false };
         let before = SequenceBefore {
             oid: 1,
             relid: 2,
@@ -287,21 +197,8 @@ mod tests {
             last_value: last.0,
             is_called: last.1,
         };
-        let pattern = Pattern {
-            step: increment,
-            slots: 4,
-            offset: 0,
-        };
-        value_after(
-            &before,
-            &SequenceAfter {
-                options,
-                pattern,
-                restart: 12,
-            },
-            now,
-            highest,
-        )
+        let pattern = Pattern { step: increment, slots: 4, offset: 0 };
+        value_after(&before, &SequenceAfter { options, pattern, restart: 12 }, now, highest)
     }
 
     #[test]
@@ -315,9 +212,6 @@ mod tests {
         assert_eq!(restored(1, (9, true), (12, true), Some(12)), (12, true));
         assert_eq!(restored(1, (9, true), (12, true), Some(40)), (40, true));
         assert_eq!(restored(1, (1, false), (12, false), Some(3)), (3, true));
-        assert_eq!(
-            restored(50, (101, true), (12, false), Some(160)),
-            (201, true)
-        );
+        assert_eq!(restored(50, (101, true), (12, false), Some(160)), (201, true));
     }
 }

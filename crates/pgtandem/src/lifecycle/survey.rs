@@ -2,12 +2,9 @@
 
 use super::LifecycleError;
 use crate::catalog::{
-    self, RoleFacts, Sequence, ServerFacts, TableShape, read_role, read_sequences, read_server,
-    read_tables,
+    self, RoleFacts, Sequence, ServerFacts, TableShape, read_role, read_sequences, read_server, read_tables,
 };
-use crate::link::{
-    self, Held, Installed, LinkedTable, NodeRow, Peer, Restore, RestoreKind, TableState,
-};
+use crate::link::{self, Held, Installed, LinkedTable, NodeRow, Peer, Restore, RestoreKind, TableState};
 use crate::sql::{self, Ident, QualifiedName};
 use std::collections::{BTreeSet, HashSet};
 use tokio_postgres::GenericClient;
@@ -54,26 +51,18 @@ impl NodeSurvey {
     }
 
     pub fn is_live(&self, name: &QualifiedName) -> bool {
-        self.linked(name)
-            .is_some_and(|table| table.state == TableState::Live)
+        self.linked(name).is_some_and(|table| table.state == TableState::Live)
     }
 
     pub fn linked(&self, name: &QualifiedName) -> Option<&LinkedTable> {
-        self.link
-            .as_ref()?
-            .tables
-            .iter()
-            .find(|table| table.name == *name)
+        self.link.as_ref()?.tables.iter().find(|table| table.name == *name)
     }
 
     /// Sequences behind the table's key columns: of the primary key and of unique indexes.
     /// Others may hand out the same number on two nodes without harm.
     pub fn key_sequences(&self, table: &TableShape) -> Vec<&Sequence> {
-        let unique: HashSet<&Ident> = table
-            .unique_indexes
-            .iter()
-            .flat_map(|index| index.columns.iter().flatten())
-            .collect();
+        let unique: HashSet<&Ident> =
+            table.unique_indexes.iter().flat_map(|index| index.columns.iter().flatten()).collect();
         self.sequences
             .iter()
             .filter(|sequence| sequence.relid == table.relid)
@@ -96,19 +85,14 @@ pub async fn survey(
         };
         let mut names: Vec<QualifiedName> = wanted.to_vec();
         let known: BTreeSet<&QualifiedName> = wanted.iter().collect();
-        let linked = link
-            .iter()
-            .flat_map(|link| &link.tables)
-            .map(|table| &table.name);
+        let linked = link.iter().flat_map(|link| &link.tables).map(|table| &table.name);
         names.extend(linked.filter(|name| !known.contains(name)).cloned());
 
         let tables = read_tables(client, &names).await?;
         let relids: Vec<u32> = tables.iter().map(|table| table.relid).collect();
         let live = |name: &QualifiedName| {
             let tables = link.iter().flat_map(|link| &link.tables);
-            tables
-                .into_iter()
-                .any(|table| table.name == *name && table.state == TableState::Live)
+            tables.into_iter().any(|table| table.name == *name && table.state == TableState::Live)
         };
         let unlinked: Vec<&TableShape> = tables.iter().filter(|table| !live(&table.name)).collect();
         let filled = read_filled(client, &unlinked).await?;
@@ -119,12 +103,7 @@ pub async fn survey(
         };
         let position = match server.in_recovery {
             true => None,
-            false => Some(
-                client
-                    .query_one("SELECT pg_catalog.pg_current_wal_lsn()", &[])
-                    .await?
-                    .get(0),
-            ),
+            false => Some(client.query_one("SELECT pg_catalog.pg_current_wal_lsn()", &[]).await?.get(0)),
         };
         Ok::<_, tokio_postgres::Error>(NodeSurvey {
             name: name.to_owned(),
@@ -140,8 +119,7 @@ pub async fn survey(
             position,
         })
     };
-    read.await
-        .map_err(|error| LifecycleError::sql(name, "reading the catalog", error))
+    read.await.map_err(|error| LifecycleError::sql(name, "reading the catalog", error))
 }
 
 async fn read_filled(
@@ -161,9 +139,7 @@ async fn read_filled(
     Ok(filled)
 }
 
-async fn read_link(
-    client: &impl GenericClient,
-) -> Result<Option<LinkFacts>, tokio_postgres::Error> {
+async fn read_link(client: &impl GenericClient) -> Result<Option<LinkFacts>, tokio_postgres::Error> {
     let Some(node) = link::read_node(client).await? else {
         return Ok(None);
     };

@@ -10,24 +10,15 @@ mod restore;
 mod tables;
 
 pub use epoch::{Epoch, read_epoch, take_epoch};
-pub use held::{
-    Decision, DecisionFilter, Held, count_decisions, delete_held, insert_held, list_decisions,
-    list_held,
-};
-pub use lock::{
-    CHANGED, CHANNEL, LOCK_KEY, YIELD, ask_to_yield, lock, notify_changed, try_lock, unlock,
-};
+pub use held::{Decision, DecisionFilter, Held, count_decisions, delete_held, insert_held, list_decisions, list_held};
+pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, ask_to_yield, lock, notify_changed, try_lock, unlock};
 pub use nodes::{
-    NewNode, NodeRow, Peer, insert_peer, read_last_number, read_node, read_peers, set_left,
-    set_slot_count, slot_name,
+    NewNode, NodeRow, Peer, insert_peer, read_last_number, read_node, read_peers, set_left, set_slot_count, slot_name,
 };
-pub use restore::{
-    Restore, RestoreKind, delete_restore, list_restore, read_restore, save_restore,
-    set_restore_after,
-};
+pub use restore::{Restore, RestoreKind, delete_restore, list_restore, read_restore, save_restore, set_restore_after};
 pub use tables::{
-    LinkedTable, PausedBy, TableState, delete_linked_table, insert_linked_table,
-    read_last_table_id, read_linked_tables, set_columns, set_live, set_paused, set_policy, set_start_position,
+    LinkedTable, PausedBy, TableState, delete_linked_table, insert_linked_table, read_last_table_id,
+    read_linked_tables, set_columns, set_live, set_paused, set_policy, set_start_position,
 };
 
 use tokio_postgres::{Error, GenericClient};

@@ -43,13 +43,7 @@ pub fn slot_name(node: &str, incarnation: Uuid) -> String {
     let name: String = node
         .chars()
         .map(|c| c.to_ascii_lowercase())
-        .map(|c| {
-            if c.is_ascii_lowercase() || c.is_ascii_digit() {
-                c
-            } else {
-                '_'
-            }
-        })
+        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '_' })
         .take(40)
         .collect();
     let incarnation = incarnation.simple().to_string();
@@ -63,30 +57,8 @@ pub(super) async fn insert_node(client: &impl GenericClient, node: &NewNode) -> 
         SELECT $1, $2, $3, $4, $5, $6, $7, $8, c.system_identifier::text, d.oid
         FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d
         WHERE d.datname = pg_catalog.current_database()";
-    let NewNode {
-        number,
-        name,
-        incarnation,
-        slot,
-        publication,
-        secret,
-        slot_count,
-    } = node;
-    client
-        .execute(
-            QUERY,
-            &[
-                number,
-                name,
-                incarnation,
-                slot,
-                publication,
-                secret,
-                slot_count,
-                &SCHEMA_VERSION,
-            ],
-        )
-        .await?;
+    let NewNode { number, name, incarnation, slot, publication, secret, slot_count } = node;
+    client.execute(QUERY, &[number, name, incarnation, slot, publication, secret, slot_count, &SCHEMA_VERSION]).await?;
     Ok(())
 }
 
@@ -110,32 +82,20 @@ pub async fn read_node(client: &impl GenericClient) -> Result<Option<NodeRow>, E
 
 /// Those that are in the link, in the order of their numbers.
 pub async fn read_peers(client: &impl GenericClient) -> Result<Vec<Peer>, Error> {
-    const QUERY: &str =
-        "SELECT number, name, incarnation FROM pgtandem.peer WHERE left_at IS NULL ORDER BY number";
+    const QUERY: &str = "SELECT number, name, incarnation FROM pgtandem.peer WHERE left_at IS NULL ORDER BY number";
     let rows = client.query(QUERY, &[]).await?;
-    Ok(rows
-        .iter()
-        .map(|row| Peer {
-            number: row.get(0),
-            name: row.get(1),
-            incarnation: row.get(2),
-        })
-        .collect())
+    Ok(rows.iter().map(|row| Peer { number: row.get(0), name: row.get(1), incarnation: row.get(2) }).collect())
 }
 
 /// The highest number that was ever given.
 pub async fn read_last_number(client: &impl GenericClient) -> Result<Option<i16>, Error> {
-    Ok(client
-        .query_one("SELECT pg_catalog.max(number) FROM pgtandem.peer", &[])
-        .await?
-        .get(0))
+    Ok(client.query_one("SELECT pg_catalog.max(number) FROM pgtandem.peer", &[]).await?.get(0))
 }
 
 pub async fn insert_peer(client: &impl GenericClient, peer: &Peer) -> Result<(), Error> {
-    const QUERY: &str = "INSERT INTO pgtandem.peer (number, name, incarnation) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
-    client
-        .execute(QUERY, &[&peer.number, &peer.name, &peer.incarnation])
-        .await?;
+    const QUERY: &str =
+        "INSERT INTO pgtandem.peer (number, name, incarnation) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+    client.execute(QUERY, &[&peer.number, &peer.name, &peer.incarnation]).await?;
     Ok(())
 }
 
@@ -148,9 +108,7 @@ pub async fn set_left(client: &impl GenericClient, incarnation: Uuid) -> Result<
 }
 
 pub async fn set_slot_count(client: &impl GenericClient, slot_count: i16) -> Result<(), Error> {
-    client
-        .execute("UPDATE pgtandem.node SET slot_count = $1", &[&slot_count])
-        .await?;
+    client.execute("UPDATE pgtandem.node SET slot_count = $1", &[&slot_count]).await?;
     Ok(())
 }
 
@@ -161,10 +119,7 @@ mod tests {
     #[test]
     fn slots_have_names_a_server_takes() {
         let incarnation = Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
-        assert_eq!(
-            slot_name("New-Shop", incarnation),
-            "pgtandem_new_shop_01234567"
-        );
+        assert_eq!(slot_name("New-Shop", incarnation), "pgtandem_new_shop_01234567");
         assert!(slot_name(&"ü".repeat(200), incarnation).len() <= 63);
     }
 }

@@ -51,21 +51,13 @@ pub async fn read_linked_tables(client: &impl GenericClient) -> Result<Vec<Linke
     const QUERY: &str =
         "SELECT id, schema_name, table_name, relid, resolve, ids, columns, start_position, state, paused_by,
                                 pause_reason FROM pgtandem.linked_table ORDER BY id";
-    Ok(client
-        .query(QUERY, &[])
-        .await?
-        .iter()
-        .map(linked_table)
-        .collect())
+    Ok(client.query(QUERY, &[]).await?.iter().map(linked_table).collect())
 }
 
 fn linked_table(row: &Row) -> LinkedTable {
     LinkedTable {
         id: row.get("id"),
-        name: QualifiedName::new(
-            row.get::<_, String>("schema_name"),
-            row.get::<_, String>("table_name"),
-        ),
+        name: QualifiedName::new(row.get::<_, String>("schema_name"), row.get::<_, String>("table_name")),
         relid: row.get("relid"),
         resolve: row.get("resolve"),
         ids: match row.get("ids") {
@@ -88,17 +80,13 @@ fn linked_table(row: &Row) -> LinkedTable {
 
 /// The highest id that any table has or had: decisions tell tables by it, so none is given twice.
 pub async fn read_last_table_id(client: &impl GenericClient) -> Result<i32, Error> {
-    const QUERY: &str =
-        "SELECT coalesce(pg_catalog.max(id), 0) FROM (SELECT id FROM pgtandem.linked_table
+    const QUERY: &str = "SELECT coalesce(pg_catalog.max(id), 0) FROM (SELECT id FROM pgtandem.linked_table
                          UNION ALL SELECT table_id FROM pgtandem.decision) AS used";
     Ok(client.query_one(QUERY, &[]).await?.get(0))
 }
 
 /// Always begins as `Linking`; [`set_live`] ends that.
-pub async fn insert_linked_table(
-    client: &impl GenericClient,
-    table: &LinkedTable,
-) -> Result<(), Error> {
+pub async fn insert_linked_table(client: &impl GenericClient, table: &LinkedTable) -> Result<(), Error> {
     const QUERY: &str = "
         INSERT INTO pgtandem.linked_table (id, schema_name, table_name, relid, resolve, ids, columns, start_position,
                                            state)
@@ -127,64 +115,35 @@ pub async fn set_columns(client: &impl GenericClient, id: i32, columns: &[String
     Ok(())
 }
 
-pub async fn set_start_position(
-    client: &impl GenericClient,
-    id: i32,
-    position: PgLsn,
-) -> Result<(), Error> {
-    client
-        .execute(
-            "UPDATE pgtandem.linked_table SET start_position = $2 WHERE id = $1",
-            &[&id, &position],
-        )
-        .await?;
+pub async fn set_start_position(client: &impl GenericClient, id: i32, position: PgLsn) -> Result<(), Error> {
+    client.execute("UPDATE pgtandem.linked_table SET start_position = $2 WHERE id = $1", &[&id, &position]).await?;
     Ok(())
 }
 
 pub async fn set_live(client: &impl GenericClient, id: i32) -> Result<(), Error> {
-    const QUERY: &str =
-        "UPDATE pgtandem.linked_table SET state = 'live', linked_at = pg_catalog.clock_timestamp()
+    const QUERY: &str = "UPDATE pgtandem.linked_table SET state = 'live', linked_at = pg_catalog.clock_timestamp()
                          WHERE id = $1 AND state <> 'live'";
     client.execute(QUERY, &[&id]).await?;
     Ok(())
 }
 
-pub async fn set_policy(
-    client: &impl GenericClient,
-    id: i32,
-    resolve: &str,
-    ids: Ids,
-) -> Result<(), Error> {
+pub async fn set_policy(client: &impl GenericClient, id: i32, resolve: &str, ids: Ids) -> Result<(), Error> {
     const QUERY: &str = "UPDATE pgtandem.linked_table SET resolve = $2, ids = $3 WHERE id = $1";
-    client
-        .execute(QUERY, &[&id, &resolve, &ids.to_string()])
-        .await?;
+    client.execute(QUERY, &[&id, &resolve, &ids.to_string()]).await?;
     Ok(())
 }
 
 /// `None` ends the pause.
-pub async fn set_paused(
-    client: &impl GenericClient,
-    id: i32,
-    paused: Option<(PausedBy, &str)>,
-) -> Result<(), Error> {
-    const QUERY: &str =
-        "UPDATE pgtandem.linked_table SET paused_by = $2, pause_reason = $3 WHERE id = $1";
-    let (by, reason) = (
-        paused.map(|(by, _)| by.as_str()),
-        paused.map(|(_, reason)| reason),
-    );
+pub async fn set_paused(client: &impl GenericClient, id: i32, paused: Option<(PausedBy, &str)>) -> Result<(), Error> {
+    const QUERY: &str = "UPDATE pgtandem.linked_table SET paused_by = $2, pause_reason = $3 WHERE id = $1";
+    let (by, reason) = (paused.map(|(by, _)| by.as_str()), paused.map(|(_, reason)| reason));
     client.execute(QUERY, &[&id, &by, &reason]).await?;
     Ok(())
 }
 
 /// With everything that is kept about it, but for the decisions: those are history.
 pub async fn delete_linked_table(client: &impl GenericClient, id: i32) -> Result<(), Error> {
-    client
-        .execute("DELETE FROM pgtandem.held WHERE table_id = $1", &[&id])
-        .await?;
-    client
-        .execute("DELETE FROM pgtandem.linked_table WHERE id = $1", &[&id])
-        .await?;
+    client.execute("DELETE FROM pgtandem.held WHERE table_id = $1", &[&id]).await?;
+    client.execute("DELETE FROM pgtandem.linked_table WHERE id = $1", &[&id]).await?;
     Ok(())
 }

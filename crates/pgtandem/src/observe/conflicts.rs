@@ -60,7 +60,7 @@ pub async fn read_conflicts(
     let mut away = Vec::new();
     let mut known_table = filter.table.is_none();
     // A decision is numbered differently on every node, and written when the node was delivered to.
-    let mut merged: HashMap<(i32, Vec<u8>, i16, u64, i16, u64), Conflict> = HashMap::new();
+    let mut merged: HashMap<Identity, Conflict> = HashMap::new();
     for (name, session) in names.iter().zip(observer.sessions().await) {
         let read = match session {
             Ok(session) => read_from(session, filter).await.map_err(|error| Away::of_sql(&error)),
@@ -87,7 +87,10 @@ pub async fn read_conflicts(
     (known_table.then_some(conflicts), away)
 }
 
-fn identity(decision: &Decision) -> (i32, Vec<u8>, i16, u64, i16, u64) {
+/// Table, key, and node and position of both sides.
+type Identity = (i32, Vec<u8>, i16, u64, i16, u64);
+
+fn identity(decision: &Decision) -> Identity {
     let Decision { table_id, key_bytes, winner_node, winner_position, loser_node, loser_position, .. } = decision;
     let (winner, loser) = ((*winner_position).into(), (*loser_position).into());
     (*table_id, key_bytes.clone(), *winner_node, winner, *loser_node, loser)

@@ -39,6 +39,8 @@ pub struct HubStatus {
     pub waiting: i64,
     /// Another command that is at work, for instance `pgtandem up`.
     pub other_command: Option<String>,
+    /// Tables that the hub keeps from being delivered to some node, as it said last.
+    pub paused: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -56,6 +58,8 @@ pub enum HubState {
     Lost,
     /// No hub has worked here yet.
     NeverRan,
+    /// No node could be asked.
+    Unknown,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -97,6 +101,8 @@ pub struct Read {
 pub struct Delivered {
     pub deliveries: u64,
     pub rows: u64,
+    /// The hub has lost it and tries to come back.
+    pub lost: bool,
     /// Rows this node should have and has not yet.
     pub owed_rows: u64,
     /// For how long the oldest of them has been known; with none, how long the last one took.
@@ -237,7 +243,7 @@ impl HubState {
 
     fn complaint(self) -> Option<&'static str> {
         match self {
-            Self::Running | Self::Starting => None,
+            Self::Running | Self::Starting | Self::Unknown => None,
             Self::Silent => Some("the hub does not answer"),
             Self::Ended | Self::Lost | Self::NeverRan => Some("the hub is not running"),
         }
@@ -263,6 +269,7 @@ fn node_status(node: &Node, seen: &Observed, state: Option<&Json>) -> NodeStatus
         status.delivered = Some(Delivered {
             deliveries: number("deliveries"),
             rows: number("rows_delivered"),
+            lost: counters.get("away").and_then(Json::as_bool).unwrap_or_default(),
             owed_rows: number("owed_rows"),
             lag_ms: counters.get("lag_ms").and_then(Json::as_f64).unwrap_or_default(),
             last_error: counters.get("last_error").and_then(Json::as_str).map(str::to_owned),
@@ -301,8 +308,14 @@ fn describe(status: &mut NodeStatus, view: &NodeView) {
     if let Some(what) = complaint {
         status.reason = Some(what.to_owned());
         status.remedy = Some("run `pgtandem check`".to_owned());
-    } else if let Some(Delivered { owed_rows: 1.., last_error: Some(error), .. }) = &status.delivered {
-        status.reason = Some(format!("deliveries to it fail: {error}"));
+    } else if let Some(delivered) = &status.delivered {
+        status.reason = match delivered {
+            Delivered { lost: true, .. } => Some("the hub has lost it and is coming back to it".to_owned()),
+            Delivered { owed_rows: 1.., last_error: Some(error), .. } => {
+                Some(format!("deliveries to it fail: {error}"))
+            }
+            _ => None,
+        };
     }
 }
 

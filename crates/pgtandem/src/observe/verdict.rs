@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use jiff::Timestamp;
+use serde_json::Value as Json;
 
 use super::node::{HUB_APPLICATION, HubRow, LinkView};
 use super::observer::Observed;
@@ -17,8 +18,10 @@ pub(super) fn hub_status(observed: &[Observed]) -> HubStatus {
     let locked = links().filter_map(|link| link.lock.as_ref()).any(|lock| lock.application == HUB_APPLICATION);
     let others = links().filter_map(|link| link.lock.as_ref()).find(|lock| lock.application != HUB_APPLICATION);
     let lately = row.and_then(|row| row.seen_seconds_ago).is_some_and(|ago| ago <= SEEN_LATELY);
+    let asked = observed.iter().any(Result::is_ok);
     let ended = row.is_some_and(|row| row.seen_at.is_none());
     let state = match (locked, row) {
+        _ if !asked => HubState::Unknown,
         (true, Some(_)) if lately => HubState::Running,
         // It writes its status once it has recovered.
         (true, _) if row.is_none() || ended => HubState::Starting,
@@ -36,7 +39,13 @@ pub(super) fn hub_status(observed: &[Observed]) -> HubStatus {
         seen_seconds_ago: row.and_then(|row| row.seen_seconds_ago).map(|ago| ago.max(0.0)),
         waiting: links().map(|link| link.hubs_waiting).max().unwrap_or_default(),
         other_command: others.map(|lock| lock.application.clone()),
+        paused: row.map(|row| paused(&row.state)).unwrap_or_default(),
     }
+}
+
+fn paused(state: &Json) -> Vec<String> {
+    let tables = state.get("paused").and_then(Json::as_array).into_iter().flatten();
+    tables.filter_map(Json::as_str).map(str::to_owned).collect()
 }
 
 /// The word of the newest hub; a node that was away may still have an older one's.

@@ -12,11 +12,7 @@ pub fn copy_out(table: &QualifiedName, columns: &[Ident], whole: bool, binary: b
 }
 
 pub fn copy_in(table: &QualifiedName, columns: &[Ident], binary: bool) -> String {
-    format!(
-        "COPY {table} ({}) FROM STDIN{}",
-        list(columns),
-        format_option(binary)
-    )
+    format!("COPY {table} ({}) FROM STDIN{}", list(columns), format_option(binary))
 }
 
 fn format_option(binary: bool) -> &'static str {
@@ -48,11 +44,7 @@ pub fn insert_from_copy_table(table: &QualifiedName, columns: &[Ident], key: &[I
 
 /// The key's texts, and the row as JSON of texts.
 pub fn rest_of_copy_table(key: &[Ident], columns: &[Ident]) -> String {
-    let names = list(
-        columns
-            .iter()
-            .map(|column| super::Literal(column.as_str()).to_string()),
-    );
+    let names = list(columns.iter().map(|column| super::Literal(column.as_str()).to_string()));
     format!(
         "SELECT ARRAY[{}], pg_catalog.jsonb_object(ARRAY[{names}], ARRAY[{}]) FROM {}",
         texts(key),
@@ -62,11 +54,7 @@ pub fn rest_of_copy_table(key: &[Ident], columns: &[Ident]) -> String {
 }
 
 fn texts(columns: &[Ident]) -> String {
-    list(
-        columns
-            .iter()
-            .map(|column| format!("{column}::pg_catalog.text")),
-    )
+    list(columns.iter().map(|column| format!("{column}::pg_catalog.text")))
 }
 
 pub fn holds_rows(table: &QualifiedName) -> String {
@@ -85,18 +73,10 @@ pub fn digest(table: &QualifiedName, columns: &[Ident]) -> String {
 
 /// Per row two hashes of the key and two of the row, in the order of the key's.
 pub fn row_hashes(table: &QualifiedName, key: &[Ident], columns: &[Ident]) -> String {
-    let hashes = [
-        hash(key, 0),
-        hash(key, 1),
-        hash(columns, 0),
-        hash(columns, 1),
-    ];
+    let hashes = [hash(key, 0), hash(key, 1), hash(columns, 0), hash(columns, 1)];
     format!("SELECT {} FROM {table} ORDER BY 1, 2", list(hashes))
 }
 
 fn hash(columns: &[Ident], seed: u8) -> String {
-    format!(
-        "pg_catalog.hashtextextended(ROW({})::pg_catalog.text COLLATE \"C\", {seed})",
-        texts(columns)
-    )
+    format!("pg_catalog.hashtextextended(ROW({})::pg_catalog.text COLLATE \"C\", {seed})", texts(columns))
 }

@@ -11,17 +11,15 @@ mod sequence;
 mod table;
 
 pub use copying::{
-    copy_in, copy_out, copy_table, create_copy_table, digest, holds_rows, insert_from_copy_table,
-    rest_of_copy_table, row_hashes,
+    copy_in, copy_out, copy_table, create_copy_table, digest, holds_rows, insert_from_copy_table, rest_of_copy_table,
+    row_hashes,
 };
 pub use rows::{
-    WrittenColumn, delete, delete_all, delete_found, stash, truncate, unstash, update, upsert,
+    NOT_WRITTEN, WrittenColumn, copy_rows, counted_upsert, delete, delete_all, delete_found, lock_rows, move_rows,
+    refuse_duplicates, refuse_present, refuse_referenced, select_values, stash, truncate, unstash, upsert,
 };
 pub use sequence::{SequenceOptions, highest_value, sequence_state, set_value};
-pub use table::{
-    add_to_publication, alter_replica_identity, create_publication, drop_from_publication,
-    lock_table,
-};
+pub use table::{add_to_publication, alter_replica_identity, create_publication, drop_from_publication, lock_table};
 
 /// One name: of a schema, a table, a column. Held as it is, shown quoted.
 ///
@@ -86,10 +84,7 @@ pub struct QualifiedName {
 
 impl QualifiedName {
     pub fn new(schema: impl Into<Ident>, name: impl Into<Ident>) -> Self {
-        Self {
-            schema: schema.into(),
-            name: name.into(),
-        }
+        Self { schema: schema.into(), name: name.into() }
     }
 
     /// How a person writes it (and `pgtandem.toml` does): bare if in `public`.
@@ -158,24 +153,15 @@ mod tests {
     fn names_are_always_quoted() {
         assert_eq!(Ident::new("products").to_string(), r#""products""#);
         assert_eq!(Ident::new(r#"od"d"#).to_string(), r#""od""d""#);
-        assert_eq!(
-            QualifiedName::new("My Schema", "täble.x").to_string(),
-            r#""My Schema"."täble.x""#
-        );
+        assert_eq!(QualifiedName::new("My Schema", "täble.x").to_string(), r#""My Schema"."täble.x""#);
         assert_eq!(QualifiedName::new("public", "products").plain(), "products");
-        assert_eq!(
-            QualifiedName::new("shop", "products").plain(),
-            "shop.products"
-        );
+        assert_eq!(QualifiedName::new("shop", "products").plain(), "shop.products");
     }
 
     #[test]
     fn long_names_end_at_a_character() {
         assert_eq!(Ident::truncated(&"a".repeat(80)).as_str().len(), 63);
-        assert_eq!(
-            Ident::truncated(&format!("{}ä", "a".repeat(62))).as_str(),
-            "a".repeat(62)
-        );
+        assert_eq!(Ident::truncated(&format!("{}ä", "a".repeat(62))).as_str(), "a".repeat(62));
     }
 
     #[test]

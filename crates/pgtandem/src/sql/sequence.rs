@@ -34,10 +34,7 @@ pub fn sequence_state(sequence: &QualifiedName) -> String {
 
 /// Unlike `ALTER SEQUENCE … RESTART` it can say that the value was handed out already.
 pub fn set_value(sequence: &QualifiedName, value: i64, is_called: bool) -> String {
-    format!(
-        "SELECT pg_catalog.setval({}, {value}, {is_called})",
-        Literal(&sequence.to_string())
-    )
+    format!("SELECT pg_catalog.setval({}, {value}, {is_called})", Literal(&sequence.to_string()))
 }
 
 /// The highest value of a column, as int8; NULL if there is none.

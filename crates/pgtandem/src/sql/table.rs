@@ -8,23 +8,13 @@ pub fn alter_replica_identity(table: &QualifiedName, identity: &str) -> String {
 }
 
 /// Changes of partitions are published as changes of the table they are partitions of.
-pub fn create_publication<'a>(
-    name: &Ident,
-    tables: impl IntoIterator<Item = &'a QualifiedName>,
-) -> String {
+pub fn create_publication<'a>(name: &Ident, tables: impl IntoIterator<Item = &'a QualifiedName>) -> String {
     let tables = list(tables);
-    let tables = if tables.is_empty() {
-        String::new()
-    } else {
-        format!(" FOR TABLE {tables}")
-    };
+    let tables = if tables.is_empty() { String::new() } else { format!(" FOR TABLE {tables}") };
     format!("CREATE PUBLICATION {name}{tables} WITH (publish_via_partition_root = true)")
 }
 
-pub fn add_to_publication<'a>(
-    name: &Ident,
-    tables: impl IntoIterator<Item = &'a QualifiedName>,
-) -> String {
+pub fn add_to_publication<'a>(name: &Ident, tables: impl IntoIterator<Item = &'a QualifiedName>) -> String {
     format!("ALTER PUBLICATION {name} ADD TABLE {}", list(tables))
 }
 

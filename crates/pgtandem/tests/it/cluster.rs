@@ -111,18 +111,14 @@ fn data_survives_every_way_to_stop() {
 #[test]
 fn kill9_under_load_loses_no_commit_that_was_answered() {
     let server = start("new");
-    server
-        .psql("postgres", "CREATE TABLE kept (writer int, n int)")
-        .unwrap();
+    server.psql("postgres", "CREATE TABLE kept (writer int, n int)").unwrap();
     // Each writer counts its commits that were answered, until it is cut off.
     let write = |writer: u32, from: u32| {
         let Ok(session) = server.session("postgres") else {
             return from;
         };
         let insert = |n: &u32| session.run(format!("INSERT INTO kept VALUES ({writer}, {n})"));
-        (from..)
-            .find(|n| insert(n).is_err())
-            .expect("it is cut off before four billion")
+        (from..).find(|n| insert(n).is_err()).expect("it is cut off before four billion")
     };
     let mut written = [0; 4];
     for round in 1..=4 {
@@ -130,9 +126,7 @@ fn kill9_under_load_loses_no_commit_that_was_answered() {
             let write = &write;
             let threads = [0, 1, 2, 3].map(|w| scope.spawn(move || write(w, written[w as usize])));
             let enough = format!("SELECT count(*) > {} FROM kept", round * 100);
-            wait_until("some rows are written", PATIENCE, || {
-                server.psql("postgres", &enough).unwrap() == "t"
-            });
+            wait_until("some rows are written", PATIENCE, || server.psql("postgres", &enough).unwrap() == "t");
             server.kill9().unwrap();
             written = threads.map(|thread| thread.join().unwrap());
         });
@@ -141,10 +135,7 @@ fn kill9_under_load_loses_no_commit_that_was_answered() {
             let count = format!("SELECT count(DISTINCT n) FROM kept WHERE writer = {writer}");
             let kept: u32 = server.psql("postgres", &count).unwrap().parse().unwrap();
             // The last one may have been committed without an answer.
-            assert!(
-                kept == *answered || kept == *answered + 1,
-                "{kept} of {answered}"
-            );
+            assert!(kept == *answered || kept == *answered + 1, "{kept} of {answered}");
             *answered = kept;
         }
     }
@@ -203,11 +194,7 @@ fn dropping_leaves_nothing_also_in_a_panic() {
 #[test]
 fn a_server_that_is_kept_goes_on_without_us() {
     let server = start("kept");
-    let (pid, port, name) = (
-        postmaster(&server),
-        server.port(),
-        server.superuser().to_owned(),
-    );
+    let (pid, port, name) = (postmaster(&server), server.port(), server.superuser().to_owned());
     let dir = server.keep().unwrap();
     let session = Session::connect("kept", &dir, port, &name, "postgres").unwrap();
     assert_eq!(session.run("SELECT 1").unwrap(), "1");
@@ -224,18 +211,10 @@ fn a_server_that_is_kept_goes_on_without_us() {
 fn a_killed_server_that_is_dropped_leaves_no_shared_memory() {
     let server = start("new");
     let pid_file = fs::read_to_string(server.data_dir().join("postmaster.pid")).unwrap();
-    let key = pid_file
-        .lines()
-        .nth(6)
-        .unwrap()
-        .split_whitespace()
-        .next()
-        .unwrap();
+    let key = pid_file.lines().nth(6).unwrap().split_whitespace().next().unwrap();
     let is_there = || {
         let segments = fs::read_to_string("/proc/sysvipc/shm").unwrap();
-        segments
-            .lines()
-            .any(|line| line.split_whitespace().next() == Some(key))
+        segments.lines().any(|line| line.split_whitespace().next() == Some(key))
     };
     server.kill9().unwrap();
     assert!(is_there());
@@ -267,9 +246,7 @@ fn a_killed_process_leaves_no_server() {
     assert!(runs(pid) && fs::exists(&dir).unwrap());
     victim.kill().unwrap();
     victim.wait().unwrap();
-    wait_until("the watchdog has cleaned up", PATIENCE, || {
-        !runs(pid) && !fs::exists(&dir).unwrap()
-    });
+    wait_until("the watchdog has cleaned up", PATIENCE, || !runs(pid) && !fs::exists(&dir).unwrap());
 }
 
 fn postmaster(server: &Cluster) -> i32 {

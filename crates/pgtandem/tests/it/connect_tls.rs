@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use pgtandem::cluster::{Cluster, ClusterOptions, Stop};
 use pgtandem::connect::{ConnectError, ConnectFault, Endpoint, Environment, Retry, Session};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
-    DnType, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, IsCa, Issuer,
+    KeyIdMethod, KeyPair, RevokedCertParams,
 };
 
 /// A certificate authority of ours.
@@ -28,9 +28,7 @@ fn parameters(common_name: &str, names: &[&str]) -> CertificateParams {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut parameters = CertificateParams::new(names).unwrap();
     parameters.distinguished_name = DistinguishedName::new();
-    parameters
-        .distinguished_name
-        .push(DnType::CommonName, common_name);
+    parameters.distinguished_name.push(DnType::CommonName, common_name);
     parameters
 }
 
@@ -40,19 +38,13 @@ impl Authority {
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let pem = parameters.self_signed(&key).unwrap().pem();
-        Self {
-            pem,
-            issuer: Issuer::new(parameters, key),
-        }
+        Self { pem, issuer: Issuer::new(parameters, key) }
     }
 
     fn sign(&self, parameters: &CertificateParams) -> Holder {
         let key = KeyPair::generate().unwrap();
         let pem = parameters.signed_by(&key, &self.issuer).unwrap().pem();
-        Holder {
-            pem,
-            key: key.serialize_pem(),
-        }
+        Holder { pem, key: key.serialize_pem() }
     }
 }
 
@@ -75,32 +67,16 @@ impl TlsServer {
         let cluster = Cluster::start(options).unwrap_or_else(|e| panic!("{e}"));
         cluster.write_file("server.crt", &certificate.pem).unwrap();
         cluster.write_file("server.key", &certificate.key).unwrap();
-        cluster
-            .write_file("clients.crt", &client_authority.pem)
-            .unwrap();
-        cluster
-            .psql("postgres", "ALTER SYSTEM SET ssl_ca_file = 'clients.crt'")
-            .unwrap();
-        cluster
-            .psql("postgres", "ALTER SYSTEM SET ssl = on")
-            .unwrap();
+        cluster.write_file("clients.crt", &client_authority.pem).unwrap();
+        cluster.psql("postgres", "ALTER SYSTEM SET ssl_ca_file = 'clients.crt'").unwrap();
+        cluster.psql("postgres", "ALTER SYSTEM SET ssl = on").unwrap();
         for role in ["certified", "only_tls", "only_plain"] {
-            cluster
-                .psql("postgres", &format!("CREATE ROLE {role} LOGIN"))
-                .unwrap();
+            cluster.psql("postgres", &format!("CREATE ROLE {role} LOGIN")).unwrap();
         }
-        cluster
-            .psql(
-                "postgres",
-                "CREATE ROLE app LOGIN REPLICATION PASSWORD 'secret'",
-            )
-            .unwrap();
+        cluster.psql("postgres", "CREATE ROLE app LOGIN REPLICATION PASSWORD 'secret'").unwrap();
         cluster.stop(Stop::Fast).unwrap();
         cluster.start_again().unwrap();
-        Self {
-            cluster,
-            files: tempfile::tempdir().unwrap(),
-        }
+        Self { cluster, files: tempfile::tempdir().unwrap() }
     }
 
     fn file(&self, name: &str, text: &str) -> PathBuf {
@@ -118,18 +94,11 @@ impl TlsServer {
 
     async fn open(&self, parameters: &str) -> Session {
         let endpoint = self.endpoint(parameters);
-        endpoint
-            .connect("pgtandem test", &[])
-            .await
-            .unwrap_or_else(|e| panic!("{e}; {}", e.remedy()))
+        endpoint.connect("pgtandem test", &[]).await.unwrap_or_else(|e| panic!("{e}; {}", e.remedy()))
     }
 
     async fn refused(&self, parameters: &str) -> ConnectError {
-        match self
-            .endpoint(parameters)
-            .connect("pgtandem test", &[])
-            .await
-        {
+        match self.endpoint(parameters).connect("pgtandem test", &[]).await {
             Ok(_) => panic!("connected with {parameters}"),
             Err(error) => error,
         }
@@ -155,11 +124,7 @@ static WELL: LazyLock<Well> = LazyLock::new(|| {
     let certificate = authority.sign(&server);
     let server = TlsServer::start("tls", &certificate, &authority);
     let ca = path(&server.file("ca.crt", &authority.pem));
-    Well {
-        server,
-        authority,
-        ca,
-    }
+    Well { server, authority, ca }
 });
 
 fn path(path: &Path) -> String {
@@ -171,50 +136,33 @@ async fn verify_full_with_scram_and_channel_binding() {
     let Well { server, ca, .. } = &*WELL;
     for mode in ["verify-full", "verify-ca", "require"] {
         let session = server
-            .open(&format!("host=localhost user=app password=secret sslmode={mode} sslrootcert={ca} channel_binding=require"))
+            .open(&format!(
+                "host=localhost user=app password=secret sslmode={mode} sslrootcert={ca} channel_binding=require"
+            ))
             .await;
         assert!(encrypted(&session).await, "{mode}");
     }
-    let unchecked = server
-        .open("host=localhost user=app password=secret sslmode=require channel_binding=require")
-        .await;
+    let unchecked =
+        server.open("host=localhost user=app password=secret sslmode=require channel_binding=require").await;
     assert!(encrypted(&unchecked).await);
     // The default of libpq, and of ours.
     assert!(encrypted(&server.open("host=localhost user=app password=secret").await).await);
     for version in ["TLSv1.2", "TLSv1.3"] {
         let only = format!("ssl_min_protocol_version={version} ssl_max_protocol_version={version}");
-        server
-            .open(&format!(
-                "host=localhost user=app password=secret sslmode=require {only}"
-            ))
-            .await;
+        server.open(&format!("host=localhost user=app password=secret sslmode=require {only}")).await;
     }
-    let plain = server
-        .refused("host=localhost user=app password=secret sslmode=disable channel_binding=require")
-        .await;
-    assert!(
-        matches!(plain.fault, ConnectFault::Authentication { .. }),
-        "{plain:?}"
-    );
-    let wrong = server
-        .refused(&format!(
-            "host=localhost user=app password=no sslmode=verify-full sslrootcert={ca}"
-        ))
-        .await;
-    assert!(
-        matches!(wrong.fault, ConnectFault::PasswordWrong { .. }),
-        "{wrong:?}"
-    );
+    let plain = server.refused("host=localhost user=app password=secret sslmode=disable channel_binding=require").await;
+    assert!(matches!(plain.fault, ConnectFault::Authentication { .. }), "{plain:?}");
+    let wrong =
+        server.refused(&format!("host=localhost user=app password=no sslmode=verify-full sslrootcert={ca}")).await;
+    assert!(matches!(wrong.fault, ConnectFault::PasswordWrong { .. }), "{wrong:?}");
 }
 
 #[tokio::test]
 async fn the_name_counts_for_verify_full_only() {
     let Well { server, ca, .. } = &*WELL;
-    let other =
-        format!("host=db1.example hostaddr=127.0.0.1 user=app password=secret sslrootcert={ca}");
-    let error = server
-        .refused(&format!("{other} sslmode=verify-full"))
-        .await;
+    let other = format!("host=db1.example hostaddr=127.0.0.1 user=app password=secret sslrootcert={ca}");
+    let error = server.refused(&format!("{other} sslmode=verify-full")).await;
     assert!(
         matches!(&error.fault, ConnectFault::CertificateNameMismatch { expected, presented }
             if expected == "db1.example" && presented.contains("localhost")),
@@ -223,15 +171,9 @@ async fn the_name_counts_for_verify_full_only() {
     assert_eq!(error.retry(), Retry::AfterPerson);
     server.open(&format!("{other} sslmode=verify-ca")).await;
     // The certificate has no address among its names.
-    let address = server
-        .refused(&format!(
-            "host=127.0.0.1 user=app password=secret sslmode=verify-full sslrootcert={ca}"
-        ))
-        .await;
-    assert!(
-        matches!(address.fault, ConnectFault::CertificateNameMismatch { .. }),
-        "{address:?}"
-    );
+    let address =
+        server.refused(&format!("host=127.0.0.1 user=app password=secret sslmode=verify-full sslrootcert={ca}")).await;
+    assert!(matches!(address.fault, ConnectFault::CertificateNameMismatch { .. }), "{address:?}");
 }
 
 #[tokio::test]
@@ -241,86 +183,41 @@ async fn a_stranger_s_certificate_is_not_trusted() {
     let all = format!("host=localhost user=app password=secret sslrootcert={other}");
     for mode in ["verify-full", "verify-ca", "require"] {
         let error = server.refused(&format!("{all} sslmode={mode}")).await;
-        assert!(
-            matches!(error.fault, ConnectFault::CertificateNotTrusted { .. }),
-            "{mode}: {error:?}"
-        );
+        assert!(matches!(error.fault, ConnectFault::CertificateNotTrusted { .. }), "{mode}: {error:?}");
     }
     server.open(&format!("{all} sslmode=prefer")).await;
-    let system = server
-        .refused("host=localhost user=app password=secret sslrootcert=system")
-        .await;
+    let system = server.refused("host=localhost user=app password=secret sslrootcert=system").await;
     assert!(
-        matches!(
-            system.fault,
-            ConnectFault::CertificateNotTrusted { .. } | ConnectFault::RootCertificate { .. }
-        ),
+        matches!(system.fault, ConnectFault::CertificateNotTrusted { .. } | ConnectFault::RootCertificate { .. }),
         "{system:?}"
     );
-    for (name, text) in [
-        ("empty.crt", ""),
-        (
-            "broken.crt",
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        ),
-    ] {
+    for (name, text) in
+        [("empty.crt", ""), ("broken.crt", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")]
+    {
         let file = path(&server.file(name, text));
-        let error = server
-            .refused(&format!(
-                "host=localhost user=app sslmode=verify-ca sslrootcert={file}"
-            ))
-            .await;
-        assert!(
-            matches!(error.fault, ConnectFault::RootCertificate { .. }),
-            "{error:?}"
-        );
+        let error = server.refused(&format!("host=localhost user=app sslmode=verify-ca sslrootcert={file}")).await;
+        assert!(matches!(error.fault, ConnectFault::RootCertificate { .. }), "{error:?}");
     }
-    let missing = server
-        .refused("host=localhost user=app sslmode=verify-ca sslrootcert=/not/there.crt")
-        .await;
-    assert!(
-        matches!(missing.fault, ConnectFault::RootCertificate { .. }),
-        "{missing:?}"
-    );
+    let missing = server.refused("host=localhost user=app sslmode=verify-ca sslrootcert=/not/there.crt").await;
+    assert!(matches!(missing.fault, ConnectFault::RootCertificate { .. }), "{missing:?}");
 }
 
 #[tokio::test]
 async fn a_client_certificate_is_enough_where_the_server_says_so() {
-    let Well {
-        server,
-        authority,
-        ca,
-    } = &*WELL;
+    let Well { server, authority, ca } = &*WELL;
     let client = authority.sign(&parameters("certified", &[]));
-    let (certificate, key) = (
-        path(&server.file("client.crt", &client.pem)),
-        path(&server.file("client.key", &client.key)),
-    );
+    let (certificate, key) =
+        (path(&server.file("client.crt", &client.pem)), path(&server.file("client.key", &client.key)));
     let base = format!("host=localhost user=certified sslmode=verify-full sslrootcert={ca}");
-    server
-        .open(&format!("{base} sslcert={certificate} sslkey={key}"))
-        .await;
+    server.open(&format!("{base} sslcert={certificate} sslkey={key}")).await;
 
     let none = server.refused(&base).await;
-    assert!(
-        matches!(none.fault, ConnectFault::NotAdmitted { .. }),
-        "{none:?}"
-    );
+    assert!(matches!(none.fault, ConnectFault::NotAdmitted { .. }), "{none:?}");
     let stranger = Authority::new("somebody else").sign(&parameters("certified", &[]));
-    let (other, other_key) = (
-        path(&server.file("other_client.crt", &stranger.pem)),
-        path(&server.file("other_client.key", &stranger.key)),
-    );
-    let unknown = server
-        .refused(&format!("{base} sslcert={other} sslkey={other_key}"))
-        .await;
-    assert!(
-        matches!(
-            unknown.fault,
-            ConnectFault::TlsFailed { .. } | ConnectFault::NotAdmitted { .. }
-        ),
-        "{unknown:?}"
-    );
+    let (other, other_key) =
+        (path(&server.file("other_client.crt", &stranger.pem)), path(&server.file("other_client.key", &stranger.key)));
+    let unknown = server.refused(&format!("{base} sslcert={other} sslkey={other_key}")).await;
+    assert!(matches!(unknown.fault, ConnectFault::TlsFailed { .. } | ConnectFault::NotAdmitted { .. }), "{unknown:?}");
 
     let fault = |certificate: &str, key: &str| {
         let text = format!("{base} sslcert={certificate} sslkey={key}");
@@ -328,10 +225,11 @@ async fn a_client_certificate_is_enough_where_the_server_says_so() {
     };
     let open_to_all = server.file("open.key", &client.key);
     fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o644)).unwrap();
-    let encrypted = path(&server.file(
-        "encrypted.key",
-        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
-    ));
+    let encrypted =
+        path(&server.file(
+            "encrypted.key",
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        ));
     for error in [
         fault(&certificate, &path(&open_to_all)).await,
         fault(&certificate, "/not/there.key").await,
@@ -340,10 +238,7 @@ async fn a_client_certificate_is_enough_where_the_server_says_so() {
         fault(&certificate, &certificate).await,
         fault(&certificate, &encrypted).await,
     ] {
-        assert!(
-            matches!(error.fault, ConnectFault::ClientCertificate { .. }),
-            "{error:?}"
-        );
+        assert!(matches!(error.fault, ConnectFault::ClientCertificate { .. }), "{error:?}");
         assert_eq!(error.retry(), Retry::AfterPerson);
         println!("{error}");
     }
@@ -351,18 +246,13 @@ async fn a_client_certificate_is_enough_where_the_server_says_so() {
 
 #[tokio::test]
 async fn certificates_in_the_home_directory_are_found() {
-    let Well {
-        server, authority, ..
-    } = &*WELL;
+    let Well { server, authority, .. } = &*WELL;
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join(".postgresql");
     fs::create_dir(&directory).unwrap();
     let client = authority.sign(&parameters("certified", &[]));
-    for (name, text) in [
-        ("root.crt", &authority.pem),
-        ("postgresql.crt", &client.pem),
-        ("postgresql.key", &client.key),
-    ] {
+    for (name, text) in [("root.crt", &authority.pem), ("postgresql.crt", &client.pem), ("postgresql.key", &client.key)]
+    {
         fs::write(directory.join(name), text).unwrap();
         fs::set_permissions(directory.join(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
@@ -373,11 +263,7 @@ async fn certificates_in_the_home_directory_are_found() {
         .with("PGSSLMODE", "verify-full")
         .with("PGUSER", "certified")
         .with("PGDATABASE", "postgres");
-    let session = Endpoint::resolve("", &environment)
-        .unwrap()
-        .connect("pgtandem test", &[])
-        .await
-        .unwrap();
+    let session = Endpoint::resolve("", &environment).unwrap().connect("pgtandem test", &[]).await.unwrap();
     assert!(encrypted(&session).await);
 }
 
@@ -390,24 +276,13 @@ async fn prefer_and_allow_take_the_other_way_when_one_is_closed() {
         ("only_tls", "prefer", true),
         ("only_tls", "allow", true),
     ] {
-        let session = server
-            .open(&format!("host=127.0.0.1 user={user} sslmode={mode}"))
-            .await;
+        let session = server.open(&format!("host=127.0.0.1 user={user} sslmode={mode}")).await;
         assert_eq!(encrypted(&session).await, tls, "{user} {mode}");
     }
-    for (user, mode) in [
-        ("only_plain", "require"),
-        ("only_tls", "disable"),
-        ("nobody_at_all", "prefer"),
-    ] {
-        let error = server
-            .refused(&format!("host=127.0.0.1 user={user} sslmode={mode}"))
-            .await;
+    for (user, mode) in [("only_plain", "require"), ("only_tls", "disable"), ("nobody_at_all", "prefer")] {
+        let error = server.refused(&format!("host=127.0.0.1 user={user} sslmode={mode}")).await;
         assert!(
-            matches!(
-                error.fault,
-                ConnectFault::NotAdmitted { .. } | ConnectFault::PasswordMissing { .. }
-            ),
+            matches!(error.fault, ConnectFault::NotAdmitted { .. } | ConnectFault::PasswordMissing { .. }),
             "{user} {mode}: {error:?}"
         );
     }
@@ -415,13 +290,8 @@ async fn prefer_and_allow_take_the_other_way_when_one_is_closed() {
 
 #[tokio::test]
 async fn a_revoked_certificate() {
-    let Well {
-        server,
-        authority,
-        ca,
-    } = &*WELL;
-    let base =
-        format!("host=localhost user=app password=secret sslmode=verify-full sslrootcert={ca}");
+    let Well { server, authority, ca } = &*WELL;
+    let base = format!("host=localhost user=app password=secret sslmode=verify-full sslrootcert={ca}");
     let date = |year| rcgen::date_time_ymd(year, 1, 1);
     for (serial, name) in [(77, "ours.crl"), (78, "other.crl")] {
         let revoked = RevokedCertParams {
@@ -440,10 +310,7 @@ async fn a_revoked_certificate() {
         };
         let list = list.signed_by(&authority.issuer).unwrap().pem().unwrap();
         let file = path(&server.file(name, &list));
-        let outcome = server
-            .endpoint(&format!("{base} sslcrl={file}"))
-            .connect("pgtandem test", &[])
-            .await;
+        let outcome = server.endpoint(&format!("{base} sslcrl={file}")).connect("pgtandem test", &[]).await;
         match outcome.map_err(|error| error.fault) {
             Ok(_) => assert_eq!(serial, 78),
             Err(ConnectFault::CertificateNotTrusted { .. }) => assert_eq!(serial, 77),
@@ -460,15 +327,9 @@ async fn a_certificate_out_of_date() {
     expired.not_before = rcgen::date_time_ymd(2000, 1, 1);
     let server = TlsServer::start("expired", &authority.sign(&expired), &authority);
     let ca = path(&server.file("ca.crt", &authority.pem));
-    let error = server
-        .refused(&format!(
-            "host=localhost user=app password=secret sslmode=verify-ca sslrootcert={ca}"
-        ))
-        .await;
-    assert!(
-        matches!(error.fault, ConnectFault::CertificateExpired { .. }),
-        "{error:?}"
-    );
+    let error =
+        server.refused(&format!("host=localhost user=app password=secret sslmode=verify-ca sslrootcert={ca}")).await;
+    assert!(matches!(error.fault, ConnectFault::CertificateExpired { .. }), "{error:?}");
 }
 
 /// What `openssl req -x509` makes by default: its own authority, and no alternative name.
@@ -477,30 +338,14 @@ async fn a_self_signed_certificate_given_as_root() {
     let mut own = parameters("localhost", &[]);
     own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
-    let certificate = Holder {
-        pem: own.self_signed(&key).unwrap().pem(),
-        key: key.serialize_pem(),
-    };
+    let certificate = Holder { pem: own.self_signed(&key).unwrap().pem(), key: key.serialize_pem() };
     let server = TlsServer::start("self_signed", &certificate, &Authority::new("clients"));
     let ca = path(&server.file("ca.crt", &certificate.pem));
     let base = format!("user=app password=secret sslrootcert={ca} channel_binding=require");
-    server
-        .open(&format!("{base} host=localhost sslmode=verify-full"))
-        .await;
-    server
-        .open(&format!(
-            "{base} host=db1.example hostaddr=127.0.0.1 sslmode=verify-ca"
-        ))
-        .await;
-    let error = server
-        .refused(&format!(
-            "{base} host=db1.example hostaddr=127.0.0.1 sslmode=verify-full"
-        ))
-        .await;
-    assert!(
-        matches!(error.fault, ConnectFault::CertificateNameMismatch { .. }),
-        "{error:?}"
-    );
+    server.open(&format!("{base} host=localhost sslmode=verify-full")).await;
+    server.open(&format!("{base} host=db1.example hostaddr=127.0.0.1 sslmode=verify-ca")).await;
+    let error = server.refused(&format!("{base} host=db1.example hostaddr=127.0.0.1 sslmode=verify-full")).await;
+    assert!(matches!(error.fault, ConnectFault::CertificateNameMismatch { .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -530,47 +375,20 @@ async fn the_replication_connection_follows_the_same_rules() {
             Err(error) => error.fault,
         }
     };
-    let name = fault(format!(
-        "host=db1.example hostaddr=127.0.0.1 {checked} password=secret"
-    ))
-    .await;
-    assert!(
-        matches!(name, ConnectFault::CertificateNameMismatch { .. }),
-        "{name:?}"
-    );
+    let name = fault(format!("host=db1.example hostaddr=127.0.0.1 {checked} password=secret")).await;
+    assert!(matches!(name, ConnectFault::CertificateNameMismatch { .. }), "{name:?}");
     let password = fault(format!("host=localhost {checked} password=wrong")).await;
-    assert!(
-        matches!(password, ConnectFault::PasswordWrong { .. }),
-        "{password:?}"
-    );
+    assert!(matches!(password, ConnectFault::PasswordWrong { .. }), "{password:?}");
     let missing = fault(format!("host=localhost {checked}")).await;
-    assert!(
-        matches!(missing, ConnectFault::PasswordMissing { .. }),
-        "{missing:?}"
-    );
+    assert!(matches!(missing, ConnectFault::PasswordMissing { .. }), "{missing:?}");
     let plain = fault("host=127.0.0.1 user=only_tls sslmode=disable".to_owned()).await;
-    assert!(
-        matches!(plain, ConnectFault::NotAdmitted { .. }),
-        "{plain:?}"
-    );
+    assert!(matches!(plain, ConnectFault::NotAdmitted { .. }), "{plain:?}");
     let socket = fault("host=/nowhere user=app".to_owned()).await;
-    assert!(
-        matches!(socket, ConnectFault::SocketMissing { .. }),
-        "{socket:?}"
-    );
+    assert!(matches!(socket, ConnectFault::SocketMissing { .. }), "{socket:?}");
     let unknown = fault("host=no-such-host.invalid user=app sslmode=disable".to_owned()).await;
-    assert!(
-        matches!(unknown, ConnectFault::HostNotFound { .. }),
-        "{unknown:?}"
-    );
-    let key = fault(format!(
-        "host=localhost {checked} sslcert=/not/there sslkey=/not/there"
-    ))
-    .await;
-    assert!(
-        matches!(key, ConnectFault::ClientCertificate { .. }),
-        "{key:?}"
-    );
+    assert!(matches!(unknown, ConnectFault::HostNotFound { .. }), "{unknown:?}");
+    let key = fault(format!("host=localhost {checked} sslcert=/not/there sslkey=/not/there")).await;
+    assert!(matches!(key, ConnectFault::ClientCertificate { .. }), "{key:?}");
 }
 
 /// PostgreSQL's manual shows how to make such a certificate (`openssl x509 -req` without extensions). rustls refuses
@@ -586,11 +404,7 @@ async fn a_certificate_of_x509_version_1() {
     assert!(encrypted(&server.open(&format!("{base} sslmode=require")).await).await);
     let ca = path(&server.file("ca.crt", &certificate.pem));
     let trusted = format!("{base} sslmode=verify-full sslrootcert={ca}");
-    match server
-        .endpoint(&trusted)
-        .connect("pgtandem test", &[])
-        .await
-    {
+    match server.endpoint(&trusted).connect("pgtandem test", &[]).await {
         Ok(session) => assert!(encrypted(&session).await),
         Err(error) => panic!("{error}; {}", error.remedy()),
     }

@@ -93,71 +93,37 @@ async fn every_kind_of_change_arrives() {
 }
 
 fn check_descriptions_and_insert(messages: &[Message]) {
-    let [
-        Message::Type {
-            namespace, name, ..
-        },
-        Message::Relation(items),
-        Message::Insert { relation, new },
-    ] = messages
+    let [Message::Type { namespace, name, .. }, Message::Relation(items), Message::Insert { relation, new }] = messages
     else {
         panic!("{messages:?}")
     };
     assert_eq!((namespace.as_str(), name.as_str()), ("public", "mood"));
-    assert_eq!(
-        (items.namespace.as_str(), items.name.as_str()),
-        ("public", "items")
-    );
+    assert_eq!((items.namespace.as_str(), items.name.as_str()), ("public", "items"));
     assert_eq!(items.replica_identity, ReplicaIdentity::Default);
     let columns = items.columns.iter();
-    let columns: Vec<_> = columns
-        .map(|c| (c.name.as_str(), c.key, c.type_modifier))
-        .collect();
-    assert_eq!(
-        columns,
-        [("id", true, -1), ("name", false, -1), ("m", false, -1)]
-    );
+    let columns: Vec<_> = columns.map(|c| (c.name.as_str(), c.key, c.type_modifier)).collect();
+    assert_eq!(columns, [("id", true, -1), ("name", false, -1), ("m", false, -1)]);
     assert_eq!(*relation, items.oid);
     assert_eq!(texts(new), ["1", "after the slot", "glad"]);
 }
 
 async fn check_updates_and_delete(stream: &mut Stream) {
     let update = transaction(stream).await;
-    let [Message::Update { old: None, new, .. }] = &update[..] else {
-        panic!("{update:?}")
-    };
+    let [Message::Update { old: None, new, .. }] = &update[..] else { panic!("{update:?}") };
     assert_eq!(texts(new), ["1", &"x".repeat(5000), "glad"]);
 
     let toast = transaction(stream).await;
-    let [Message::Update { old: None, new, .. }] = &toast[..] else {
-        panic!("{toast:?}")
-    };
+    let [Message::Update { old: None, new, .. }] = &toast[..] else { panic!("{toast:?}") };
     assert_eq!(texts(new), ["1", "TOAST", "NULL"]);
     assert!(new.has_unchanged_toast());
 
     let key = transaction(stream).await;
-    let [
-        Message::Update {
-            old: Some(Old::Key(old)),
-            new,
-            ..
-        },
-    ] = &key[..]
-    else {
-        panic!("{key:?}")
-    };
+    let [Message::Update { old: Some(Old::Key(old)), new, .. }] = &key[..] else { panic!("{key:?}") };
     assert_eq!(texts(old), ["1", "NULL", "NULL"]);
     assert_eq!(texts(new), ["2", "TOAST", "NULL"]);
 
     let delete = transaction(stream).await;
-    let [
-        Message::Delete {
-            old: Old::Key(old), ..
-        },
-    ] = &delete[..]
-    else {
-        panic!("{delete:?}")
-    };
+    let [Message::Delete { old: Old::Key(old), .. }] = &delete[..] else { panic!("{delete:?}") };
     assert_eq!(texts(old), ["2", "NULL", "NULL"]);
 }
 
@@ -165,15 +131,8 @@ fn check_whole_old_rows(messages: &[Message]) {
     let [
         Message::Relation(relation),
         Message::Insert { .. },
-        Message::Update {
-            old: Some(Old::Full(before)),
-            new: after,
-            ..
-        },
-        Message::Delete {
-            old: Old::Full(last),
-            ..
-        },
+        Message::Update { old: Some(Old::Full(before)), new: after, .. },
+        Message::Delete { old: Old::Full(last), .. },
     ] = messages
     else {
         panic!("{messages:?}")
@@ -191,14 +150,8 @@ async fn the_exported_snapshot_ends_where_the_slot_begins() {
     sql.batch_execute(SCHEMA).await.expect("schema");
     let mut client = cluster.replication().await;
     let identity = client.identify_system().await.expect("identity");
-    assert_eq!(
-        (identity.database.as_str(), identity.timeline),
-        ("postgres", 1)
-    );
-    let same = format!(
-        "SELECT system_identifier::text = '{}' FROM pg_control_system()",
-        identity.system_identifier
-    );
+    assert_eq!((identity.database.as_str(), identity.timeline), ("postgres", 1));
+    let same = format!("SELECT system_identifier::text = '{}' FROM pg_control_system()", identity.system_identifier);
     until(&sql, &same).await;
 
     let slot = client.create_slot("s", false, true).await.expect("slot");
@@ -207,15 +160,10 @@ async fn the_exported_snapshot_ends_where_the_slot_begins() {
     let snapshot = slot.snapshot.expect("exported snapshot");
     let reader = cluster.sql().await;
     reader
-        .batch_execute(&format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '{snapshot}'"
-        ))
+        .batch_execute(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '{snapshot}'"))
         .await
         .expect("snapshot");
-    let count = reader
-        .query_one("SELECT count(*) FROM items", &[])
-        .await
-        .expect("count");
+    let count = reader.query_one("SELECT count(*) FROM items", &[]).await.expect("count");
     assert_eq!(count.get::<_, i64>(0), 1);
 
     let options = PgOutputOptions::new(["pub"]);

@@ -168,11 +168,7 @@ impl Cluster {
         }
         let port = free_port();
         let keeper = keep(&bin.join("postgres"), directory.path(), port, settings);
-        let cluster = Cluster {
-            port,
-            directory,
-            keeper,
-        };
+        let cluster = Cluster { port, directory, keeper };
         cluster.until_ready().await;
         cluster
     }

@@ -7,10 +7,7 @@ use std::time::Duration;
 use rcgen::{CertificateParams, DnType, KeyPair, SignatureAlgorithm};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use wire::{
-    ChannelBinding, ConnectOptions, Error, Lsn, Message, PgOutputOptions, ReplicationClient, Tls,
-    TlsConfig,
-};
+use wire::{ChannelBinding, ConnectOptions, Error, Lsn, Message, PgOutputOptions, ReplicationClient, Tls, TlsConfig};
 
 use crate::changes::message;
 use crate::cluster::{Cluster, PATIENCE, until};
@@ -145,25 +142,18 @@ async fn a_stream_over_tls() {
     let server = identity("localhost", &rcgen::PKCS_ECDSA_P256_SHA256);
     let cluster = cluster(&server, &server).await;
     let sql = cluster.sql().await;
-    sql.batch_execute(
-        "CREATE TABLE t (id int PRIMARY KEY, pad text); CREATE PUBLICATION pub FOR TABLE t",
-    )
-    .await
-    .expect("schema");
+    sql.batch_execute("CREATE TABLE t (id int PRIMARY KEY, pad text); CREATE PUBLICATION pub FOR TABLE t")
+        .await
+        .expect("schema");
     let tls = Tls::Require(config(server.certificate.der(), None));
     let mut options = cluster.tcp_options("scram", Some("secret"), tls);
     // A status for every few records read.
     options.status_interval = Duration::from_millis(1);
-    let mut client = ReplicationClient::connect(&options)
-        .await
-        .expect("connection");
+    let mut client = ReplicationClient::connect(&options).await.expect("connection");
     client.create_slot("s", false, false).await.expect("slot");
-    let rows =
-        format!("INSERT INTO t SELECT i, repeat('x', 300) FROM generate_series(1, {ROWS}) i");
+    let rows = format!("INSERT INTO t SELECT i, repeat('x', 300) FROM generate_series(1, {ROWS}) i");
     sql.batch_execute(&rows).await.expect("rows");
-    let started = client
-        .start("s", Lsn::NONE, &PgOutputOptions::new(["pub"]))
-        .await;
+    let started = client.start("s", Lsn::NONE, &PgOutputOptions::new(["pub"])).await;
     let (mut stream, feedback) = started.expect("stream");
     let mut inserts = 0;
     let end = loop {
@@ -176,8 +166,7 @@ async fn a_stream_over_tls() {
     assert_eq!(inserts, ROWS);
     feedback.set(end, end);
     stream.stop(PATIENCE).await.expect("good end");
-    let confirmed =
-        format!("SELECT confirmed_flush_lsn = '{end}' AND NOT active FROM pg_replication_slots");
+    let confirmed = format!("SELECT confirmed_flush_lsn = '{end}' AND NOT active FROM pg_replication_slots");
     until(&sql, &confirmed).await;
 }
 

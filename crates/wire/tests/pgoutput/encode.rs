@@ -169,19 +169,10 @@ fn body(out: &mut Out, message: &Message) {
 /// Where transactions and their pieces begin and end.
 fn boundary(out: &mut Out, message: &Message) {
     match message {
-        Message::Begin {
-            final_lsn,
-            commit_time_micros,
-            xid,
-        } => {
+        Message::Begin { final_lsn, commit_time_micros, xid } => {
             out.lsn(*final_lsn).i64(*commit_time_micros).u32(*xid);
         }
-        Message::Commit {
-            flags,
-            commit_lsn,
-            end_lsn,
-            commit_time_micros,
-        } => {
+        Message::Commit { flags, commit_lsn, end_lsn, commit_time_micros } => {
             out.u8(*flags).lsn(*commit_lsn).lsn(*end_lsn);
             out.i64(*commit_time_micros);
         }
@@ -191,13 +182,7 @@ fn boundary(out: &mut Out, message: &Message) {
         Message::StreamStart { xid, first_segment } => {
             out.u32(*xid).u8(u8::from(*first_segment));
         }
-        Message::StreamCommit {
-            xid,
-            flags,
-            commit_lsn,
-            end_lsn,
-            commit_time_micros,
-        } => {
+        Message::StreamCommit { xid, flags, commit_lsn, end_lsn, commit_time_micros } => {
             out.u32(*xid).u8(*flags).lsn(*commit_lsn).lsn(*end_lsn);
             out.i64(*commit_time_micros);
         }

@@ -4,6 +4,7 @@
 //! in a short queue, then in the socket, then in the server.
 
 mod relation;
+mod source;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,9 +13,11 @@ use hub::{Change, Key, Micros, Op, Position, State, TableId};
 use tokio::sync::mpsc;
 use wire::{Column, Event, Message, Old, Stream, Tuple};
 
+use super::key::Spelling;
 use super::{Image, ImageBuilder, Shapes, SharedFile, Spool, Spooled, Value, key};
-pub use relation::{CapturedTable, CapturedTables, SourceColumn};
+pub use relation::{CapturedTable, CapturedTables, KeyColumn, SourceColumn};
 use relation::{RelationPlan, plan};
+pub use source::Source;
 
 /// Prefix of the logical message that opens every transaction of ours.
 const OWN_PREFIX: &str = "pgtandem";
@@ -51,6 +54,9 @@ pub enum CaptureError {
          (or FULL where the table has large values)"
     )]
     KeyMissing { table: String },
+    /// The second session failed, the one that is asked for what the stream leaves out.
+    #[error("{0}")]
+    Source(String),
     #[error("the server sent {0} where it should not")]
     OutOfOrder(&'static str),
 }
@@ -58,6 +64,7 @@ pub enum CaptureError {
 /// Reads one node until its stream fails or nobody listens.
 pub struct WalCapture {
     stream: Stream,
+    source: Source,
     tables: Arc<CapturedTables>,
     shapes: Shapes,
     /// What the messages that open our own transactions begin with.
@@ -66,10 +73,21 @@ pub struct WalCapture {
     judged: Position,
     relations: HashMap<u32, Option<RelationPlan>>,
     open: Option<Open>,
+    /// A delete on a partitioned table that may turn out to be the first half of an update.
+    leaving: Option<Leaving>,
     /// For small transactions while memory is short.
     shared_file: SharedFile,
     builder: ImageBuilder,
     key_bytes: Vec<u8>,
+}
+
+/// A row that was deleted from a partition. An update that moves a row to another partition is in the WAL as a delete
+/// and an insert right behind it, with the same key but for the columns that say where it belongs.
+struct Leaving {
+    relation: u32,
+    plan: RelationPlan,
+    key: Key,
+    old: Tuple,
 }
 
 /// The transaction that is being read.
@@ -85,6 +103,7 @@ impl WalCapture {
     #[must_use]
     pub fn new(
         stream: Stream,
+        source: Source,
         tables: Arc<CapturedTables>,
         shapes: Shapes,
         secret: &uuid::Uuid,
@@ -92,12 +111,14 @@ impl WalCapture {
     ) -> Self {
         Self {
             stream,
+            source,
             tables,
             shapes,
             secret: secret.to_string(),
             judged,
             relations: HashMap::new(),
             open: None,
+            leaving: None,
             shared_file: SharedFile::default(),
             builder: ImageBuilder::default(),
             key_bytes: Vec::new(),
@@ -113,17 +134,22 @@ impl WalCapture {
             let captured = match self.stream.next().await? {
                 // Positions name commit records: what comes next begins at `wal_end` or later.
                 Event::Keepalive { wal_end, .. } => Some(Captured::Passed(Position(wal_end.0.saturating_sub(1)))),
-                Event::Message { message, .. } => self.take(message)?,
+                Event::Message { message, .. } => self.take(message).await?,
             };
-            if let Some(captured) = captured {
-                if out.send(captured).await.is_err() {
-                    return Ok(());
-                }
+            if let Some(captured) = captured
+                && out.send(captured).await.is_err()
+            {
+                return Ok(());
             }
         }
     }
 
-    fn take(&mut self, message: Message) -> Result<Option<Captured>, CaptureError> {
+    async fn take(&mut self, message: Message) -> Result<Option<Captured>, CaptureError> {
+        let arrives =
+            |leaving: &Leaving| matches!(&message, Message::Insert { relation, .. } if *relation == leaving.relation);
+        if self.leaving.as_ref().is_some_and(|leaving| !arrives(leaving)) {
+            self.left()?;
+        }
         match message {
             Message::Begin { final_lsn, commit_time_micros, .. } => {
                 let position = Position(final_lsn.0);
@@ -138,9 +164,18 @@ impl WalCapture {
                     self.open_transaction()?.skipped = true;
                 }
             }
-            Message::Insert { relation, new } => self.insert(relation, &new)?,
-            Message::Update { relation, old, new } => self.update(relation, old.as_ref(), &new)?,
-            Message::Delete { relation, old } => self.delete(relation, &old)?,
+            Message::Insert { relation, new } => {
+                self.learn(relation, &[Some(&new)]).await?;
+                self.insert(relation, &new)?;
+            }
+            Message::Update { relation, old, new } => {
+                self.learn(relation, &[Some(&new), old.as_ref().map(Old::tuple)]).await?;
+                self.update(relation, old.as_ref(), &new).await?;
+            }
+            Message::Delete { relation, old } => {
+                self.learn(relation, &[Some(old.tuple())]).await?;
+                self.delete(relation, old)?;
+            }
             Message::Truncate { relations, .. } => self.truncate(&relations)?,
             Message::Origin { .. } | Message::Type { .. } | Message::Message { .. } => {}
             Message::StreamStart { .. }
@@ -192,35 +227,90 @@ impl WalCapture {
         Ok(self.open_transaction()?.spool.push(change)?)
     }
 
+    /// Keys whose equality only the node knows are looked up before they are needed.
+    async fn learn(&mut self, relation: u32, tuples: &[Option<&Tuple>]) -> Result<(), CaptureError> {
+        let asks = self.relations.get(&relation).is_some_and(|plan| plan.as_ref().is_some_and(|plan| plan.asks));
+        if !asks {
+            return Ok(());
+        }
+        let Some(plan) = self.plan_for(relation)? else { return Ok(()) };
+        for tuple in tuples.iter().flatten() {
+            for (at, column) in &*plan.key {
+                if let (Spelling::CaseFolded, Some(Column::Text(text))) = (column.spelling, tuple.column(*at)) {
+                    self.source.learn(text).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn insert(&mut self, relation: u32, new: &Tuple) -> Result<(), CaptureError> {
         let Some(plan) = self.plan_for(relation)? else { return Ok(()) };
         let key = self.key(&plan, new)?;
-        let image = self.image(&plan, new, None, None);
+        let image = self.image(&plan, new, None, None, &[]);
+        let moved = self.leaving.take_if(|leaving| leaving.key != key && leaving.becomes(new));
+        if let Some(Leaving { key: from, old, .. }) = moved {
+            let image_under_old_key = self.image(&plan, new, None, Some(&old), &[]);
+            return self.push(Change::KeyChange { from, to: key, image, image_under_old_key });
+        }
+        self.left()?;
         self.push(Change::Row { key, op: Op::Insert, state: State::Present(image) })
     }
 
-    fn update(&mut self, relation: u32, old: Option<&Old>, new: &Tuple) -> Result<(), CaptureError> {
+    async fn update(&mut self, relation: u32, old: Option<&Old>, new: &Tuple) -> Result<(), CaptureError> {
         let Some(plan) = self.plan_for(relation)? else { return Ok(()) };
         let key = self.key(&plan, new)?;
         let full = match old {
             Some(Old::Full(tuple)) => Some(tuple),
             Some(Old::Key(_)) | None => None,
         };
-        let image = self.image(&plan, new, full, None);
+        let lacking = lacking(new, full);
+        let asked = if lacking.is_empty() { Vec::new() } else { self.ask(&plan, new, &lacking).await? };
+        let image = self.image(&plan, new, full, None, &asked);
         let from = old.map(|old| self.key(&plan, old.tuple())).transpose()?;
         match (from, old) {
             (Some(from), Some(old)) if from != key => {
-                let image_under_old_key = self.image(&plan, new, full, Some(old.tuple()));
+                let image_under_old_key = self.image(&plan, new, full, Some(old.tuple()), &asked);
                 self.push(Change::KeyChange { from, to: key, image, image_under_old_key })
             }
             _ => self.push(Change::Row { key, op: Op::Update, state: State::Present(image) }),
         }
     }
 
-    fn delete(&mut self, relation: u32, old: &Old) -> Result<(), CaptureError> {
+    /// Values that the server left out, by their places in the row; none when the row is gone.
+    async fn ask(
+        &mut self,
+        plan: &RelationPlan,
+        new: &Tuple,
+        lacking: &[usize],
+    ) -> Result<Vec<(usize, Option<String>)>, CaptureError> {
+        let text = |at: usize| match new.column(at) {
+            Some(Column::Text(text)) => String::from_utf8_lossy(text).into_owned(),
+            _ => String::new(),
+        };
+        let key: Vec<_> = plan.key.iter().map(|(at, column)| (column.column.clone(), text(*at))).collect();
+        let columns: Vec<_> = lacking.iter().map(|at| plan.columns[*at].clone()).collect();
+        let found = self.source.values(&plan.name, &key, &columns).await?;
+        Ok(lacking.iter().copied().zip(found.into_iter().flatten()).collect())
+    }
+
+    fn delete(&mut self, relation: u32, old: Old) -> Result<(), CaptureError> {
         let Some(plan) = self.plan_for(relation)? else { return Ok(()) };
         let key = self.key(&plan, old.tuple())?;
-        self.push(Change::Row { key, op: Op::Delete, state: State::Absent })
+        if plan.kept_in_move.is_empty() {
+            return self.push(Change::Row { key, op: Op::Delete, state: State::Absent });
+        }
+        let (Old::Key(old) | Old::Full(old)) = old;
+        self.leaving = Some(Leaving { relation, plan, key, old });
+        Ok(())
+    }
+
+    /// It was a delete after all.
+    fn left(&mut self) -> Result<(), CaptureError> {
+        match self.leaving.take() {
+            Some(Leaving { key, .. }) => self.push(Change::Row { key, op: Op::Delete, state: State::Absent }),
+            None => Ok(()),
+        }
     }
 
     fn truncate(&mut self, relations: &[u32]) -> Result<(), CaptureError> {
@@ -233,17 +323,28 @@ impl WalCapture {
 
     fn key(&mut self, plan: &RelationPlan, tuple: &Tuple) -> Result<Key, CaptureError> {
         self.key_bytes.clear();
-        for (at, spelling) in &*plan.key {
+        for (at, column) in &*plan.key {
             let Some(Column::Text(text)) = tuple.column(*at) else {
-                return Err(CaptureError::KeyMissing { table: plan.name.to_string() });
+                return Err(CaptureError::KeyMissing { table: plan.name.plain() });
             };
-            key::encode(std::iter::once((*spelling, text)), &mut self.key_bytes);
+            match column.spelling {
+                Spelling::CaseFolded => key::push_part(&self.source.folded(text), &mut self.key_bytes),
+                spelling => key::encode(std::iter::once((spelling, text)), &mut self.key_bytes),
+            }
         }
         Ok(Key { table: plan.table, bytes: self.key_bytes.as_slice().into() })
     }
 
-    /// The row whole: values the server left out are taken from `old`, key columns from `old_key` where given.
-    fn image(&mut self, plan: &RelationPlan, new: &Tuple, old: Option<&Tuple>, old_key: Option<&Tuple>) -> Image {
+    /// The row whole: values the server left out are taken from `old` or from `asked`, key columns from `old_key`
+    /// where given.
+    fn image(
+        &mut self,
+        plan: &RelationPlan,
+        new: &Tuple,
+        old: Option<&Tuple>,
+        old_key: Option<&Tuple>,
+        asked: &[(usize, Option<String>)],
+    ) -> Image {
         self.builder.start(plan.shape);
         for (at, column) in new.columns().enumerate() {
             let of_key = old_key.filter(|_| plan.key.iter().any(|(key_at, _)| *key_at == at));
@@ -255,12 +356,33 @@ impl WalCapture {
                 (Column::UnchangedToast, Some(old)) => old.column(at).unwrap_or(column),
                 _ => column,
             };
-            self.builder.push(match column {
+            let value = match column {
                 Column::Null => Value::Null,
-                Column::UnchangedToast => Value::Unchanged,
+                Column::UnchangedToast => match asked.iter().find(|(place, _)| *place == at) {
+                    Some((_, Some(text))) => Value::Text(text.as_bytes()),
+                    Some((_, None)) => Value::Null,
+                    None => Value::Unchanged,
+                },
                 Column::Text(text) | Column::Binary(text) => Value::Text(text),
-            });
+            };
+            self.builder.push(value);
         }
         Image::in_memory(self.builder.bytes())
     }
+}
+
+impl Leaving {
+    fn becomes(&self, new: &Tuple) -> bool {
+        self.plan.kept_in_move.iter().all(|at| self.old.column(*at) == new.column(*at))
+    }
+}
+
+/// Places of the values that neither image has.
+fn lacking(new: &Tuple, old: Option<&Tuple>) -> Vec<usize> {
+    let is_left_out = |column: Column<'_>| matches!(column, Column::UnchangedToast);
+    let places = new
+        .columns()
+        .enumerate()
+        .filter(|(at, column)| is_left_out(*column) && old.is_none_or(|old| old.column(*at).is_none_or(is_left_out)));
+    places.map(|(at, _)| at).collect()
 }

@@ -8,15 +8,25 @@ use hub::{Position, TableId};
 use super::CaptureError;
 use crate::capture::key::Spelling;
 use crate::capture::{Shape, ShapeId, Shapes};
+use crate::sql::{Ident, QualifiedName, WrittenColumn};
 
 /// A linked table on the node that is read.
 #[derive(Debug, Clone)]
 pub struct CapturedTable {
     pub id: TableId,
-    /// Key columns in key order, each with the spellings its type allows.
-    pub key: Vec<(String, Spelling)>,
+    /// Key columns in key order.
+    pub key: Vec<KeyColumn>,
+    /// Columns that say in which partition a row is.
+    pub partitioned_by: Vec<Ident>,
     /// Changes that committed before are in the rows that were copied or compared when the table was linked.
     pub start: Position,
+}
+
+#[derive(Debug, Clone)]
+pub struct KeyColumn {
+    pub column: WrittenColumn,
+    /// Which spellings its type allows.
+    pub spelling: Spelling,
 }
 
 /// By the table's oid on the node.
@@ -33,10 +43,17 @@ pub struct SourceColumn {
 #[derive(Debug, Clone)]
 pub(super) struct RelationPlan {
     pub table: TableId,
-    pub name: Arc<str>,
+    pub name: Arc<QualifiedName>,
     pub shape: ShapeId,
-    /// Key columns in key order: index in the row, spelling.
-    pub key: Arc<[(usize, Spelling)]>,
+    /// Names of all columns, in the order of the row.
+    pub columns: Arc<[Ident]>,
+    /// Key columns in key order, with their places in the row.
+    pub key: Arc<[(usize, KeyColumn)]>,
+    /// A key column's spelling has to be asked for.
+    pub asks: bool,
+    /// Places of the key columns that a row keeps when an update moves it to another partition; none if the table is
+    /// not partitioned, or no such column is left.
+    pub kept_in_move: Arc<[usize]>,
     pub start: Position,
 }
 
@@ -45,20 +62,37 @@ pub(super) fn plan(
     relation: &wire::Relation,
     shapes: &Shapes,
 ) -> Result<(RelationPlan, Vec<SourceColumn>), CaptureError> {
-    let name = format!("{}.{}", relation.namespace, relation.name);
-    let place = |column: &String| relation.columns.iter().position(|c| c.name == *column);
+    let name = QualifiedName::new(relation.namespace.as_str(), relation.name.as_str());
+    let place = |column: &Ident| relation.columns.iter().position(|c| c.name == column.as_str());
     let mut key = Vec::new();
-    for (column, spelling) in &table.key {
-        let gone = || CaptureError::KeyColumnGone { table: name.clone(), column: column.clone() };
-        key.push((place(column).ok_or_else(gone)?, *spelling));
+    for of_key in &table.key {
+        let column = &of_key.column.name;
+        let gone = || CaptureError::KeyColumnGone { table: name.plain(), column: column.as_str().to_owned() };
+        key.push((place(column).ok_or_else(gone)?, of_key.clone()));
     }
-    let columns = relation.columns.iter().map(|column| column.name.clone()).collect();
-    let shape = shapes.intern(Shape { table: table.id, columns });
-    let plan = RelationPlan { table: table.id, name: name.into(), shape, key: key.into(), start: table.start };
+    let columns: Vec<String> = relation.columns.iter().map(|column| column.name.clone()).collect();
+    let plan = RelationPlan {
+        table: table.id,
+        name: Arc::new(name),
+        columns: columns.iter().map(|name| Ident::new(name.as_str())).collect(),
+        shape: shapes.intern(Shape { table: table.id, columns }),
+        asks: key.iter().any(|(_, column)| column.spelling == Spelling::CaseFolded),
+        kept_in_move: kept_in_move(table, &key),
+        key: key.into(),
+        start: table.start,
+    };
     let described = relation.columns.iter().map(|column| SourceColumn {
         name: column.name.clone(),
         type_oid: column.type_oid,
         type_modifier: column.type_modifier,
     });
     Ok((plan, described.collect()))
+}
+
+fn kept_in_move(table: &CapturedTable, key: &[(usize, KeyColumn)]) -> Arc<[usize]> {
+    if table.partitioned_by.is_empty() {
+        return Arc::new([]);
+    }
+    let kept = key.iter().filter(|(_, column)| !table.partitioned_by.contains(&column.column.name));
+    kept.map(|(at, _)| *at).collect()
 }

@@ -6,23 +6,28 @@ use jiff::Zoned;
 use serde_json::Value as Json;
 
 use crate::cli::Style;
-use crate::cli::layout::{Cell, Grid, Tone, bytes, clip, count, milliseconds};
+use crate::cli::layout::{Cell, Grid, Tone, bytes, clip, count, milliseconds, wrap};
 use crate::cli::when::{ago, clock, duration};
 use crate::observe::{HeldKeys, HubState, NodeState, NodeStatus, Owner, Status, TableStatus, TableWell};
 
 const WIDTH: usize = 80;
+/// Where what is said below a name begins, if names are of a usual length.
+const INDENT: usize = 12;
 
 pub fn render(status: &Status, now: &Zoned, style: Style) -> String {
     let mut text = String::new();
     text.push_str(&hub(status, now, style));
     text.push('\n');
     text.push_str(&nodes(status, style));
-    text.push('\n');
-    text.push_str(&tables(status, style));
-    text.push('\n');
-    text.push_str(&conflicts(status));
+    if !status.nothing_reached() {
+        text.push('\n');
+        text.push_str(&tables(status, style));
+        text.push('\n');
+        text.push_str(&conflicts(status));
+    }
     for held in &status.held {
-        text.push_str(&held_keys(held, now, style));
+        let paused = |table: &&TableStatus| table.name == held.table && table.state == TableWell::Paused;
+        text.push_str(&held_keys(held, status.tables.iter().any(|table| paused(&table)), now, style));
     }
     let verdict = match status.well {
         true => style.good("all is well"),
@@ -54,6 +59,7 @@ fn hub(status: &Status, now: &Zoned, style: Style) -> String {
             Tone::Bad,
             format!(": {holder}, {seen}\n     it was killed, or waits for a node that is away; start `pgtandem run`"),
         ),
+        HubState::Unknown => ("unknown", Tone::Bad, ": no node could be asked".to_owned()),
         HubState::NeverRan => ("not running", Tone::Bad, ": it never was; start `pgtandem run`".to_owned()),
     };
     let mut text = format!("hub  {}{more}\n", tone.paint(style, word));
@@ -63,7 +69,8 @@ fn hub(status: &Status, now: &Zoned, style: Style) -> String {
             writeln!(text, "     {} more hub{s} wait{} to take over", hub.waiting, if s.is_empty() { "s" } else { "" });
     }
     if let Some(command) = &hub.other_command {
-        let _ = writeln!(text, "     {} is at work", if command.is_empty() { "another session" } else { command });
+        let command = if command == "pgtandem" { "another pgtandem command" } else { command };
+        let _ = writeln!(text, "     {command} has the lock; the hub waits for it");
     }
     text
 }
@@ -97,6 +104,9 @@ fn nodes(status: &Status, style: Style) -> String {
         };
         let reason = node.reason.as_deref().unwrap_or_default();
         grid.row([name, Cell::new(format!("{word}: {reason}")).tone(Tone::Bad)]);
+        if let Some(owed) = node.delivered.as_ref().map(|to| to.owed_rows).filter(|owed| *owed > 0) {
+            remark(&mut grid, Tone::Plain, &format!("{} rows wait for it", count(owed)));
+        }
         remedy(&mut grid, node);
     }
     grid.render(style)
@@ -126,7 +136,9 @@ fn node_row(name: Cell, node: &NodeStatus) -> [Cell; 8] {
 }
 
 fn remark(grid: &mut Grid, tone: Tone, text: &str) {
-    grid.row([Cell::new(""), Cell::new(text).tone(tone)]);
+    for line in wrap(text, WIDTH - INDENT) {
+        grid.row([Cell::new(""), Cell::new(line).tone(tone)]);
+    }
 }
 
 fn remedy(grid: &mut Grid, node: &NodeStatus) {
@@ -206,13 +218,14 @@ fn conflicts(status: &Status) -> String {
     }
 }
 
-fn held_keys(held: &HeldKeys, now: &Zoned, style: Style) -> String {
+fn held_keys(held: &HeldKeys, table_paused: bool, now: &Zoned, style: Style) -> String {
+    let waits_for_resume = table_paused && held.examples.iter().all(|example| example.sqlstate.is_none());
     let since = held.oldest.map(|at| format!(" since {}", clock(at, now))).unwrap_or_default();
     let keys = if held.count == 1 { "1 key".to_owned() } else { format!("{} keys", count(held.count)) };
     let mut text =
         format!("{} {} on {}: {keys},{since}\n", style.warn("held:"), style.bold(&held.table), style.bold(&held.node));
     let mut grid = Grid::indented(2);
-    for example in &held.examples {
+    for example in held.examples.iter().filter(|_| !waits_for_resume) {
         let key = key(&example.key);
         let code = example.sqlstate.as_ref().map(|code| format!(" ({code})")).unwrap_or_default();
         let reason = clip(&format!("{}{code}", example.reason), WIDTH.saturating_sub(key.chars().count() + 4));
@@ -220,7 +233,7 @@ fn held_keys(held: &HeldKeys, now: &Zoned, style: Style) -> String {
     }
     text.push_str(&grid.render(style));
     let more = held.count - i64::try_from(held.examples.len()).unwrap_or(i64::MAX);
-    if more > 0 {
+    if more > 0 && !waits_for_resume {
         let _ = writeln!(text, "  and {} more", count(more));
     }
     text

@@ -25,12 +25,7 @@ pub(super) fn judge_nodes(report: &mut Report, surveys: &[NodeSurvey]) {
 }
 
 fn same_database(report: &mut Report, a: &NodeSurvey, b: &NodeSurvey) {
-    let identity = |survey: &NodeSurvey| {
-        (
-            survey.server.system_identifier.clone(),
-            survey.server.database_oid,
-        )
-    };
+    let identity = |survey: &NodeSurvey| (survey.server.system_identifier.clone(), survey.server.database_oid);
     if identity(a) == identity(b) {
         report
             .fault("same_database", format!("the nodes {} and {} are the same database", a.name, b.name))
@@ -50,24 +45,16 @@ fn encoding(report: &mut Report, a: &NodeSurvey, b: &NodeSurvey) {
 }
 
 fn clock(report: &mut Report, a: &NodeSurvey, b: &NodeSurvey) {
-    let ((first, first_error), (second, second_error)) =
-        (a.server.clock_offset(), b.server.clock_offset());
+    let ((first, first_error), (second, second_error)) = (a.server.clock_offset(), b.server.clock_offset());
     let difference = second - first;
     if difference.abs() - first_error - second_error > CLOCK_TOLERANCE {
-        let direction = if difference > 0.0 {
-            "ahead of"
-        } else {
-            "behind"
-        };
+        let direction = if difference > 0.0 { "ahead of" } else { "behind" };
         let what = format!(
             "its clock is {:.1} s {direction} that of {}: \"newest\" decides conflicts by these clocks",
             difference.abs(),
             a.name
         );
-        report
-            .warning("clock", what)
-            .on(&b.name)
-            .mend("synchronise the clocks (chrony, ntp)");
+        report.warning("clock", what).on(&b.name).mend("synchronise the clocks (chrony, ntp)");
     }
 }
 
@@ -76,45 +63,22 @@ fn same_link(report: &mut Report, a: &NodeSurvey, b: &NodeSurvey) {
     let (Some(first), Some(second)) = (&a.link, &b.link) else {
         return;
     };
-    let knows = first
-        .peers
-        .iter()
-        .any(|peer| peer.incarnation == second.node.incarnation);
+    let knows = first.peers.iter().any(|peer| peer.incarnation == second.node.incarnation);
     if !knows {
         report
-            .fault(
-                "other_link",
-                format!(
-                    "the nodes {} and {} belong to two different links",
-                    a.name, b.name
-                ),
-            )
-            .mend(format!(
-                "take one down first: `pgtandem down --node {}`",
-                b.name
-            ));
+            .fault("other_link", format!("the nodes {} and {} belong to two different links", a.name, b.name))
+            .mend(format!("take one down first: `pgtandem down --node {}`", b.name));
     }
 }
 
 /// The first node that has the table is what the others are compared with.
-pub(in crate::lifecycle) fn judge_table(
-    report: &mut Report,
-    surveys: &[NodeSurvey],
-    name: &QualifiedName,
-) {
-    let mut with_table = surveys
-        .iter()
-        .filter_map(|survey| Some((survey, survey.table(name)?)));
+pub(in crate::lifecycle) fn judge_table(report: &mut Report, surveys: &[NodeSurvey], name: &QualifiedName) {
+    let mut with_table = surveys.iter().filter_map(|survey| Some((survey, survey.table(name)?)));
     let Some((first, table)) = with_table.next() else {
         return;
     };
     for (other, other_table) in with_table {
-        let pair = Pair {
-            first,
-            table,
-            other,
-            other_table,
-        };
+        let pair = Pair { first, table, other, other_table };
         pair.keys(report);
         pair.columns(report);
         pair.unique_indexes(report);
@@ -135,12 +99,7 @@ impl Pair<'_> {
             return;
         }
         if a.iter().collect::<BTreeSet<_>>() != b.iter().collect::<BTreeSet<_>>() {
-            let what = format!(
-                "its primary key is ({}) here and ({}) on {}",
-                list(b),
-                list(a),
-                self.first.name
-            );
+            let what = format!("its primary key is ({}) here and ({}) on {}", list(b), list(a), self.first.name);
             report
                 .fault("key_differs", what)
                 .on(&self.other.name)
@@ -154,59 +113,31 @@ impl Pair<'_> {
             match self.other_table.column(&column.name) {
                 Some(other) => {
                     let (here, there) = (&other.type_text, &column.type_text);
-                    let what = format!(
-                        "the column {} is {here} here and {there} on {}",
-                        column.name, self.first.name
-                    );
+                    let what = format!("the column {} is {here} here and {there} on {}", column.name, self.first.name);
                     let key = self.table.is_key(&column.name);
                     match fit(column, other) {
                         Fit::Same => {}
                         Fit::Mostly(_) if key && column.category != other.category => {
-                            self.type_fault(
-                                report,
-                                &what,
-                                "keys must be of one kind",
-                                &column.name,
-                                there,
-                            );
+                            self.type_fault(report, &what, "keys must be of one kind", &column.name, there);
                         }
                         Fit::Mostly(which) => {
                             report
-                                .warning(
-                                    "type_differs",
-                                    format!("{what}; held, not delivered: {which}"),
-                                )
+                                .warning("type_differs", format!("{what}; held, not delivered: {which}"))
                                 .on(&self.other.name)
                                 .of(&self.table.name);
                         }
                         Fit::Never(why) => self.type_fault(report, &what, why, &column.name, there),
                     }
                     if column.generated.is_some() != other.generated.is_some() {
-                        self.generated_on_one_side(
-                            report,
-                            &column.name,
-                            column.generated.is_some(),
-                        );
+                        self.generated_on_one_side(report, &column.name, column.generated.is_some());
                     }
                 }
-                None => self.missing(
-                    report,
-                    self.first,
-                    &column.name,
-                    column.may_be_left_out(),
-                    self.other,
-                ),
+                None => self.missing(report, self.first, &column.name, column.may_be_left_out(), self.other),
             }
         }
         for column in &self.other_table.columns {
             if self.table.column(&column.name).is_none() {
-                self.missing(
-                    report,
-                    self.other,
-                    &column.name,
-                    column.may_be_left_out(),
-                    self.first,
-                );
+                self.missing(report, self.other, &column.name, column.may_be_left_out(), self.first);
             }
         }
     }
@@ -216,22 +147,13 @@ impl Pair<'_> {
             .fault("type_differs", format!("{what}: {why}"))
             .on(&self.other.name)
             .of(&self.table.name)
-            .mend(format!(
-                "ALTER TABLE {} ALTER COLUMN {column} TYPE {wanted}",
-                self.table.name
-            ));
+            .mend(format!("ALTER TABLE {} ALTER COLUMN {column} TYPE {wanted}", self.table.name));
     }
 
     fn generated_on_one_side(&self, report: &mut Report, column: &Ident, on_first: bool) {
-        let (computes, plain) = if on_first {
-            (self.first, self.other)
-        } else {
-            (self.other, self.first)
-        };
-        let may_be_null = plain
-            .table(&self.table.name)
-            .and_then(|table| table.column(column))
-            .is_some_and(|column| !column.not_null);
+        let (computes, plain) = if on_first { (self.first, self.other) } else { (self.other, self.first) };
+        let may_be_null =
+            plain.table(&self.table.name).and_then(|table| table.column(column)).is_some_and(|column| !column.not_null);
         let what = format!(
             "the column {column} is computed on {} and a plain one here: rows delivered here leave it NULL",
             computes.name
@@ -246,23 +168,10 @@ impl Pair<'_> {
             .mend("make it GENERATED ALWAYS AS (…) STORED on both nodes, or on none");
     }
 
-    fn missing(
-        &self,
-        report: &mut Report,
-        has: &NodeSurvey,
-        column: &Ident,
-        optional: bool,
-        lacks: &NodeSurvey,
-    ) {
+    fn missing(&self, report: &mut Report, has: &NodeSurvey, column: &Ident, optional: bool, lacks: &NodeSurvey) {
         if optional {
-            let what = format!(
-                "the column {column} is missing on {}: its values stay here",
-                lacks.name
-            );
-            report
-                .note("column_missing", what)
-                .on(&has.name)
-                .of(&self.table.name);
+            let what = format!("the column {column} is missing on {}: its values stay here", lacks.name);
+            report.note("column_missing", what).on(&has.name).of(&self.table.name);
             return;
         }
         let what = format!(
@@ -282,29 +191,17 @@ impl Pair<'_> {
             table
                 .unique_indexes
                 .iter()
-                .map(|index| {
-                    index
-                        .definition
-                        .split_once(" USING ")
-                        .map_or("", |(_, about)| about)
-                        .to_owned()
-                })
+                .map(|index| index.definition.split_once(" USING ").map_or("", |(_, about)| about).to_owned())
                 .collect()
         };
         let (a, b) = (unique(self.table), unique(self.other_table));
-        for (only, has, lacks) in [
-            (&a - &b, self.first, self.other),
-            (&b - &a, self.other, self.first),
-        ] {
+        for (only, has, lacks) in [(&a - &b, self.first, self.other), (&b - &a, self.other, self.first)] {
             for index in only {
                 let what = format!(
                     "it has a unique index {index} that {} lacks: rows from there that violate it will be held",
                     lacks.name
                 );
-                report
-                    .warning("unique_differs", what)
-                    .on(&has.name)
-                    .of(&self.table.name);
+                report.warning("unique_differs", what).on(&has.name).of(&self.table.name);
             }
         }
     }

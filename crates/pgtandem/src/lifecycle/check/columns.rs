@@ -31,10 +31,7 @@ pub fn fit(a: &Column, b: &Column) -> Fit {
     if a.base_type_oid == b.base_type_oid && a.is_builtin() && b.is_builtin() {
         return Fit::Mostly("values too long or too large for the narrower one");
     }
-    let pair = (
-        a.base_type_oid.min(b.base_type_oid),
-        a.base_type_oid.max(b.base_type_oid),
-    );
+    let pair = (a.base_type_oid.min(b.base_type_oid), a.base_type_oid.max(b.base_type_oid));
     let integer = |oid| matches!(oid, SMALLINT | INTEGER | BIGINT);
     let number = |oid| integer(oid) || matches!(oid, NUMERIC | REAL | DOUBLE);
     match pair {
@@ -42,17 +39,13 @@ pub fn fit(a: &Column, b: &Column) -> Fit {
         (x, y) if (integer(x) || x == NUMERIC) && (integer(y) || y == NUMERIC) => {
             Fit::Mostly("numbers with a fraction, or too large")
         }
-        (x, y) if number(x) && number(y) => {
-            Fit::Never("a floating-point number cannot hold every exact one")
-        }
+        (x, y) if number(x) && number(y) => Fit::Never("a floating-point number cannot hold every exact one"),
         (JSON, JSONB) => Fit::Never("jsonb changes a json text's spacing and order of keys"),
         (DATE, TIMESTAMP | TIMESTAMPTZ) => Fit::Never("a date would drop the time of day"),
-        (TIMESTAMP, TIMESTAMPTZ) => Fit::Mostly(
-            "none, but a timestamp without time zone is taken as UTC: is that what the application means?",
-        ),
-        _ if a.category == 'S' && b.category == 'S' => {
-            Fit::Mostly("values too long for the narrower one")
+        (TIMESTAMP, TIMESTAMPTZ) => {
+            Fit::Mostly("none, but a timestamp without time zone is taken as UTC: is that what the application means?")
         }
+        _ if a.category == 'S' && b.category == 'S' => Fit::Mostly("values too long for the narrower one"),
         _ if matches!((a.category, b.category), ('S', 'E') | ('E', 'S')) => {
             Fit::Mostly("texts that are no label of the enum")
         }

@@ -47,21 +47,13 @@ pub(super) async fn survey_all(
     nodes: &[OpenNode],
     tables: &[QualifiedName],
 ) -> Vec<Result<NodeSurvey, LifecycleError>> {
-    join_all(
-        nodes
-            .iter()
-            .map(|node| survey(node.client(), &node.name, tables)),
-    )
-    .await
+    join_all(nodes.iter().map(|node| survey(node.client(), &node.name, tables))).await
 }
 
 fn unreachable_node(report: &mut Report, node: &str, error: &LifecycleError) {
     // The node is named beside the finding already.
     let what = error.to_string();
-    let what = what
-        .strip_prefix(&format!("node {node}: "))
-        .unwrap_or(&what)
-        .to_owned();
+    let what = what.strip_prefix(&format!("node {node}: ")).unwrap_or(&what).to_owned();
     let finding = report.fault("connection", what).on(node);
     if let Some(remedy) = error.remedy() {
         finding.mend(remedy);

@@ -19,31 +19,18 @@ fn server(report: &mut Report, survey: &NodeSurvey) {
     let (node, server) = (&survey.name, &survey.server);
     if server.major() < OLDEST {
         report
-            .fault(
-                "version",
-                format!("PostgreSQL {} is too old", server.version),
-            )
+            .fault("version", format!("PostgreSQL {} is too old", server.version))
             .on(node)
-            .mend(format!(
-                "upgrade the server to PostgreSQL {OLDEST} or later"
-            ));
+            .mend(format!("upgrade the server to PostgreSQL {OLDEST} or later"));
     } else if server.major() > NEWEST {
-        let what = format!(
-            "PostgreSQL {} is newer than any pgtandem was tried on",
-            server.version
-        );
-        report
-            .warning("version", what)
-            .on(node)
-            .mend("see whether there is a newer pgtandem");
+        let what = format!("PostgreSQL {} is newer than any pgtandem was tried on", server.version);
+        report.warning("version", what).on(node).mend("see whether there is a newer pgtandem");
     }
     if server.in_recovery {
         report
             .fault("standby", "this server is a standby: it takes no writes")
             .on(node)
-            .mend(
-                "connect to the primary (target_session_attrs=primary, with all hosts in the url)",
-            );
+            .mend("connect to the primary (target_session_attrs=primary, with all hosts in the url)");
     }
     if server.wal_level != "logical" {
         report
@@ -52,9 +39,7 @@ fn server(report: &mut Report, survey: &NodeSurvey) {
             .mend("ALTER SYSTEM SET wal_level = 'logical'; then restart the server");
     }
     if let Some(plugins) = &server.output_plugin_libraries {
-        let mut trusted = plugins
-            .split(',')
-            .map(|plugin| plugin.trim().trim_matches('"'));
+        let mut trusted = plugins.split(',').map(|plugin| plugin.trim().trim_matches('"'));
         if !trusted.any(|plugin| plugin == "pgoutput" || plugin == "*") {
             report
                 .fault("output_plugin", format!("output_plugin_libraries leaves pgoutput out: {plugins}"))
@@ -70,40 +55,29 @@ fn capacity(report: &mut Report, survey: &NodeSurvey) {
     let ours = i64::from(survey.slot.is_some());
     let (max, used) = (server.max_replication_slots, server.slots_used);
     if max - used + ours < 2 {
-        let what = format!(
-            "{used} of {max} replication slots are taken; pgtandem needs one, and another while `up` copies"
-        );
+        let what =
+            format!("{used} of {max} replication slots are taken; pgtandem needs one, and another while `up` copies");
         report
             .fault("replication_slots", what)
             .on(node)
-            .mend(format!(
-                "ALTER SYSTEM SET max_replication_slots = {}; then restart the server",
-                used - ours + 2
-            ));
+            .mend(format!("ALTER SYSTEM SET max_replication_slots = {}; then restart the server", used - ours + 2));
     }
     let active = i64::from(survey.slot.as_ref().is_some_and(|slot| slot.active));
     let (max, used) = (server.max_wal_senders, server.senders_used);
     if max - used + active < 2 {
-        let what = format!(
-            "{used} of {max} WAL senders are taken; pgtandem needs one, and another while `up` copies"
-        );
-        report.fault("wal_senders", what).on(node).mend(format!(
-            "ALTER SYSTEM SET max_wal_senders = {}; then restart the server",
-            used - active + 2
-        ));
+        let what = format!("{used} of {max} WAL senders are taken; pgtandem needs one, and another while `up` copies");
+        report
+            .fault("wal_senders", what)
+            .on(node)
+            .mend(format!("ALTER SYSTEM SET max_wal_senders = {}; then restart the server", used - active + 2));
     }
     const NEEDED: i64 = 10;
     let (max, used) = (server.max_connections, server.connections_used);
     if max - used < NEEDED {
         report
-            .warning(
-                "connections",
-                format!("{used} of {max} connections are taken"),
-            )
+            .warning("connections", format!("{used} of {max} connections are taken"))
             .on(node)
-            .mend(format!(
-                "leave about {NEEDED} for pgtandem, or raise max_connections and restart the server"
-            ));
+            .mend(format!("leave about {NEEDED} for pgtandem, or raise max_connections and restart the server"));
     }
 }
 
@@ -113,20 +87,11 @@ fn wal_disk(report: &mut Report, survey: &NodeSurvey) {
     match survey.server.max_slot_wal_keep_size {
         None => {
             let what = "WAL is kept without bound while pgtandem does not run: the disk may fill";
-            report
-                .note("wal_disk", what)
-                .on(&survey.name)
-                .mend(format!("to bound it: {BOUND}"));
+            report.note("wal_disk", what).on(&survey.name).mend(format!("to bound it: {BOUND}"));
         }
         Some(limit) if limit < SMALL => {
-            let what = format!(
-                "the slot is lost when pgtandem is {} MiB behind (max_slot_wal_keep_size)",
-                limit >> 20
-            );
-            report
-                .warning("wal_disk", what)
-                .on(&survey.name)
-                .mend(BOUND);
+            let what = format!("the slot is lost when pgtandem is {} MiB behind (max_slot_wal_keep_size)", limit >> 20);
+            report.warning("wal_disk", what).on(&survey.name).mend(BOUND);
         }
         Some(_) => {}
     }
@@ -137,44 +102,28 @@ fn privileges(report: &mut Report, survey: &NodeSurvey) {
     let name = Ident::new(role.name.as_str());
     if !role.replication {
         report
-            .fault(
-                "replication_right",
-                format!(
-                    "the role {} may not open replication connections",
-                    role.name
-                ),
-            )
+            .fault("replication_right", format!("the role {} may not open replication connections", role.name))
             .on(node)
             .mend(format!("ALTER ROLE {name} REPLICATION"));
     }
     if !role.may_create_in_database {
         let database = Ident::new(survey.server.database.as_str());
         report
-            .fault(
-                "create_right",
-                format!(
-                    "the role {} may not create schemas and publications",
-                    role.name
-                ),
-            )
+            .fault("create_right", format!("the role {} may not create schemas and publications", role.name))
             .on(node)
             .mend(format!("GRANT CREATE ON DATABASE {database} TO {name}"));
     }
     if !role.may_set_replication_role {
         let remedy = match survey.server.major() {
             15.. => format!("GRANT SET ON PARAMETER session_replication_role TO {name}"),
-            _ => "connect as a superuser (PostgreSQL 14 cannot grant this right), or live with it"
-                .to_owned(),
+            _ => "connect as a superuser (PostgreSQL 14 cannot grant this right), or live with it".to_owned(),
         };
         let what = format!(
             "the role {} may not set session_replication_role: foreign keys and triggers take delivered rows for the \
              application's own",
             role.name
         );
-        report
-            .warning("replication_role", what)
-            .on(node)
-            .mend(remedy);
+        report.warning("replication_role", what).on(node).mend(remedy);
     }
 }
 
@@ -182,79 +131,42 @@ fn installed(report: &mut Report, survey: &NodeSurvey) {
     let node = &survey.name;
     if survey.installed == Installed::Foreign {
         report
-            .fault(
-                "schema",
-                "there is a schema \"pgtandem\" that pgtandem did not make",
-            )
+            .fault("schema", "there is a schema \"pgtandem\" that pgtandem did not make")
             .on(node)
             .mend("ALTER SCHEMA pgtandem RENAME TO …");
     }
     let Some(link) = &survey.link else {
         if survey.publication.is_some() {
             report
-                .fault(
-                    "publication",
-                    "there is a publication \"pgtandem\" that belongs to no link",
-                )
+                .fault("publication", "there is a publication \"pgtandem\" that belongs to no link")
                 .on(node)
                 .mend("DROP PUBLICATION pgtandem");
         }
         return;
     };
     if link.node.schema_version > SCHEMA_VERSION {
-        let what = format!(
-            "a newer pgtandem has linked this node (schema version {})",
-            link.node.schema_version
-        );
-        report
-            .fault("schema", what)
-            .on(node)
-            .mend("use that version of pgtandem");
+        let what = format!("a newer pgtandem has linked this node (schema version {})", link.node.schema_version);
+        report.fault("schema", what).on(node).mend("use that version of pgtandem");
     }
     if link.node.name != *node {
         report
-            .fault(
-                "node_name",
-                format!(
-                    "this database is linked under the name {:?}",
-                    link.node.name
-                ),
-            )
+            .fault("node_name", format!("this database is linked under the name {:?}", link.node.name))
             .on(node)
-            .mend(format!(
-                "write [nodes.{}] into pgtandem.toml, or take the link down first",
-                link.node.name
-            ));
+            .mend(format!("write [nodes.{}] into pgtandem.toml, or take the link down first", link.node.name));
     }
-    let again = format!(
-        "run `pgtandem down --node {node}`, then `pgtandem up`, which compares the tables again"
-    );
+    let again = format!("run `pgtandem down --node {node}`, then `pgtandem up`, which compares the tables again");
     // The slot is made after the schema, so while `up` is unfinished it may be missing.
-    let live = link
-        .tables
-        .iter()
-        .any(|table| table.state == TableState::Live);
+    let live = link.tables.iter().any(|table| table.state == TableState::Live);
     if link.node.system_identifier != survey.server.system_identifier
         || link.node.database_oid != survey.server.database_oid
     {
-        let what =
-            "this database is a copy (restored, cloned, or upgraded) of the one that was linked";
+        let what = "this database is a copy (restored, cloned, or upgraded) of the one that was linked";
         report.fault("incarnation", what).on(node).mend(again);
     } else if live && survey.slot.is_none() {
-        let what = format!(
-            "the replication slot {} is gone: what was changed since is unknown",
-            link.node.slot
-        );
+        let what = format!("the replication slot {} is gone: what was changed since is unknown", link.node.slot);
         report.fault("slot", what).on(node).mend(again);
-    } else if survey
-        .slot
-        .as_ref()
-        .is_some_and(|slot| slot.wal_status.as_deref() == Some("lost"))
-    {
-        let what = format!(
-            "the replication slot {} was invalidated: WAL it needed is gone",
-            link.node.slot
-        );
+    } else if survey.slot.as_ref().is_some_and(|slot| slot.wal_status.as_deref() == Some("lost")) {
+        let what = format!("the replication slot {} was invalidated: WAL it needed is gone", link.node.slot);
         report.fault("slot", what).on(node).mend(again);
     }
 }

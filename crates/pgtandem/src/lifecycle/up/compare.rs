@@ -1,13 +1,12 @@
 //! Whether two nodes' rows are equal, and by how many they differ.
 
-use super::snapshot::Snapshot;
-use crate::lifecycle::LifecycleError;
 use crate::lifecycle::error::On;
+use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::sql::{self, Ident, QualifiedName};
 use futures::{Stream, TryStreamExt};
 use std::cmp::Ordering;
 use std::pin::pin;
-use tokio_postgres::Row;
+use tokio_postgres::{Row, RowStream};
 
 const DOING: &str = "comparing rows";
 
@@ -19,20 +18,12 @@ pub(super) struct Digest {
 }
 
 pub(super) async fn digest(
-    snapshot: &Snapshot,
+    session: &OpenNode,
     table: &QualifiedName,
     columns: &[Ident],
 ) -> Result<Digest, LifecycleError> {
-    let session = snapshot.session().await?;
-    let row = session
-        .client()
-        .query_one(&sql::digest(table, columns), &[])
-        .await
-        .on(&session.name, DOING)?;
-    Ok(Digest {
-        rows: row.get(0),
-        sums: [row.get(1), row.get(2)],
-    })
+    let row = session.client().query_one(&sql::digest(table, columns), &[]).await.on(&session.name, DOING)?;
+    Ok(Digest { rows: row.get(0), sums: [row.get(1), row.get(2)] })
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,29 +36,16 @@ pub struct Differences {
 
 /// Goes through both in the order of their keys' hashes, so no table has to fit into memory.
 pub(super) async fn compare(
-    (first, second): (&Snapshot, &Snapshot),
+    (first, second): (&OpenNode, &OpenNode),
     table: &QualifiedName,
     key: &[Ident],
     columns: &[Ident],
 ) -> Result<Differences, LifecycleError> {
-    let (first, second) = (first.session().await?, second.session().await?);
     let query = sql::row_hashes(table, key, columns);
-    let rows_of = async |node: &crate::lifecycle::OpenNode| {
-        let parameters: [&str; 0] = [];
-        let rows = node
-            .client()
-            .query_raw(&query, parameters)
-            .await
-            .on(&node.name, DOING)?;
-        Ok::<_, LifecycleError>(rows)
-    };
-    let (a, b) = (rows_of(&first).await?, rows_of(&second).await?);
+    let (a, b) = (rows_of(first, &query).await?, rows_of(second, &query).await?);
     let (mut a, mut b) = (pin!(a), pin!(b));
     let mut differences = Differences::default();
-    let (mut left, mut right) = (
-        next(&mut a, &first.name).await?,
-        next(&mut b, &second.name).await?,
-    );
+    let (mut left, mut right) = (next(&mut a, &first.name).await?, next(&mut b, &second.name).await?);
     loop {
         let order = match (&left, &right) {
             (None, None) => return Ok(differences),
@@ -90,6 +68,11 @@ pub(super) async fn compare(
     }
 }
 
+async fn rows_of(session: &OpenNode, query: &str) -> Result<RowStream, LifecycleError> {
+    let parameters: [&str; 0] = [];
+    session.client().query_raw(query, parameters).await.on(&session.name, DOING)
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct RowHash {
     key: [i64; 2],
@@ -101,8 +84,5 @@ async fn next(
     node: &str,
 ) -> Result<Option<RowHash>, LifecycleError> {
     let row = rows.try_next().await.on(node, DOING)?;
-    Ok(row.map(|row| RowHash {
-        key: [row.get(0), row.get(1)],
-        row: [row.get(2), row.get(3)],
-    }))
+    Ok(row.map(|row| RowHash { key: [row.get(0), row.get(1)], row: [row.get(2), row.get(3)] }))
 }

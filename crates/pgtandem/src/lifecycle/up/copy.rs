@@ -44,11 +44,7 @@ impl Copy<'_> {
         match self.copy_straight(progress).await {
             // Somebody writes to the target, too.
             Err(error) if error.sqlstate() == Some(SqlState::UNIQUE_VIOLATION.code()) => {
-                self.target
-                    .client()
-                    .batch_execute("ROLLBACK")
-                    .await
-                    .on(&self.target.name, DOING)?;
+                self.target.client().batch_execute("ROLLBACK").await.on(&self.target.name, DOING)?;
                 self.copy_around(progress).await
             }
             outcome => outcome,
@@ -68,21 +64,11 @@ impl Copy<'_> {
     async fn copy_around(&self, progress: &dyn Progress) -> Result<u64, LifecycleError> {
         let (client, node) = (self.target.client(), self.target.name.as_str());
         self.begin().await?;
-        client
-            .batch_execute(&sql::create_copy_table(&self.to.name, self.columns))
-            .await
-            .on(node, DOING)?;
+        client.batch_execute(&sql::create_copy_table(&self.to.name, self.columns)).await.on(node, DOING)?;
         let sink = sql::copy_in(&sql::copy_table(), self.columns, self.binary());
         let rows = self.pump(&sink, progress).await?;
         let key = &self.to.primary_key;
-        client
-            .batch_execute(&sql::insert_from_copy_table(
-                &self.to.name,
-                self.columns,
-                key,
-            ))
-            .await
-            .on(node, DOING)?;
+        client.batch_execute(&sql::insert_from_copy_table(&self.to.name, self.columns, key)).await.on(node, DOING)?;
         self.hold_the_rest().await?;
         self.commit(rows).await?;
         Ok(rows)
@@ -90,43 +76,23 @@ impl Copy<'_> {
 
     async fn begin(&self) -> Result<(), LifecycleError> {
         let (client, node) = (self.target.client(), self.target.name.as_str());
-        let role = if self.replica_role {
-            "; SET LOCAL session_replication_role = replica"
-        } else {
-            ""
-        };
-        client
-            .batch_execute(&format!("BEGIN{role}"))
-            .await
-            .on(node, DOING)?;
+        let role = if self.replica_role { "; SET LOCAL session_replication_role = replica" } else { "" };
+        client.batch_execute(&format!("BEGIN{role}")).await.on(node, DOING)?;
         let epoch = link::read_epoch(client).await.on(node, DOING)?.epoch;
-        client
-            .execute("SELECT pgtandem.open_delivery($1, 0)", &[&epoch])
-            .await
-            .on(node, DOING)?;
+        client.execute("SELECT pgtandem.open_delivery($1, 0)", &[&epoch]).await.on(node, DOING)?;
         Ok(())
     }
 
     async fn commit(&self, rows: u64) -> Result<(), LifecycleError> {
         let client = self.target.client();
-        let copied = Copied {
-            source: self.source_identity.incarnation,
-            rows,
-        };
+        let copied = Copied { source: self.source_identity.incarnation, rows };
         let copied = serde_json::to_value(copied).unwrap_or_default();
         let work = async {
             link::set_start_position(client, self.id, self.target_position).await?;
             if self.live {
                 link::set_live(client, self.id).await?;
             } else {
-                link::save_restore(
-                    client,
-                    RestoreKind::Copy,
-                    &self.id.to_string(),
-                    &copied,
-                    None,
-                )
-                .await?;
+                link::save_restore(client, RestoreKind::Copy, &self.id.to_string(), &copied, None).await?;
             }
             client.batch_execute("COMMIT").await
         };
@@ -142,12 +108,7 @@ impl Copy<'_> {
         let total = u64::try_from(self.from.estimated_rows).unwrap_or(0);
         let rows = reader.client().copy_out(&query).await.on(source, DOING)?;
         let mut rows = pin!(rows);
-        let sink = self
-            .target
-            .client()
-            .copy_in::<_, Bytes>(into)
-            .await
-            .on(target, DOING)?;
+        let sink = self.target.client().copy_in::<_, Bytes>(into).await.on(target, DOING)?;
         let mut sink = pin!(sink);
         let mut piece = BytesMut::with_capacity(PIECE * 2);
         let mut done = 0;
@@ -168,17 +129,12 @@ impl Copy<'_> {
 
     /// Binary values of built-in types mean the same on every server and version; of others not.
     fn binary(&self) -> bool {
-        self.columns.iter().all(
-            |name| match (self.from.column(name), self.to.column(name)) {
-                (Some(from), Some(to)) => {
-                    from.type_text == to.type_text
-                        && from.is_builtin()
-                        && to.is_builtin()
-                        && !names_an_object(from)
-                }
-                _ => false,
-            },
-        )
+        self.columns.iter().all(|name| match (self.from.column(name), self.to.column(name)) {
+            (Some(from), Some(to)) => {
+                from.type_text == to.type_text && from.is_builtin() && to.is_builtin() && !names_an_object(from)
+            }
+            _ => false,
+        })
     }
 }
 

@@ -1,7 +1,6 @@
 //! Making a table's rows the same on all nodes, and the table live.
 
 use super::Work;
-use super::compare::{compare, digest};
 use super::copy::Copy;
 use super::snapshot::Snapshot;
 use crate::catalog::TableShape;
@@ -15,27 +14,37 @@ impl Work<'_> {
     /// Durable, in this order: where the rows were taken from (`start_position` of the source), the rows themselves
     /// together with the target's own `start_position` and a note that they are there, then `live` on each node.
     /// A hub that runs before the last of these keeps everything from these positions on.
-    pub(super) async fn fill(
-        &mut self,
-        id: i32,
-        table: &QualifiedName,
-    ) -> Result<(), LifecycleError> {
+    pub(super) async fn fill(&mut self, id: i32, table: &QualifiedName) -> Result<(), LifecycleError> {
         self.take_snapshots().await?;
+        let filled = self.fill_rows(id, table).await;
+        if filled.is_err() {
+            // Best done, but not needed: without it the hub waits for the `up` that goes on from here.
+            let _ = self.forget_start(id, table).await;
+        }
+        filled
+    }
+
+    async fn fill_rows(&mut self, id: i32, table: &QualifiedName) -> Result<(), LifecycleError> {
         let columns = self.common_columns(table);
         let resumed = self.resume(id).await?;
         let mut filled = Vec::new();
         let mut empty = Vec::new();
+        // Those that are linked with each other already are one: the first speaks for all.
+        let first_live = self.surveys.iter().position(|survey| survey.is_live(table));
         for (node, snapshot) in self.snapshots().iter().enumerate() {
-            if resumed.targets.contains(&node) {
+            let live = self.surveys[node].is_live(table);
+            if resumed.targets.contains(&node) || (live && first_live != Some(node)) {
                 continue;
             }
-            let live = self.surveys[node].is_live(table);
-            let is_filled =
-                live || resumed.source == Some(node) || holds_rows(snapshot, table).await?;
+            let is_filled = live || resumed.source == Some(node) || holds_rows(snapshot, table).await?;
             if is_filled { &mut filled } else { &mut empty }.push(node);
         }
         if resumed.source.is_none() {
-            self.require_equal(table, &columns, &filled).await?;
+            let mut sessions = Vec::new();
+            for node in &filled {
+                sessions.push(self.snapshots()[*node].session().await?);
+            }
+            self.require_equal(table, &sessions).await?;
             for node in &filled {
                 self.start_from_snapshot(id, table, *node).await?;
             }
@@ -59,8 +68,7 @@ impl Work<'_> {
         if self.snapshots.is_some() {
             return Ok(());
         }
-        self.progress
-            .step("waiting for the transactions that are open now");
+        self.progress.step("waiting for the transactions that are open now");
         let snapshots = self.nodes.iter().map(Snapshot::take);
         self.snapshots = Some(futures::future::try_join_all(snapshots).await?);
         Ok(())
@@ -70,95 +78,45 @@ impl Work<'_> {
         self.snapshots.as_deref().unwrap_or_default()
     }
 
-    fn shape(&self, node: usize, table: &QualifiedName) -> Option<&TableShape> {
+    pub(super) fn shape(&self, node: usize, table: &QualifiedName) -> Option<&TableShape> {
         self.surveys[node].table(table)
     }
 
     /// Columns that all nodes have and write, in the first node's order. The others stay as their node has them.
-    fn common_columns(&self, table: &QualifiedName) -> Vec<Ident> {
+    pub(super) fn common_columns(&self, table: &QualifiedName) -> Vec<Ident> {
         let everywhere = |column: &Ident| {
             (0..self.nodes.len()).all(|node| {
                 let shape = self.shape(node, table);
-                shape.is_some_and(|shape| {
-                    shape
-                        .written_columns()
-                        .any(|written| written.name == *column)
-                })
+                shape.is_some_and(|shape| shape.written_columns().any(|written| written.name == *column))
             })
         };
-        let first = self
-            .shape(0, table)
-            .into_iter()
-            .flat_map(TableShape::written_columns);
-        first
-            .map(|column| column.name.clone())
-            .filter(everywhere)
-            .collect()
-    }
-
-    async fn require_equal(
-        &self,
-        table: &QualifiedName,
-        columns: &[Ident],
-        filled: &[usize],
-    ) -> Result<(), LifecycleError> {
-        let [first, others @ ..] = filled else {
-            return Ok(());
-        };
-        let first_digest = digest(&self.snapshots()[*first], table, columns);
-        let digests = others
-            .iter()
-            .map(|node| digest(&self.snapshots()[*node], table, columns));
-        let (first_digest, digests) =
-            futures::future::try_join(first_digest, futures::future::try_join_all(digests)).await?;
-        for (other, digest) in others.iter().zip(digests) {
-            if digest == first_digest {
-                continue;
-            }
-            let key = self
-                .shape(*first, table)
-                .map(|shape| shape.primary_key.clone())
-                .unwrap_or_default();
-            let snapshots = (&self.snapshots()[*first], &self.snapshots()[*other]);
-            let differences = compare(snapshots, table, &key, columns).await?;
-            let names = (&self.nodes[*first].name, &self.nodes[*other].name);
-            return Err(LifecycleError::refused(
-                format!(
-                    "{} holds rows on {} and on {}, and they differ: {} only on {}, {} only on {}, {} on both but not \
-                     the same",
-                    table.plain(),
-                    names.0,
-                    names.1,
-                    differences.only_first,
-                    names.0,
-                    differences.only_second,
-                    names.1,
-                    differences.different
-                ),
-                format!(
-                    "merging two filled tables is not there yet; make them equal, or empty one side (TRUNCATE {table}) \
-                     and run `pgtandem up` again"
-                ),
-            ));
-        }
-        Ok(())
+        let first = self.shape(0, table).into_iter().flat_map(TableShape::written_columns);
+        first.map(|column| column.name.clone()).filter(everywhere).collect()
     }
 
     /// The node's own rows stand as its snapshot shows them; what it changes from there on is judged.
-    async fn start_from_snapshot(
-        &self,
-        id: i32,
-        table: &QualifiedName,
-        node: usize,
-    ) -> Result<(), LifecycleError> {
+    async fn start_from_snapshot(&self, id: i32, table: &QualifiedName, node: usize) -> Result<(), LifecycleError> {
         if self.surveys[node].is_live(table) {
             return Ok(());
         }
         let position = self.snapshots()[node].position;
         let node = &self.nodes[node];
-        link::set_start_position(node.client(), id, position)
-            .await
-            .on(&node.name, "noting where a table begins")
+        link::set_start_position(node.client(), id, position).await.on(&node.name, "noting where a table begins")
+    }
+
+    /// As long as no node has rows of another, nothing depends on where they were read, and the hub may go on with
+    /// its other tables.
+    async fn forget_start(&self, id: i32, table: &QualifiedName) -> Result<(), LifecycleError> {
+        if !self.resume(id).await?.targets.is_empty() {
+            return Ok(());
+        }
+        for (node, survey) in self.nodes.iter().zip(&self.surveys) {
+            if !survey.is_live(table) {
+                let reset = link::set_start_position(node.client(), id, PgLsn::from(0)).await;
+                reset.on(&node.name, "taking a table's beginning back")?;
+            }
+        }
+        Ok(())
     }
 
     async fn copy(
@@ -184,33 +142,17 @@ impl Work<'_> {
             target_position: self.snapshots()[target].position,
             replica_role: self.surveys[target].role.may_set_replication_role,
             live: self.surveys[source].is_live(table),
-            numbers: self
-                .plan
-                .identities
-                .iter()
-                .map(|identity| identity.number)
-                .max()
-                .unwrap_or(0)
-                + 1,
+            numbers: self.plan.identities.iter().map(|identity| identity.number).max().unwrap_or(0) + 1,
         };
         let rows = copy.run(self.progress).await?;
         self.progress.rows_end(table, rows);
         Ok(())
     }
 
-    pub(super) async fn start_position(
-        &self,
-        node: usize,
-        id: i32,
-    ) -> Result<PgLsn, LifecycleError> {
+    pub(super) async fn start_position(&self, node: usize, id: i32) -> Result<PgLsn, LifecycleError> {
         let node = &self.nodes[node];
-        let tables = link::read_linked_tables(node.client())
-            .await
-            .on(&node.name, "reading the linked tables")?;
-        Ok(tables
-            .iter()
-            .find(|table| table.id == id)
-            .map_or(PgLsn::from(0), |table| table.start_position))
+        let tables = link::read_linked_tables(node.client()).await.on(&node.name, "reading the linked tables")?;
+        Ok(tables.iter().find(|table| table.id == id).map_or(PgLsn::from(0), |table| table.start_position))
     }
 
     async fn make_live(&mut self, id: i32, table: &QualifiedName) -> Result<(), LifecycleError> {
@@ -238,11 +180,6 @@ impl Work<'_> {
 
 async fn holds_rows(snapshot: &Snapshot, table: &QualifiedName) -> Result<bool, LifecycleError> {
     let session: OpenNode = snapshot.session().await?;
-    let row = session
-        .client()
-        .query_one(&sql::holds_rows(table), &[])
-        .await;
-    Ok(row
-        .on(&session.name, "looking whether a table has rows")?
-        .get(0))
+    let row = session.client().query_one(&sql::holds_rows(table), &[]).await;
+    Ok(row.on(&session.name, "looking whether a table has rows")?.get(0))
 }

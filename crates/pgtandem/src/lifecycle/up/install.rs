@@ -15,12 +15,7 @@ impl Work<'_> {
     pub(super) async fn install(&mut self, node: usize) -> Result<(), LifecycleError> {
         const DOING: &str = "making the schema pgtandem";
         let identity = self.plan.identities[node].clone();
-        let peers: Vec<_> = self
-            .plan
-            .identities
-            .iter()
-            .map(|identity| identity.peer())
-            .collect();
+        let peers: Vec<_> = self.plan.identities.iter().map(|identity| identity.peer()).collect();
         let new = NewNode {
             number: identity.number,
             incarnation: identity.incarnation,
@@ -34,50 +29,29 @@ impl Work<'_> {
         let name = node.name.clone();
         let work = async {
             let transaction = node.session.client.transaction().await?;
-            let before =
-                serde_json::to_value(read_fingerprint(&transaction).await?).unwrap_or_default();
+            let before = serde_json::to_value(read_fingerprint(&transaction).await?).unwrap_or_default();
             link::install(&transaction, &new).await?;
             for peer in &peers {
                 link::insert_peer(&transaction, peer).await?;
             }
-            link::save_restore(
-                &transaction,
-                RestoreKind::Catalog,
-                "database",
-                &before,
-                None,
-            )
-            .await?;
+            link::save_restore(&transaction, RestoreKind::Catalog, "database", &before, None).await?;
             transaction.commit().await
         };
         work.await.on(&name, DOING)
     }
 
-    pub(super) async fn add_peer(
-        &mut self,
-        node: usize,
-        peer: usize,
-    ) -> Result<(), LifecycleError> {
+    pub(super) async fn add_peer(&mut self, node: usize, peer: usize) -> Result<(), LifecycleError> {
         let peer = self.plan.identities[peer].peer();
         let node = &self.nodes[node];
-        link::insert_peer(node.client(), &peer)
-            .await
-            .on(&node.name, "adding a node")
+        link::insert_peer(node.client(), &peer).await.on(&node.name, "adding a node")
     }
 
     pub(super) async fn set_slot_count(&mut self, node: usize) -> Result<(), LifecycleError> {
         let node = &self.nodes[node];
-        link::set_slot_count(node.client(), self.plan.slot_count)
-            .await
-            .on(&node.name, "setting the number of id slots")
+        link::set_slot_count(node.client(), self.plan.slot_count).await.on(&node.name, "setting the number of id slots")
     }
 
-    pub(super) async fn register(
-        &mut self,
-        node: usize,
-        id: i32,
-        table: &Table,
-    ) -> Result<(), LifecycleError> {
+    pub(super) async fn register(&mut self, node: usize, id: i32, table: &Table) -> Result<(), LifecycleError> {
         let shape = self.surveys[node].table(&table.name);
         let written = shape.into_iter().flat_map(TableShape::written_columns);
         let columns = written.map(|column| column.name.as_str().to_owned()).collect();
@@ -95,21 +69,12 @@ impl Work<'_> {
             pause_reason: None,
         };
         let node = &self.nodes[node];
-        link::insert_linked_table(node.client(), &linked)
-            .await
-            .on(&node.name, "listing a table")
+        link::insert_linked_table(node.client(), &linked).await.on(&node.name, "listing a table")
     }
 
-    pub(super) async fn set_policy(
-        &mut self,
-        node: usize,
-        id: i32,
-        table: &Table,
-    ) -> Result<(), LifecycleError> {
+    pub(super) async fn set_policy(&mut self, node: usize, id: i32, table: &Table) -> Result<(), LifecycleError> {
         let node = &self.nodes[node];
         let resolve = table.resolve.to_string();
-        link::set_policy(node.client(), id, &resolve, table.ids)
-            .await
-            .on(&node.name, "changing a table's policy")
+        link::set_policy(node.client(), id, &resolve, table.ids).await.on(&node.name, "changing a table's policy")
     }
 }

@@ -6,6 +6,7 @@
 mod clash;
 mod compare;
 mod copy;
+mod equal;
 mod fill;
 mod install;
 mod interleave;
@@ -17,9 +18,7 @@ pub use compare::Differences;
 
 use super::check::{check_and_survey, judge, survey_all};
 use super::plan::{Plan, Step, plan};
-use super::{
-    LifecycleError, NodeSurvey, OpenNode, Report, locks, open_nodes, restore, table_names,
-};
+use super::{LifecycleError, NodeSurvey, OpenNode, Report, locks, open_nodes, restore, table_names};
 use crate::config::Config;
 use crate::link;
 use crate::sql::QualifiedName;
@@ -42,56 +41,33 @@ impl Progress for Silent {}
 /// What `up` would do, and what `check` says; no plan if there are faults.
 pub async fn make_plan(config: &Config) -> Result<(Report, Option<Plan>), LifecycleError> {
     let (report, surveys) = check_and_survey(config).await;
-    let agreed = if report.is_passed() {
-        Some(plan(config, &surveys)?)
-    } else {
-        None
-    };
+    let agreed = if report.is_passed() { Some(plan(config, &surveys)?) } else { None };
     Ok((report, agreed))
 }
 
 /// Takes the steps of `agreed`, if it is still what there is to do.
-pub async fn up(
-    config: &Config,
-    agreed: &Plan,
-    progress: &dyn Progress,
-) -> Result<(), LifecycleError> {
+pub async fn up(config: &Config, agreed: &Plan, progress: &dyn Progress) -> Result<(), LifecycleError> {
     let nodes = open_nodes(config).await.all()?;
     progress.step("asking a running hub to wait");
     locks::keep_others_away(&nodes).await?;
     let names = table_names(config);
-    let surveys: Vec<NodeSurvey> = survey_all(&nodes, &names)
-        .await
-        .into_iter()
-        .collect::<Result<_, _>>()?;
+    let surveys: Vec<NodeSurvey> = survey_all(&nodes, &names).await.into_iter().collect::<Result<_, _>>()?;
     let now = plan(config, &surveys)?;
-    let text = |plan: &Plan| {
-        plan.steps
-            .iter()
-            .map(|step| plan.describe(step))
-            .collect::<Vec<_>>()
-    };
+    let text = |plan: &Plan| plan.steps.iter().map(|step| plan.describe(step)).collect::<Vec<_>>();
     if !judge(config, &surveys).is_passed() || text(&now) != text(agreed) {
         return Err(LifecycleError::refused(
             "what there is to do has changed since the plan was shown",
             "look at `pgtandem plan` and run `pgtandem up` again",
         ));
     }
-    let mut work = Work {
-        nodes,
-        surveys,
-        plan: now,
-        progress,
-        snapshots: None,
-    };
+    let mut work = Work { nodes, surveys, plan: now, progress, snapshots: None };
+    work.refuse_different_tables().await?;
     let steps = work.plan.steps.clone();
     for step in &steps {
         work.take(step).await?;
     }
     for node in &work.nodes {
-        link::notify_changed(node.client())
-            .await
-            .map_err(|e| LifecycleError::sql(&node.name, "waking the hub", e))?;
+        link::notify_changed(node.client()).await.map_err(|e| LifecycleError::sql(&node.name, "waking the hub", e))?;
     }
     Ok(())
 }
@@ -115,23 +91,12 @@ impl Work<'_> {
             None => self.progress.step(&text),
         }
         match step {
-            Step::Unlink { node, id, table } => {
-                restore::unlink_table(&self.nodes[*node], *id, table).await
-            }
+            Step::Unlink { node, id, table } => restore::unlink_table(&self.nodes[*node], *id, table).await,
             Step::Install { node } => self.install(*node).await,
             Step::AddPeer { node, peer } => self.add_peer(*node, *peer).await,
             Step::SlotCount { node } => self.set_slot_count(*node).await,
-            Step::ReplicaIdentity {
-                node,
-                table,
-                from,
-                to,
-            } => self.set_replica_identity(*node, table, from, to).await,
-            Step::Publish {
-                node,
-                create,
-                tables,
-            } => self.publish(*node, *create, tables).await,
+            Step::ReplicaIdentity { node, table, from, to } => self.set_replica_identity(*node, table, from, to).await,
+            Step::Publish { node, create, tables } => self.publish(*node, *create, tables).await,
             Step::CreateSlot { node } => self.create_slot(*node).await,
             Step::Register { node, id, table } => self.register(*node, *id, table).await,
             Step::Policy { node, id, table } => self.set_policy(*node, *id, table).await,

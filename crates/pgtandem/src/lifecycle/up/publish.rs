@@ -27,15 +27,9 @@ impl Work<'_> {
             let before = restore::identity_before(root, relid, from);
             let after = serde_json::json!(to.sql());
             let object = table.to_string();
-            link::save_restore(
-                node.client(),
-                RestoreKind::ReplicaIdentity,
-                &object,
-                &before,
-                Some(&after),
-            )
-            .await
-            .on(&node.name, DOING)?;
+            link::save_restore(node.client(), RestoreKind::ReplicaIdentity, &object, &before, Some(&after))
+                .await
+                .on(&node.name, DOING)?;
         }
         let statement = sql::alter_replica_identity(table, &to.sql());
         locks::in_short_transaction(node, DOING, table, &[statement]).await
@@ -53,10 +47,7 @@ impl Work<'_> {
         if create {
             // Of no table yet: each is added by itself, so that no lock is waited for while another is held.
             let statement = sql::create_publication(&publication, []);
-            node.client()
-                .batch_execute(&statement)
-                .await
-                .on(&node.name, DOING)?;
+            node.client().batch_execute(&statement).await.on(&node.name, DOING)?;
         }
         for table in tables {
             let statement = sql::add_to_publication(&publication, [table]);
@@ -70,10 +61,7 @@ impl Work<'_> {
         let slot = self.plan.identities[node].slot();
         let node = &self.nodes[node];
         node.client()
-            .execute(
-                "SELECT FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')",
-                &[&slot],
-            )
+            .execute("SELECT FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')", &[&slot])
             .await
             .on(&node.name, "making the replication slot")?;
         Ok(())

@@ -28,19 +28,12 @@ impl Work<'_> {
         const DOING: &str = "looking what has been copied";
         let mut resumed = Resumed::default();
         for (index, node) in self.nodes.iter().enumerate() {
-            let saved = link::read_restore(node.client(), RestoreKind::Copy, &id.to_string())
-                .await
-                .on(&node.name, DOING)?;
-            let Some(copied) =
-                saved.and_then(|saved| serde_json::from_value::<Copied>(saved.before).ok())
-            else {
+            let saved =
+                link::read_restore(node.client(), RestoreKind::Copy, &id.to_string()).await.on(&node.name, DOING)?;
+            let Some(copied) = saved.and_then(|saved| serde_json::from_value::<Copied>(saved.before).ok()) else {
                 continue;
             };
-            let source = self
-                .plan
-                .identities
-                .iter()
-                .position(|identity| identity.incarnation == copied.source);
+            let source = self.plan.identities.iter().position(|identity| identity.incarnation == copied.source);
             resumed.targets.push(index);
             resumed.source = resumed.source.or(source);
         }
@@ -53,10 +46,7 @@ impl Work<'_> {
     /// The changes the source made since its rows were read must still be there to be read.
     async fn require_kept(&self, source: usize, id: i32) -> Result<(), LifecycleError> {
         let start = self.start_position(source, id).await?;
-        let confirmed = self.surveys[source]
-            .slot
-            .as_ref()
-            .and_then(|slot| slot.confirmed_flush);
+        let confirmed = self.surveys[source].slot.as_ref().and_then(|slot| slot.confirmed_flush);
         match confirmed {
             Some(confirmed) if confirmed <= start => Ok(()),
             _ => Err(LifecycleError::refused(

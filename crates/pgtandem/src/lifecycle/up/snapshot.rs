@@ -24,11 +24,8 @@ impl Snapshot {
     /// Waits until every transaction that is open now has ended.
     pub async fn take(node: &OpenNode) -> Result<Self, LifecycleError> {
         const DOING: &str = "taking a snapshot";
-        let taken_at = node
-            .client()
-            .query_one("SELECT pg_catalog.clock_timestamp()", &[])
-            .await
-            .on(&node.name, DOING)?;
+        let taken_at =
+            node.client().query_one("SELECT pg_catalog.clock_timestamp()", &[]).await.on(&node.name, DOING)?;
         let host = &node.session.host;
         let options = node
             .endpoint
@@ -41,16 +38,10 @@ impl Snapshot {
             .map_err(|error| LifecycleError::connect(&node.name, error))?;
         let slot = format!("pgtandem_up_{}", Uuid::new_v4().simple());
         let failed = |error| LifecycleError::replication(&node.name, DOING, error);
-        let created = connection
-            .create_slot(&slot, true, true)
-            .await
-            .map_err(failed)?;
+        let created = connection.create_slot(&slot, true, true).await.map_err(failed)?;
         let name = created.snapshot.ok_or_else(|| {
             LifecycleError::refused(
-                format!(
-                    "node {}: the server made a slot but exported no snapshot",
-                    node.name
-                ),
+                format!("node {}: the server made a slot but exported no snapshot", node.name),
                 "connect to the server itself, not through a pooler",
             )
         })?;
@@ -70,11 +61,7 @@ impl Snapshot {
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
             Literal(&self.name)
         );
-        session
-            .client()
-            .batch_execute(&script)
-            .await
-            .on(&self.node.name, "entering a snapshot")?;
+        session.client().batch_execute(&script).await.on(&self.node.name, "entering a snapshot")?;
         Ok(session)
     }
 }

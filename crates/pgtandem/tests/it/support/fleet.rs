@@ -5,6 +5,7 @@ use std::fs;
 use std::ops::Index;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgtandem::cluster::{Cluster, ClusterOptions, Session, SqlError};
@@ -13,6 +14,7 @@ use tempfile::TempDir;
 use super::compare::difference;
 use super::hub::Hub;
 use super::proxy::Proxy;
+use super::shared;
 use super::wait::{PATIENCE, wait_until};
 
 pub type Pair = Fleet<2>;
@@ -30,9 +32,29 @@ pub struct Setup {
     proxied: bool,
     config: String,
     fsync: bool,
+    shared: bool,
+    role: Option<String>,
 }
 
 impl Setup {
+    /// Databases of its own on two servers that all such fleets of this run share: cheap, for scenarios that leave
+    /// the servers alone. Settings do not apply.
+    pub fn shared() -> Self {
+        Self { shared: true, ..Self::default() }
+    }
+
+    /// pgtandem connects as this role, which is made with what `options` say (after CREATE ROLE name LOGIN), owns the
+    /// databases and makes the tables.
+    pub fn role(mut self, options: &str) -> Self {
+        self.role = Some(options.to_owned());
+        self
+    }
+
+    /// A table to link that the test makes itself.
+    pub fn linking(self, name: &str) -> Self {
+        self.table(name, "")
+    }
+
     /// On every server.
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
@@ -74,9 +96,13 @@ pub struct Fleet<const N: usize> {
 }
 
 pub struct Node {
-    pub cluster: Cluster,
+    pub cluster: Arc<Cluster>,
     pub proxy: Option<Proxy>,
-    database: &'static str,
+    name: &'static str,
+    database: String,
+    /// Whom pgtandem connects as, and the password.
+    role: Option<(String, String)>,
+    shared: bool,
 }
 
 /// What a command of pgtandem did.
@@ -94,20 +120,18 @@ impl<const N: usize> Fleet<N> {
     }
 
     pub fn with(setup: Setup) -> Self {
-        let options = NAMES[..N].iter().map(|name| {
-            let mut options = ClusterOptions::new(*name).unwrap_or_else(|e| panic!("{e}"));
-            options.settings.clone_from(&setup.settings);
-            options.fsync = setup.fsync;
-            options
-        });
-        let clusters = Cluster::start_all(options).unwrap_or_else(|e| panic!("{e}"));
+        let (clusters, suffix) =
+            if setup.shared { shared::clusters(N) } else { (own_clusters::<N>(&setup), String::new()) };
         let nodes: Vec<Node> = clusters
             .into_iter()
-            .zip(DATABASES)
-            .map(|(cluster, database)| Node {
+            .zip(NAMES.into_iter().zip(DATABASES))
+            .map(|(cluster, (name, database))| Node {
                 proxy: setup.proxied.then(|| Proxy::start(cluster.port())),
                 cluster,
-                database,
+                name,
+                database: format!("{database}{suffix}"),
+                role: setup.role.as_ref().map(|_| (format!("{name}_role{suffix}"), "secret".to_owned())),
+                shared: setup.shared,
             })
             .collect();
         let dir = tempfile::tempdir().unwrap();
@@ -119,9 +143,12 @@ impl<const N: usize> Fleet<N> {
             dir,
         };
         for node in &fleet.nodes {
-            node.cluster.create_database(node.database).unwrap();
-            for (_, create) in &setup.tables {
-                node.sql(create);
+            node.cluster.create_database(&node.database).unwrap();
+            if let Some(options) = &setup.role {
+                node.create_role(options);
+            }
+            for (_, create) in setup.tables.iter().filter(|(_, create)| !create.is_empty()) {
+                node.own_session().run(create.clone()).unwrap_or_else(|e| panic!("{e}"));
             }
         }
         fleet.write_config(&setup.config);
@@ -143,7 +170,8 @@ impl<const N: usize> Fleet<N> {
             text += &format!("[nodes.{}]\nurl = \"{}\"\n", node.name(), node.url());
         }
         for table in &self.tables {
-            text += &format!("\n[[tables]]\nname = \"{table}\"\n");
+            let name = if table.contains('"') { format!("'{table}'") } else { format!("\"{table}\"") };
+            text += &format!("\n[[tables]]\nname = {name}\n");
         }
         fs::write(&self.config, text).unwrap();
     }
@@ -189,11 +217,19 @@ impl<const N: usize> Fleet<N> {
         Hub::spawn(command, log)
     }
 
-    /// `up`, then the hub.
+    /// `up`.
+    #[track_caller]
+    pub fn link(&self) {
+        self.pgtandem(["up", "--yes"]).ok();
+    }
+
+    /// `up`, then the hub, which is at work when this returns.
     #[track_caller]
     pub fn linked(&self) -> Hub {
-        self.pgtandem(["up", "--yes"]).ok();
-        self.hub()
+        self.link();
+        let hub = self.hub();
+        hub.wait_for_log("working");
+        hub
     }
 
     /// Fails with the rows that differ unless every node has the same rows.
@@ -294,7 +330,21 @@ impl<const N: usize> Drop for Fleet<N> {
         if std::thread::panicking() {
             self.print_logs();
         }
+        for node in self.nodes.iter().filter(|node| node.shared) {
+            shared::drop_database(&node.cluster, &node.database);
+        }
     }
+}
+
+fn own_clusters<const N: usize>(setup: &Setup) -> Vec<Arc<Cluster>> {
+    let options = NAMES[..N].iter().map(|name| {
+        let mut options = ClusterOptions::new(*name).unwrap_or_else(|e| panic!("{e}"));
+        options.settings.clone_from(&setup.settings);
+        options.fsync = setup.fsync;
+        options
+    });
+    let clusters = Cluster::start_all(options).unwrap_or_else(|e| panic!("{e}"));
+    clusters.into_iter().map(Arc::new).collect()
 }
 
 impl<const N: usize> Index<usize> for Fleet<N> {
@@ -316,16 +366,39 @@ impl<const N: usize> Index<&str> for Fleet<N> {
 
 impl Node {
     pub fn name(&self) -> &str {
-        self.cluster.name()
+        self.name
     }
 
     pub fn database(&self) -> &str {
-        self.database
+        &self.database
+    }
+
+    fn create_role(&self, options: &str) {
+        let (role, password) = self.role.as_ref().expect("the setup names a role");
+        let database = &self.database;
+        self.sql(&format!("CREATE ROLE {role} LOGIN PASSWORD '{password}' {options}"));
+        self.sql(&format!("ALTER DATABASE {database} OWNER TO {role}"));
+        self.sql(&format!("GRANT ALL ON SCHEMA public TO {role}"));
+    }
+
+    /// A session as whom pgtandem connects.
+    #[track_caller]
+    pub fn own_session(&self) -> Session {
+        let user = self.role.as_ref().map_or(self.cluster.superuser(), |(role, _)| role);
+        self.cluster.session_as(user, &self.database).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// The role pgtandem connects as.
+    pub fn role(&self) -> &str {
+        self.role.as_ref().map_or(self.cluster.superuser(), |(role, _)| role)
     }
 
     /// What the config says: through the proxy, if there is one.
     pub fn url(&self) -> String {
-        let url = self.cluster.url(self.database);
+        let url = match &self.role {
+            Some((role, password)) => self.cluster.url_as(role, password, &self.database),
+            None => self.cluster.url(&self.database),
+        };
         match &self.proxy {
             Some(proxy) => {
                 let direct = format!(":{}/", self.cluster.port());
@@ -342,13 +415,13 @@ impl Node {
     }
 
     pub fn try_sql(&self, sql: &str) -> Result<String, SqlError> {
-        self.cluster.psql(self.database, sql)
+        self.cluster.psql(&self.database, sql)
     }
 
     /// An application's connection: transactions over several calls, many statements quickly.
     #[track_caller]
     pub fn session(&self) -> Session {
-        let session = self.cluster.session(self.database);
+        let session = self.cluster.session(&self.database);
         session.unwrap_or_else(|e| panic!("{e}"))
     }
 }

@@ -8,6 +8,7 @@ mod compare;
 mod fleet;
 mod hub;
 mod proxy;
+mod shared;
 mod wait;
 
 pub use fleet::{Fleet, Node, Outcome, Pair, Setup, Trio};

@@ -1,0 +1,63 @@
+//! pgtandem and native logical replication side by side on the same two servers, in one run, in turns.
+
+mod drain;
+mod figures;
+mod lag;
+mod native;
+mod pair;
+mod processes;
+mod report;
+mod sql;
+mod system;
+mod tandem;
+
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+
+use pair::{Pair, Way};
+use report::Report;
+
+/// Compares pgtandem with native logical replication.
+#[derive(Parser)]
+struct Args {
+    /// What to measure; everything if not given.
+    #[arg(value_enum)]
+    sections: Vec<Section>,
+    /// How often each measurement is repeated, in turns.
+    #[arg(long, default_value_t = 5)]
+    repeats: usize,
+    /// How replication reaches the servers.
+    #[arg(long, value_enum, default_value = "tcp")]
+    way: Way,
+    /// Two repeats and shorter runs: to see that it works.
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Section {
+    Drain,
+    Varied,
+    Lag,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let repeats = if args.quick { 2 } else { args.repeats };
+    let seconds = if args.quick { 2 } else { 5 };
+    let wanted = |section| args.sections.is_empty() || args.sections.contains(&section);
+    let pair = Pair::start(args.way);
+    let mut report = Report::default();
+    if wanted(Section::Drain) {
+        drain::run(&pair, &mut report, repeats, &drain::TPCB);
+    }
+    if wanted(Section::Varied) {
+        drain::run(&pair, &mut report, repeats, &drain::VARIED);
+    }
+    if wanted(Section::Lag) {
+        lag::run(&pair, &mut report, repeats, seconds);
+    }
+    report.print_table();
+    if report.missed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,65 @@
+//! No node can be reached.
+
+use super::{NOWHERE, config, pgtandem};
+
+#[test]
+fn status_says_why_and_what_to_do() {
+    let (code, stdout, stderr) = pgtandem(&config(NOWHERE), &["status"]);
+    assert_eq!(code, 3);
+    insta::assert_snapshot!(stdout, @r"
+    hub  unknown: no node could be asked
+
+    node    server  read from  delivered to  owed  lag  behind  WAL kept
+    new     away: nothing accepts connections at 127.0.0.1:1
+            → check that the server runs, that its listen_addresses and port fit
+            the connection string, and the firewall
+    legacy  away: nothing accepts connections at 127.0.0.1:1
+            → check that the server runs, that its listen_addresses and port fit
+            the connection string, and the firewall
+
+    needs attention: new is away; legacy is away
+    ");
+    insta::assert_snapshot!(stderr, @"error: no node could be reached");
+}
+
+#[test]
+fn status_as_json_has_all_fields_all_the_same() {
+    let (code, stdout, _) = pgtandem(&config(NOWHERE), &["status", "--json"]);
+    assert_eq!(code, 3);
+    let status: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(status["hub"]["state"], "unknown");
+    assert_eq!(status["attention"], serde_json::json!(["new is away", "legacy is away"]));
+    let fields: Vec<&String> = status["nodes"][0].as_object().unwrap().keys().collect();
+    let expected = [
+        "name",
+        "state",
+        "reason",
+        "remedy",
+        "server_version",
+        "standby",
+        "behind_bytes",
+        "retained_bytes",
+        "read",
+        "delivered",
+    ];
+    assert_eq!(fields, expected);
+}
+
+#[test]
+fn conflicts_and_pause_fail_and_name_the_nodes() {
+    let dir = config(NOWHERE);
+    let (code, stdout, stderr) = pgtandem(&dir, &["conflicts"]);
+    assert_eq!((code, stdout.as_str()), (3, ""));
+    insta::assert_snapshot!(stderr, @r"
+    warning: new is away: nothing accepts connections at 127.0.0.1:1
+    warning: legacy is away: nothing accepts connections at 127.0.0.1:1
+    error: no node could be reached
+    ");
+    let (code, stdout, stderr) = pgtandem(&dir, &["pause", "products"]);
+    assert_eq!((code, stdout.as_str()), (3, ""));
+    insta::assert_snapshot!(stderr, @r"
+    error: no node could be told; repeat the command when it is back
+    new: nothing accepts connections at 127.0.0.1:1
+    legacy: nothing accepts connections at 127.0.0.1:1
+    ");
+}

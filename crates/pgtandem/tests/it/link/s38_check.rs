@@ -1,0 +1,166 @@
+//! All faults in one report, each with what mends it.
+
+use super::{PRODUCTS, Scene, servers};
+use pgtandem::cluster::{Cluster, ClusterOptions};
+
+#[test]
+fn s38_every_table_fault_in_one_report() {
+    let scene = Scene::new(
+        "s38_tables",
+        2,
+        "
+        CREATE TABLE unkeyed (id int);
+        CREATE TABLE deferred (id int PRIMARY KEY DEFERRABLE);
+        CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY);
+        CREATE VIEW shown AS SELECT 1 AS id;
+        CREATE TABLE numbered (id int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY);
+        CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child () INHERITS (parent);",
+    );
+    scene.on(0, "CREATE TABLE only_here (id int PRIMARY KEY); CREATE TABLE typed (id int PRIMARY KEY, v date);
+                 CREATE TABLE keyed (a int, b int, PRIMARY KEY (a)); CREATE TABLE wide (id int PRIMARY KEY, v int NOT NULL)");
+    scene.on(
+        1,
+        "CREATE TABLE typed (id int PRIMARY KEY, v timestamp);
+                 CREATE TABLE keyed (a int, b int, PRIMARY KEY (a, b)); CREATE TABLE wide (id int PRIMARY KEY)",
+    );
+    scene.configure(&[
+        "unkeyed",
+        "deferred",
+        "unlogged",
+        "shown",
+        "numbered",
+        "parent",
+        "only_here",
+        "typed",
+        "keyed",
+        "wide",
+    ]);
+    let found = scene.check_codes();
+    for (code, node, table) in [
+        ("primary_key", "new", "unkeyed"),
+        ("primary_key", "legacy", "unkeyed"),
+        ("deferrable_key", "new", "deferred"),
+        ("kind", "new", "unlogged"),
+        ("kind", "legacy", "shown"),
+        ("identity_always", "new", "numbered"),
+        ("kind", "new", "parent"),
+        ("missing_table", "legacy", "only_here"),
+        ("type_differs", "legacy", "typed"),
+        ("key_differs", "legacy", "keyed"),
+        ("column_missing", "new", "wide"),
+    ] {
+        let wanted = (code.to_owned(), node.to_owned(), table.to_owned());
+        assert!(found.contains(&wanted), "{wanted:?} is not in {found:#?}");
+    }
+    assert_eq!(scene.run(&["check"]).code, 1);
+    let up = scene.run(&["up", "--yes"]);
+    assert_eq!(up.code, 1, "{}", up.all());
+    assert_eq!(scene.on(0, "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgtandem'"), "0");
+}
+
+#[test]
+fn s38_nodes_that_cannot_be_reached_are_all_named() {
+    let scene = Scene::new("s38_reach", 2, PRODUCTS);
+    let wrong = servers()[0].url_as("postgres", "wrong", &scene.database);
+    let away = "host=127.0.0.1 port=1 user=nobody dbname=gone".to_owned();
+    scene.configure_with(&[wrong, away], &["products"]);
+    let found = scene.check_codes();
+    let nodes: Vec<&str> = found
+        .iter()
+        .map(|(code, node, _)| {
+            assert_eq!(code, "connection");
+            node.as_str()
+        })
+        .collect();
+    assert_eq!(nodes, ["new", "legacy"]);
+    let text = scene.run(&["check"]).stdout;
+    assert!(text.contains("password authentication failed"), "{text}");
+    assert!(!text.contains("wrong@"), "{text}");
+}
+
+#[test]
+fn s38_a_server_that_is_not_ready() {
+    let scene = Scene::new("s38_server", 2, PRODUCTS);
+    let options = ClusterOptions::new("bare").unwrap().without_fsync();
+    let bare = Cluster::start(
+        options.setting("wal_level", "replica").setting("max_replication_slots", "0").setting("max_wal_senders", "0"),
+    )
+    .unwrap();
+    bare.psql("postgres", PRODUCTS).unwrap();
+    scene.configure_with(&[bare.socket_url("postgres"), scene.url(1)], &["products"]);
+    let codes: Vec<String> = scene.check_codes().into_iter().map(|(code, _, _)| code).collect();
+    assert_eq!(codes, ["wal_level", "replication_slots", "wal_senders"]);
+}
+
+#[test]
+fn s38_the_same_database_twice() {
+    let scene = Scene::new("s38_same", 2, PRODUCTS);
+    // Spelled in two ways, which only the servers' answers tell to be one.
+    scene.configure_with(&[scene.url(0), servers()[0].url(&scene.database)], &["products"]);
+    assert_eq!(scene.check_codes()[0].0, "same_database");
+}
+
+#[test]
+fn s38_what_the_report_says_mends_it() {
+    let scene = Scene::new(
+        "s38_mended",
+        2,
+        &format!(
+            "{PRODUCTS}; CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+         CREATE TRIGGER touch BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION touch();"
+        ),
+    );
+    let major = servers()[0].psql("postgres", "SELECT current_setting('server_version_num')::int / 10000").unwrap();
+    let role = "s38 app";
+    for server in &servers()[..2] {
+        server.psql("postgres", &format!("CREATE ROLE \"{role}\" LOGIN PASSWORD 'secret'")).unwrap();
+    }
+    let urls = [0, 1].map(|node| servers()[node].url_as(role, "secret", &scene.database));
+    scene.configure_with(&urls, &["products"]);
+    let codes: Vec<String> =
+        scene.check_codes().into_iter().filter(|(_, node, _)| node == "new").map(|(code, _, _)| code).collect();
+    for code in ["replication_right", "create_right", "trigger", "ownership", "table_rights", "sequence_rights"] {
+        assert!(codes.iter().any(|found| found == code), "{code} is not in {codes:?}");
+    }
+    // What it says for each, except that 14 cannot grant the right to silence triggers.
+    let quoted = format!("\"{role}\"");
+    scene.everywhere(&format!(
+        "ALTER ROLE {quoted} REPLICATION; GRANT CREATE ON DATABASE {} TO {quoted}; ALTER TABLE products OWNER TO {quoted}",
+        scene.database
+    ));
+    match major.as_str() {
+        "14" => scene.everywhere("ALTER TABLE products DISABLE TRIGGER touch"),
+        _ => scene.everywhere(&format!("GRANT SET ON PARAMETER session_replication_role TO {quoted}")),
+    };
+    assert_eq!(scene.check_codes(), []);
+    scene.on(0, "INSERT INTO products (name) VALUES ('p')");
+    scene.must(&["up", "--yes"]);
+    assert_eq!(scene.on(1, "SELECT count(*) FROM products"), "1");
+    scene.must(&["down", "--yes"]);
+}
+
+#[test]
+fn s38_init_writes_what_can_be_linked_and_why_not() {
+    let scene = Scene::new(
+        "s38_init",
+        2,
+        &format!(
+            "{PRODUCTS}; CREATE TABLE unkeyed (id int); CREATE TABLE \"Mixed Case\" (id uuid PRIMARY KEY);
+         CREATE TABLE schema_migrations (version varchar PRIMARY KEY)"
+        ),
+    );
+    scene.on(0, "CREATE TABLE only_here (id int PRIMARY KEY)");
+    let nodes = [format!("new={}", scene.url(0)), format!("legacy={}", scene.url(1))];
+    let arguments = ["init", &nodes[0], &nodes[1]];
+    scene.must(&arguments);
+    let text = std::fs::read_to_string(scene.config_file()).unwrap();
+    assert!(text.contains("\n[[tables]]\nname = \"products\"\n"), "{text}");
+    assert!(text.contains("Mixed Case"), "{text}");
+    assert!(text.contains("#   new: it has no primary key\n"), "{text}");
+    assert!(text.contains("# schema_migrations is left out:"), "{text}");
+    assert!(!text.contains("only_here"), "{text}");
+    assert_eq!(scene.must(&["check"]).code, 0);
+    let again = scene.run(&arguments);
+    assert_eq!(again.code, 2, "{}", again.all());
+    assert!(again.stderr.contains("--force"), "{}", again.stderr);
+}

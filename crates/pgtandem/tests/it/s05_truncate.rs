@@ -1,0 +1,108 @@
+//! S05: TRUNCATE.
+
+use crate::support::{PATIENCE, Pair, Setup, wait_until};
+
+const ORDERS: &str = "CREATE TABLE orders (id bigserial PRIMARY KEY, who text)";
+const LINES: &str =
+    "CREATE TABLE lines (id bigserial PRIMARY KEY, order_id bigint NOT NULL REFERENCES orders, what text)";
+
+fn shop() -> Pair {
+    Pair::with(Setup::shared().table("orders", ORDERS).table("lines", LINES))
+}
+
+fn fill(pair: &Pair) {
+    pair["new"].sql("INSERT INTO orders SELECT i, 'customer ' || i FROM generate_series(1, 200) i");
+    pair["new"].sql("INSERT INTO lines (order_id, what) SELECT id, 'thing' FROM orders, generate_series(1, 3)");
+    pair.quiesce();
+}
+
+fn counts(pair: &Pair, expected: &str) {
+    for node in pair.nodes() {
+        let query = "SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM lines)";
+        wait_until(&format!("{expected} on {}", node.name()), PATIENCE, || node.sql(query) == expected);
+    }
+    pair.quiesce();
+}
+
+#[test]
+fn s05_truncate_travels_both_ways() {
+    let pair = shop();
+    let _hub = pair.linked();
+    for here in ["new", "legacy"] {
+        fill(&pair);
+        pair[here].sql("TRUNCATE lines");
+        counts(&pair, "200|0");
+        pair[here].sql("TRUNCATE orders, lines RESTART IDENTITY");
+        counts(&pair, "0|0");
+        fill(&pair);
+        pair[here].sql("TRUNCATE orders CASCADE");
+        counts(&pair, "0|0");
+        fill(&pair);
+        // Emptied and filled in one transaction, and the other way round.
+        pair[here]
+            .sql("BEGIN; TRUNCATE lines; INSERT INTO lines (order_id, what) SELECT min(id), 'one' FROM orders; COMMIT");
+        counts(&pair, "200|1");
+        pair[here]
+            .sql("BEGIN; INSERT INTO lines (order_id, what) SELECT id, 'two' FROM orders; TRUNCATE lines; COMMIT");
+        counts(&pair, "200|0");
+        pair[here].sql("TRUNCATE orders CASCADE");
+        counts(&pair, "0|0");
+    }
+}
+
+#[test]
+fn s05_truncate_against_writes_on_the_other_side() {
+    let pair = shop();
+    let mut hub = pair.linked();
+    fill(&pair);
+    // What was written before the TRUNCATE goes, what was written after it stays: the later one wins.
+    hub.kill9();
+    pair["legacy"].sql("INSERT INTO orders VALUES (1001, 'before'); UPDATE orders SET who = 'before' WHERE id = 1");
+    pair["new"].sql("TRUNCATE orders CASCADE");
+    pair["legacy"].sql("INSERT INTO orders VALUES (1002, 'after'); UPDATE orders SET who = 'after' WHERE id = 2");
+    hub = pair.hub();
+    pair.settle();
+    assert_eq!(pair["new"].sql("SELECT id, who FROM orders ORDER BY id"), "2|after\n1002|after");
+    assert_ne!(pair["new"].sql("SELECT count(*) FROM pgtandem.decision WHERE kind LIKE '%truncate%'"), "0");
+    // Both sides at once, and then written to.
+    hub.kill9();
+    pair["new"].sql(
+        "INSERT INTO orders VALUES (2001, 'gone'); TRUNCATE orders CASCADE; INSERT INTO orders VALUES (2002, 'new')",
+    );
+    pair["legacy"].sql("TRUNCATE orders, lines; INSERT INTO orders VALUES (2003, 'legacy')");
+    hub = pair.hub();
+    pair.settle();
+    // While both write.
+    let writer = |node: usize| {
+        let session = pair[node].session();
+        let first = 10_000 * (node + 1);
+        move || {
+            for i in first..first + 150 {
+                let sql = format!("INSERT INTO orders VALUES ({i}, 'x')");
+                session.run(sql).unwrap();
+                if i % 50 == 49 {
+                    session.run("TRUNCATE orders CASCADE").unwrap();
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(writer(0));
+        scope.spawn(writer(1));
+    });
+    pair.settle();
+    assert!(hub.is_running(), "{}", hub.log());
+}
+
+/// PostgreSQL refuses TRUNCATE where a table that is not truncated refers to it.
+#[test]
+fn s05_truncate_where_an_unlinked_table_refers_to_it() {
+    let pair = Pair::with(Setup::shared().table("orders", ORDERS));
+    pair["legacy"].sql("CREATE TABLE notes (order_id bigint REFERENCES orders ON DELETE CASCADE)");
+    let _hub = pair.linked();
+    pair["new"].sql("INSERT INTO orders (who) SELECT 'customer' FROM generate_series(1, 50)");
+    pair.quiesce();
+    pair["new"].sql("TRUNCATE orders; INSERT INTO orders (who) VALUES ('only')");
+    pair.quiesce();
+    assert_eq!(pair["legacy"].sql("SELECT who FROM orders"), "only");
+}
