@@ -165,8 +165,8 @@ fn judge<const N: usize>(fleet: &Fleet<N>) -> Vec<String> {
             wrong.push(format!("{id} (key {}) is gone, and nothing says why", write[1]));
         }
     }
-    let decisions = "SELECT key, winner_node, winner_position, loser_node, loser_position, kind, winner_row, loser_row
-                     FROM pgtandem.decision";
+    let decisions = "SELECT key, winner_node, winner_position, loser_node, loser_position, kind,
+                            winner_row->>'write', loser_row->>'write' FROM pgtandem.decision";
     wrong.extend(fleet.differs_in(decisions).map(|report| format!("decisions differ: {report}")));
     wrong
 }
