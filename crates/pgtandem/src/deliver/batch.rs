@@ -126,7 +126,9 @@ pub fn next_batch<'p>(rows: &mut &'p [Placed<'p>], forms: &PreparedForms) -> io:
             break;
         }
         bytes += match placed.form {
-            Form::Move(_) => push_keys(std::iter::once(&placed.row.key).chain(placed.row.pair.as_deref()), &mut parameters),
+            Form::Move(_) => {
+                push_keys(std::iter::once(&placed.row.key).chain(placed.row.pair.as_deref()), &mut parameters)
+            }
             Form::Delete(_) | Form::Upsert(..) => push_row(placed.row, prepared, &mut parameters)?,
         };
         row_count += 1;

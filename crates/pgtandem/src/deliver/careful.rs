@@ -107,8 +107,9 @@ impl Target {
         }
         // The halves of a key change stand or fall together, also when they come in different forms.
         let apart: HashSet<Key> = misfits.iter().map(|held| held.key.clone()).collect();
-        let (with_them, fitting): (Vec<_>, Vec<_>) =
-            fitting.into_iter().partition(|placed| placed.row.pair.as_ref().is_some_and(|pair| apart.contains(&**pair)));
+        let (with_them, fitting): (Vec<_>, Vec<_>) = fitting
+            .into_iter()
+            .partition(|placed| placed.row.pair.as_ref().is_some_and(|pair| apart.contains(&**pair)));
         for placed in with_them {
             let partner = misfits.iter().find(|held| Some(&held.key) == placed.row.pair.as_deref());
             let (reason, sqlstate) =

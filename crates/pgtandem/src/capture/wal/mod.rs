@@ -146,7 +146,9 @@ impl WalCapture {
 
     async fn take(&mut self, message: Message) -> Result<Option<Captured>, CaptureError> {
         let goes_on = match &message {
-            Message::Insert { relation, .. } => self.leaving.as_ref().is_some_and(|leaving| leaving.relation == *relation),
+            Message::Insert { relation, .. } => {
+                self.leaving.as_ref().is_some_and(|leaving| leaving.relation == *relation)
+            }
             // The new partition's shape may come in between.
             Message::Relation(_) | Message::Type { .. } => true,
             _ => false,
