@@ -27,8 +27,9 @@ test-matrix-core:
 demo: build
 	$(CARGO) run --release --quiet --package pgtandem -- demo $(ARGS)
 
+# make bench ARGS='--quick drain lag'
 bench: build
-	bench/run $(ARGS)
+	$(CARGO) run --release --quiet --package bench -- $(ARGS)
 
 lint:
 	$(CARGO) fmt --all --check

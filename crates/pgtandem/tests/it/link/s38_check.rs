@@ -42,7 +42,6 @@ fn s38_every_table_fault_in_one_report() {
         ("deferrable_key", "new", "deferred"),
         ("kind", "new", "unlogged"),
         ("kind", "legacy", "shown"),
-        ("identity_always", "new", "numbered"),
         ("kind", "new", "parent"),
         ("missing_table", "legacy", "only_here"),
         ("type_differs", "legacy", "typed"),
