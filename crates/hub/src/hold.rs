@@ -147,10 +147,7 @@ impl<I: Clone> Hub<I> {
         }
         entry.flying.remove(node);
         entry.outdated.remove(node);
-        let judged = self.nodes[node.index()].judged;
-        if entry.unpassed_span(node, judged) {
-            entry.reopen_span(node);
-        } else {
+        if !entry.is_held_at(node) {
             entry.open_span(node, position, before.clone());
         }
         if truncated {
@@ -174,7 +171,8 @@ impl<I> Entry<I> {
         self.spans().iter().any(|s| s.until.is_none())
     }
 
-    /// Whether a local change yet to be judged can lie in a span of the key on the node.
+    /// Whether a local change yet to be judged can lie in a span of the key on the node. The one record that the node
+    /// can have of a key then keeps the cover of the first such span: after a restart, too little seen is the safe side.
     pub(crate) fn unpassed_span(&self, node: NodeId, judged: Position) -> bool {
         self.spans()
             .iter()
@@ -190,13 +188,6 @@ impl<I> Entry<I> {
             cover,
             early: false,
         });
-    }
-
-    pub(crate) fn reopen_span(&mut self, node: NodeId) {
-        let mut spans = self.extra().spans.iter_mut();
-        if let Some(span) = spans.rfind(|s| s.node == node && !s.early) {
-            span.until = None;
-        }
     }
 
     /// A delete that found nothing on the node landed.

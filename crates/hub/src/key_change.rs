@@ -153,7 +153,7 @@ impl<I: Clone> Hub<I> {
             Standing::Lost => self.replace_lost(transaction, part.slot, part.state),
             Standing::Rival => {
                 let own = part.verdict.filter(|v| !v.challenger_wins);
-                let verdict = own.unwrap_or_else(|| Verdict {
+                let verdict = own.unwrap_or(Verdict {
                     challenger_wins: false,
                     policy: Cow::Borrowed("key change"),
                     why: Cow::Borrowed("the other half of the key change lost"),

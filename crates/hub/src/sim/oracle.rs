@@ -26,10 +26,10 @@ impl Simulation {
             .flat_map(|d| d.parents.clone())
             .collect();
         self.check_not_lost(&parents)?;
-        self.check_key_changes()?;
         if self.shape.crash && self.shape.truncates && self.shape.holds {
             return Ok(());
         }
+        self.check_key_changes()?;
         self.check_recorded(&parents)?;
         self.check_decisions(&parents)
     }

@@ -9,7 +9,7 @@ fn shape(number: u64) -> Shape {
     Shape {
         nodes: 2 + (number % 3) as u8,
         keys: 1 + (number / 3 % 3) as u8,
-        steps: if number % 5 == 0 { 400 } else { 300 },
+        steps: if number.is_multiple_of(5) { 400 } else { 300 },
         crash: bit(1) || bit(4),
         jump_back: bit(4),
         truncates: bit(2),
