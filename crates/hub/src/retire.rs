@@ -118,6 +118,9 @@ impl<I: Clone> Hub<I> {
         if bound.iter().any(waits) {
             return; // queued again when they settle
         }
+        if !key.is_whole_table() && self.truncate_waits(slot) {
+            return; // queued again when it has landed
+        }
         let entry = self.window.get_mut(slot);
         if entry.is_held() {
             // Nothing of it need be read again: the record will bring it back. It waits for being written.
@@ -127,9 +130,6 @@ impl<I: Clone> Hub<I> {
         }
         if entry.extra.as_ref().is_some_and(|x| x.dependents > 0) {
             return; // queued again by the last of them
-        }
-        if self.truncate_waits(slot) {
-            return; // queued again when it has landed
         }
         let entry = self.window.remove(slot);
         for span in entry.spans().iter().filter(|s| !s.early) {
