@@ -81,7 +81,7 @@ impl<I: Clone> Hub<I> {
         let truncates = self.truncates_among(&slots, node);
         let carried_out = truncates.iter().filter(|t| !t.hold);
         let truncated = carried_out.map(|t| t.table).collect();
-        let swept = self.add_truncated_rows(node, &truncates, &mut slots);
+        let (swept, uncovered) = self.add_truncated_rows(node, &truncates, &mut slots);
         let rows = slots
             .iter()
             .filter_map(|slot| self.row(*slot, node))
@@ -98,6 +98,7 @@ impl<I: Clone> Hub<I> {
         let flight = Flight {
             slots,
             swept,
+            uncovered,
             truncated,
             cover: cover.clone(),
             sequence,
@@ -160,24 +161,29 @@ impl<I: Clone> Hub<I> {
         entries.map(truncate).collect()
     }
 
-    /// A TRUNCATE on the target sweeps away what is canonical there: every present row follows it. Returns the rest of
-    /// the table's entries: absent, so that the TRUNCATE itself writes them.
+    /// A TRUNCATE on the target sweeps away what is canonical there: every present row follows it. Returns
+    /// the entries that are absent, so that the TRUNCATE itself writes them, and those that are held on the target.
     fn add_truncated_rows(
         &mut self,
         node: NodeId,
         truncates: &[DeliveryTruncate],
         slots: &mut Vec<u32>,
-    ) -> Vec<u32> {
-        let mut swept = Vec::new();
+    ) -> (Vec<u32>, Vec<u32>) {
+        let (mut swept, mut uncovered) = (Vec::new(), Vec::new());
         #[cfg(test)]
         if self.broken(crate::hub::Broken::TruncatedRows) {
-            return swept;
+            return (swept, uncovered);
         }
         for truncate in truncates.iter().filter(|t| !t.hold) {
             for slot in self.window.slots_of(truncate.table) {
                 let entry = self.window.get_mut(slot);
                 let (held, present) = (entry.is_held_at(node), entry.state.is_present());
-                if entry.flying.contains(node) || held && present {
+                if entry.flying.contains(node) {
+                    continue;
+                }
+                if held && present {
+                    // Its row waits elsewhere, and will; what stands in its place goes.
+                    uncovered.push(slot);
                     continue;
                 }
                 entry.flying.insert(node);
@@ -190,7 +196,7 @@ impl<I: Clone> Hub<I> {
                 }
             }
         }
-        swept
+        (swept, uncovered)
     }
 
     fn row(&self, slot: u32, node: NodeId) -> Option<DeliveryRow<I>> {
@@ -242,6 +248,12 @@ impl<I: Clone> Hub<I> {
                 let judged = self.judged(node);
                 self.window.get_mut(slot).add_early(span, judged);
                 self.land_entry(slot, node, landed.before);
+            }
+        }
+        for slot in flight.uncovered {
+            let entry = self.window.get_mut(slot);
+            if !landed.held.contains(&Key::whole_table(entry.key.table)) {
+                entry.writes.push(Write::other(node, landed.position));
             }
         }
         for slot in flight.swept {

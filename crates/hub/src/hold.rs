@@ -151,12 +151,7 @@ impl<I: Clone> Hub<I> {
             entry.open_span(node, position, before.clone());
         }
         if truncated {
-            entry.writes.push(Write {
-                position,
-                node,
-                current: false,
-                sure: true,
-            });
+            entry.writes.push(Write::other(node, position));
         }
         self.queue(slot);
     }

@@ -56,6 +56,8 @@ pub(crate) struct Flight {
     pub slots: Vec<u32>,
     /// Absent entries that a TRUNCATE in the delivery sweeps.
     pub swept: Vec<u32>,
+    /// Entries held on the target, whose row a TRUNCATE in the delivery sweeps.
+    pub uncovered: Vec<u32>,
     /// The tables it truncates, unless the target refuses.
     pub truncated: Vec<TableId>,
     pub cover: Cover,

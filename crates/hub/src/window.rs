@@ -55,6 +55,18 @@ pub(crate) struct Write {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Marks(u8);
 
+impl Write {
+    /// It wrote something else than the canonical.
+    pub(crate) fn other(node: NodeId, position: Position) -> Write {
+        Write {
+            position,
+            node,
+            current: false,
+            sure: true,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mark {
     /// It has a canonical; false only between an entry's making and its first change.
