@@ -28,12 +28,16 @@ pub enum DeliverError {
     /// The role may not do it.
     #[error("{}", in_words(.0))]
     NotAllowed(Error),
-    #[error("an error that pgtandem does not know: {}", in_words(.0))]
+    #[error("an error that pgtandem has no answer to (SQLSTATE {}): {}", code_of(.0), in_words(.0))]
     Unknown(Error),
     #[error("a linked table (number {}) is not there", .0.0)]
     UnknownTable(TableId),
     #[error("cannot read back what was spilled to a temporary file: {0}")]
     Spill(#[from] io::Error),
+}
+
+fn code_of(error: &Error) -> &str {
+    error.code().map_or("unknown", |code| code.code())
 }
 
 impl From<Error> for DeliverError {
