@@ -107,9 +107,11 @@ impl DeliverError {
         matches!(self.sqlstate().as_deref(), Some("23505" | "23P01" | sql::NOT_WRITTEN))
     }
 
+    /// Every row of the table will meet it. What was raised inside a function of the application has a context: another
+    /// row may not come that way.
     #[must_use]
     pub fn is_about_table(&self) -> bool {
-        matches!(self, Self::Shape(_))
+        matches!(self, Self::Shape(e) if e.as_db_error().is_none_or(|server| server.where_().is_none()))
     }
 
     #[must_use]
