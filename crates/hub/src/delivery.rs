@@ -50,7 +50,7 @@ pub struct DeliveryRow<I> {
     pub dot: Dot,
     pub stamp: Stamp,
     /// The other half of a key change: if one of the two is held, so must the other be.
-    pub pair: Option<Key>,
+    pub pair: Option<Box<Key>>,
     /// The table is paused on the target: store the row as held.
     pub hold: bool,
     /// A held record of the key stands on the target. If the row is written, mark the record released by this landing
@@ -82,10 +82,9 @@ impl<I: Clone> Hub<I> {
         let carried_out = truncates.iter().filter(|t| !t.hold);
         let truncated = carried_out.map(|t| t.table).collect();
         let swept = self.add_truncated_rows(node, &truncates, &mut slots);
-        let rows = slots
-            .iter()
-            .filter_map(|slot| self.row(*slot, node))
-            .collect();
+        // A delivery may have millions of rows: none is copied twice.
+        let mut rows = Vec::with_capacity(slots.len());
+        rows.extend(slots.iter().filter_map(|slot| self.row(*slot, node)));
         let cover = Cover(self.nodes.iter().map(|n| n.judged).collect());
         let acknowledged = self.acknowledged(node);
         let fold_below = self.fold_below(node);
@@ -106,16 +105,7 @@ impl<I: Clone> Hub<I> {
         };
         state.flight = Some(flight);
         let decisions = self.log.range(from..end);
-        Some(Delivery {
-            node,
-            truncates,
-            rows,
-            cover,
-            acknowledged,
-            fold_below,
-            decisions,
-            released,
-        })
+        Some(Delivery { node, truncates, rows, cover, acknowledged, fold_below, decisions, released })
     }
 
     fn take_owed(&mut self, node: NodeId) -> Vec<u32> {
@@ -123,11 +113,7 @@ impl<I: Clone> Hub<I> {
         state.owed_count = 0;
         let mut slots = Vec::with_capacity(state.owed.len());
         while let Some(reference) = state.owed.pop() {
-            if self
-                .window
-                .live(reference)
-                .is_some_and(|e| e.owed.contains(node))
-            {
+            if self.window.live(reference).is_some_and(|e| e.owed.contains(node)) {
                 let entry = self.window.get_mut(reference.slot);
                 entry.owed.remove(node);
                 entry.flying.insert(node);
@@ -146,10 +132,7 @@ impl<I: Clone> Hub<I> {
         if self.truncates == 0 {
             return Vec::new();
         }
-        let entries = slots
-            .iter()
-            .map(|s| self.window.get(*s))
-            .filter(|e| e.key.is_whole_table());
+        let entries = slots.iter().map(|s| self.window.get(*s)).filter(|e| e.key.is_whole_table());
         let truncate = |entry: &Entry<I>| DeliveryTruncate {
             table: entry.key.table,
             dot: entry.dot(),
@@ -162,12 +145,7 @@ impl<I: Clone> Hub<I> {
 
     /// A TRUNCATE on the target sweeps away what is canonical there: every present row follows it. Returns the rest of
     /// the table's entries: absent, so that the TRUNCATE itself writes them.
-    fn add_truncated_rows(
-        &mut self,
-        node: NodeId,
-        truncates: &[DeliveryTruncate],
-        slots: &mut Vec<u32>,
-    ) -> Vec<u32> {
+    fn add_truncated_rows(&mut self, node: NodeId, truncates: &[DeliveryTruncate], slots: &mut Vec<u32>) -> Vec<u32> {
         let mut swept = Vec::new();
         #[cfg(test)]
         if self.broken(crate::hub::Broken::TruncatedRows) {
@@ -200,19 +178,14 @@ impl<I: Clone> Hub<I> {
         }
         let together = |key: &&Key| {
             let partner = self.window.find(key).map(|s| self.window.get(s));
-            partner.is_some_and(|p| {
-                p.flying.contains(node) && p.dot() == entry.dot() && p.half().is_some()
-            })
+            partner.is_some_and(|p| p.flying.contains(node) && p.dot() == entry.dot() && p.half().is_some())
         };
         Some(DeliveryRow {
             key: entry.key.clone(),
             state: entry.state.clone(),
             dot: entry.dot(),
             stamp: entry.stamp(),
-            pair: entry
-                .half()
-                .and_then(|h| h.partners.iter().find(together))
-                .cloned(),
+            pair: entry.half().and_then(|h| h.partners.iter().find(together)).cloned().map(Box::new),
             hold: self.is_paused(entry.key.table, node),
             was_held: entry.unpassed_span(node, self.judged(node)),
         })
@@ -224,15 +197,11 @@ impl<I: Clone> Hub<I> {
             debug_assert!(false, "no delivery to node {} is in flight", node.0);
             return;
         };
-        let before = self
-            .node(node)
-            .landings
-            .cover_before(landed.position)
-            .clone();
+        let before = self.node(node).landings.cover_before(landed.position).clone();
         for key in &landed.held {
             if let Some(slot) = self.window.find(key) {
-                let truncated = flight.truncated.contains(&key.table)
-                    && !landed.held.contains(&Key::whole_table(key.table));
+                let truncated =
+                    flight.truncated.contains(&key.table) && !landed.held.contains(&Key::whole_table(key.table));
                 self.hold(slot, node, landed.position, &before, truncated);
             }
         }
@@ -255,9 +224,7 @@ impl<I: Clone> Hub<I> {
             self.land_entry(slot, node, landed.position);
         }
         let state = self.node_mut(node);
-        state
-            .landings
-            .push(landed.position, flight.cover, flight.sequence);
+        state.landings.push(landed.position, flight.cover, flight.sequence);
         state.next_decision = flight.decisions_end;
         self.forget_decisions();
         let judged = self.judged(node);
@@ -281,12 +248,7 @@ impl<I: Clone> Hub<I> {
             if entry.writes.iter().any(passed) && position.just_below() <= judged {
                 entry.writes.retain(|w| !passed(w));
             }
-            entry.writes.push(Write {
-                position,
-                node,
-                current,
-                sure: true,
-            });
+            entry.writes.push(Write { position, node, current, sure: true });
             let was_held = entry.close_span(node, position);
             let key = &entry.key;
             if was_held && key.is_whole_table() {
@@ -298,12 +260,7 @@ impl<I: Clone> Hub<I> {
     }
 
     fn forget_decisions(&mut self) {
-        let oldest = self
-            .nodes
-            .iter()
-            .map(|n| n.next_decision)
-            .min()
-            .unwrap_or_default();
+        let oldest = self.nodes.iter().map(|n| n.next_decision).min().unwrap_or_default();
         self.log.forget_below(oldest);
     }
 

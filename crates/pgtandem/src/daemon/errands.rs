@@ -255,9 +255,10 @@ impl Errands {
         let node = conductor.node_name(verdict.target);
         match verdict.pause {
             Some(why) => {
-                self.paused.insert(place);
-                if self.said.get(&place) != Some(&why) {
+                if self.paused.insert(place) {
                     self.write_at = Instant::now();
+                }
+                if self.said.get(&place) != Some(&why) {
                     tracing::warn!(table = %verdict.name, %node, "paused: {why}");
                     self.said.insert(place, why);
                 }

@@ -56,7 +56,7 @@ pub fn place<'a>(
     tables: &TargetTables,
     shapes: &Shapes,
 ) -> Vec<Placed<'a>> {
-    let mut placed = Vec::new();
+    let mut placed = Vec::with_capacity(rows.size_hint().1.unwrap_or(0));
     let mut key_changes = Vec::new();
     for row in rows {
         let form = match &row.state {
@@ -78,20 +78,26 @@ pub fn place<'a>(
         Form::Upsert(table, _) => (2, rank(table)),
     };
     placed.sort_unstable_by(|a, b| {
-        (order(a), a.form).cmp(&(order(b), b.form)).then_with(|| a.row.key.bytes.cmp(&b.row.key.bytes))
+        // Nearly all comparisons are within one form.
+        if a.form == b.form {
+            return a.row.key.bytes.cmp(&b.row.key.bytes);
+        }
+        (order(a), a.form).cmp(&(order(b), b.form))
     });
     placed
 }
 
 /// Old halves of key changes whose row is to stay itself, and whose new key nobody else takes.
 fn moves<'a>(rows: &[&'a DeliveryRow<Image>], tables: &TargetTables, shapes: &Shapes) -> Vec<Placed<'a>> {
-    let image_of = |key: &Key| {
-        let row = rows.iter().find(|row| row.key == *key)?;
-        if let State::Present(image) = &row.state { Some(image) } else { None }
-    };
+    let mut images = HashMap::new();
+    for row in rows {
+        if let State::Present(image) = &row.state {
+            images.insert(&row.key, image);
+        }
+    }
     let is_moved = |row: &DeliveryRow<Image>| {
         let table = tables.get(&row.key.table)?;
-        let image = image_of(row.pair.as_ref()?)?;
+        let image = images.get(row.pair.as_deref()?)?;
         table.moves(&shapes.get(image.shape())).then_some(())
     };
     let moved = rows.iter().filter(|row| matches!(row.state, State::Absent) && is_moved(row).is_some());
@@ -120,7 +126,9 @@ pub fn next_batch<'p>(rows: &mut &'p [Placed<'p>], forms: &PreparedForms) -> io:
             break;
         }
         bytes += match placed.form {
-            Form::Move(_) => push_keys(std::iter::once(&placed.row.key).chain(&placed.row.pair), &mut parameters),
+            Form::Move(_) => {
+                push_keys(std::iter::once(&placed.row.key).chain(placed.row.pair.as_deref()), &mut parameters)
+            }
             Form::Delete(_) | Form::Upsert(..) => push_row(placed.row, prepared, &mut parameters)?,
         };
         row_count += 1;

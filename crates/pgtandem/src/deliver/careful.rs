@@ -1,7 +1,7 @@
 //! The delivery for when something in it was refused: part by part behind savepoints, so that one row that the target
 //! rejects is held and everything else goes on. Slow, and rare.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
@@ -107,10 +107,11 @@ impl Target {
         }
         // The halves of a key change stand or fall together, also when they come in different forms.
         let apart: HashSet<Key> = misfits.iter().map(|held| held.key.clone()).collect();
-        let (with_them, fitting): (Vec<_>, Vec<_>) =
-            fitting.into_iter().partition(|placed| placed.row.pair.as_ref().is_some_and(|pair| apart.contains(pair)));
+        let (with_them, fitting): (Vec<_>, Vec<_>) = fitting
+            .into_iter()
+            .partition(|placed| placed.row.pair.as_ref().is_some_and(|pair| apart.contains(&**pair)));
         for placed in with_them {
-            let partner = misfits.iter().find(|held| Some(&held.key) == placed.row.pair.as_ref());
+            let partner = misfits.iter().find(|held| Some(&held.key) == placed.row.pair.as_deref());
             let (reason, sqlstate) =
                 partner.map(|held| (held.reason.clone(), held.sqlstate.clone())).unwrap_or_default();
             misfits.push(Held { key: placed.row.key.clone(), reason, sqlstate });
@@ -334,13 +335,19 @@ fn key_parameters(rows: &[Placed<'_>], parts: usize) -> Vec<super::arrays::TextA
 /// Rows that belong together; a half whose partner is not in the delivery stands alone.
 fn pairs<'a>(rows: &[Placed<'a>]) -> Vec<Vec<Placed<'a>>> {
     let mut units: Vec<Vec<Placed<'a>>> = Vec::new();
+    // Both of a unit's keys lead to it.
+    let mut unit_of: HashMap<&Key, usize> = HashMap::new();
     for placed in rows {
-        let partner =
-            |unit: &&mut Vec<Placed<'a>>| unit.iter().any(|other| Some(&other.row.key) == placed.row.pair.as_ref());
-        match units.iter_mut().find(partner) {
-            Some(unit) => unit.push(*placed),
-            None => units.push(vec![*placed]),
+        let keys = || std::iter::once(&placed.row.key).chain(placed.row.pair.as_deref());
+        let known = keys().find_map(|key| unit_of.get(key).copied());
+        let at = known.unwrap_or_else(|| {
+            units.push(Vec::new());
+            units.len() - 1
+        });
+        for key in keys() {
+            unit_of.entry(key).or_insert(at);
         }
+        units[at].push(*placed);
     }
     for unit in &mut units {
         unit.sort_by_key(|placed| matches!(placed.row.state, State::Present(_)));

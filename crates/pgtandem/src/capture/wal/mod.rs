@@ -145,9 +145,15 @@ impl WalCapture {
     }
 
     async fn take(&mut self, message: Message) -> Result<Option<Captured>, CaptureError> {
-        let arrives =
-            |leaving: &Leaving| matches!(&message, Message::Insert { relation, .. } if *relation == leaving.relation);
-        if self.leaving.as_ref().is_some_and(|leaving| !arrives(leaving)) {
+        let goes_on = match &message {
+            Message::Insert { relation, .. } => {
+                self.leaving.as_ref().is_some_and(|leaving| leaving.relation == *relation)
+            }
+            // The new partition's shape may come in between.
+            Message::Relation(_) | Message::Type { .. } => true,
+            _ => false,
+        };
+        if !goes_on {
             self.left()?;
         }
         match message {
