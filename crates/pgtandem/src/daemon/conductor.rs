@@ -218,11 +218,11 @@ impl Conductor {
                 seat.counters.last_commit = Some(time);
                 let mut changes = match changes.into_changes() {
                     Ok(changes) => changes,
-                    Err(error) => return Ok(Some(Ended::Recover(format!("a spill file cannot be read: {error}")))),
+                    Err(error) => return Ok(Some(spill_unreadable(&error))),
                 };
                 self.hub.judge(seat.node, position, time, &mut changes);
                 if let Some(error) = changes.failed() {
-                    return Ok(Some(Ended::Recover(format!("a spill file cannot be read: {error}"))));
+                    return Ok(Some(spill_unreadable(&error)));
                 }
             }
             // The hub is told what is still to come. Being exact matters at rest: nothing more would make up for it.
@@ -252,6 +252,7 @@ impl Conductor {
                 self.hub.landed(node, landed(landing));
             }
             Err(DeliverError::Deposed(holder)) => return Err(RunError::Deposed(holder)),
+            Err(DeliverError::Spill(error)) => return Ok(Some(spill_unreadable(&error))),
             Err(error) if error.is_outcome_unknown() => {
                 tracing::warn!(node = %seat.name, "lost the connection during a delivery: {error}");
                 // The hub keeps the delivery in flight until its landing has been looked for.
@@ -434,6 +435,11 @@ impl Conductor {
             }
         }
     }
+}
+
+/// What was in the file is still with its node.
+fn spill_unreadable(error: &std::io::Error) -> Ended {
+    Ended::Recover(format!("a spill file cannot be read: {error}"))
 }
 
 async fn deliver(

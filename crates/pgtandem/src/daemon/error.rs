@@ -78,7 +78,10 @@ fn retry_of(class: &FaultClass) -> Retry {
 pub enum RunError {
     #[error(transparent)]
     Reach(#[from] ReachError),
-    #[error("{node}: a delivery fails and trying again cannot help: {error}")]
+    #[error(
+        "{node}: a delivery fails and trying again cannot help: {error}. Nothing was dropped: the changes wait, and \
+         `pgtandem run` goes on with them once the cause is removed"
+    )]
     Delivery { node: String, error: String },
     #[error("{node}: {error}")]
     Capture { node: String, error: CaptureError },

@@ -219,7 +219,7 @@ impl Seat {
     /// busy, or its connection may be dead without anybody having been told.
     pub fn doubt_flight(&mut self, now: Instant, report: &mpsc::UnboundedSender<Report>) {
         let Delivering::Flying(id) = self.delivering else { return };
-        let patience = if self.reconnect_when_idle { Duration::ZERO } else { self.context.silence_timeout };
+        let patience = if self.reconnect_when_idle { LONGEST_BACKOFF } else { self.context.silence_timeout };
         if self.probe.is_running() || now.duration_since(self.at_work) < patience {
             return;
         }
@@ -309,18 +309,15 @@ impl Seat {
     /// When reconnecting cannot help.
     pub fn capture_failed(&mut self, error: CaptureError) -> Result<(), RunError> {
         match error {
-            CaptureError::Wire(error) => {
+            // A disk that is full may have room again, as a server may be there again: what could not be kept here is
+            // read once more.
+            CaptureError::Wire(_) | CaptureError::Spill(_) => {
                 let text = error.to_string();
                 if self.last_loss != text {
                     tracing::warn!(node = %self.name, "lost the replication stream: {text}");
                     self.last_loss.clone_from(&text);
                 }
                 self.counters.last_error = Some(text);
-                Ok(())
-            }
-            CaptureError::Source(error) => {
-                tracing::warn!(node = %self.name, "cannot ask for what the stream leaves out: {error}");
-                self.counters.last_error = Some(error);
                 Ok(())
             }
             error => Err(RunError::Capture { node: self.name.clone(), error }),

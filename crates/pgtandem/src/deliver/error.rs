@@ -28,12 +28,16 @@ pub enum DeliverError {
     /// The role may not do it.
     #[error("{}", in_words(.0))]
     NotAllowed(Error),
-    #[error("an error that pgtandem does not know: {}", in_words(.0))]
+    #[error("an error that pgtandem has no answer to (SQLSTATE {}): {}", code_of(.0), in_words(.0))]
     Unknown(Error),
     #[error("a linked table (number {}) is not there", .0.0)]
     UnknownTable(TableId),
     #[error("cannot read back what was spilled to a temporary file: {0}")]
     Spill(#[from] io::Error),
+}
+
+fn code_of(error: &Error) -> &str {
+    error.code().map_or("unknown", |code| code.code())
 }
 
 impl From<Error> for DeliverError {
@@ -103,9 +107,11 @@ impl DeliverError {
         matches!(self.sqlstate().as_deref(), Some("23505" | "23P01" | sql::NOT_WRITTEN))
     }
 
+    /// Every row of the table will meet it. What was raised inside a function of the application has a context: another
+    /// row may not come that way.
     #[must_use]
     pub fn is_about_table(&self) -> bool {
-        matches!(self, Self::Shape(_))
+        matches!(self, Self::Shape(e) if e.as_db_error().is_none_or(|server| server.where_().is_none()))
     }
 
     #[must_use]

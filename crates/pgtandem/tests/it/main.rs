@@ -20,6 +20,7 @@ mod s12_large_transactions;
 mod s13_transactions;
 mod s20_no_loops;
 mod s21_conflicts;
+mod s23_clocks;
 mod s26_one_of_three_is_away;
 mod s28_random_writes;
 mod s30_delivery_in_doubt;

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgtandem::cluster::{Cluster, ClusterOptions, Session, SqlError};
+use pgtandem::cluster::{Cluster, ClusterOptions, PgBin, Session, SqlError};
 use tempfile::TempDir;
 
 use super::compare::difference;
@@ -32,6 +32,7 @@ pub struct Setup {
     proxied: bool,
     config: String,
     fsync: bool,
+    programs: Option<(String, PgBin)>,
     shared: bool,
     role: Option<String>,
 }
@@ -76,6 +77,12 @@ impl Setup {
     /// Text that stands at the head of the config file.
     pub fn config(mut self, text: &str) -> Self {
         self.config = format!("{text}\n");
+        self
+    }
+
+    /// One node's server runs other programs than the rest.
+    pub fn programs(mut self, node: &str, bin: PgBin) -> Self {
+        self.programs = Some((node.to_owned(), bin));
         self
     }
 
@@ -341,6 +348,9 @@ fn own_clusters<const N: usize>(setup: &Setup) -> Vec<Arc<Cluster>> {
         let mut options = ClusterOptions::new(*name).unwrap_or_else(|e| panic!("{e}"));
         options.settings.clone_from(&setup.settings);
         options.fsync = setup.fsync;
+        if let Some((_, bin)) = setup.programs.as_ref().filter(|(of, _)| of == name) {
+            options.bin = bin.clone();
+        }
         options
     });
     let clusters = Cluster::start_all(options).unwrap_or_else(|e| panic!("{e}"));
