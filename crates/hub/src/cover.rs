@@ -64,20 +64,12 @@ struct Recent {
 
 impl Landings {
     pub(crate) fn new(nodes: usize) -> Landings {
-        Landings {
-            recent: VecDeque::new(),
-            kept: VecDeque::new(),
-            nothing: Cover::nothing(nodes),
-        }
+        Landings { recent: VecDeque::new(), kept: VecDeque::new(), nothing: Cover::nothing(nodes) }
     }
 
     pub(crate) fn push(&mut self, position: Position, cover: Cover, sequence: u64) {
         self.kept.push_back(position);
-        self.recent.push_back(Recent {
-            position,
-            cover,
-            sequence,
-        });
+        self.recent.push_back(Recent { position, cover, sequence });
     }
 
     /// What a change of this node at `position` had seen.
@@ -95,10 +87,7 @@ impl Landings {
         while self.recent.len() > 1 && self.recent[1].position.just_below() <= judged {
             self.recent.pop_front();
         }
-        self.recent
-            .front()
-            .filter(|r| r.position.just_below() <= judged)
-            .map(|r| r.sequence)
+        self.recent.front().filter(|r| r.position.just_below() <= judged).map(|r| r.sequence)
     }
 
     /// The position of the newest landing at or below `acknowledged`: recovery needs it and the later ones only.

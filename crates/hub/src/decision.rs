@@ -93,10 +93,7 @@ pub(crate) struct Log<I> {
 
 impl<I: Clone> Log<I> {
     pub(crate) fn new() -> Log<I> {
-        Log {
-            decisions: VecDeque::new(),
-            first: 0,
-        }
+        Log { decisions: VecDeque::new(), first: 0 }
     }
 
     /// The number the next decision will have.
@@ -110,16 +107,12 @@ impl<I: Clone> Log<I> {
     }
 
     pub(crate) fn get_mut(&mut self, number: u64) -> Option<&mut Decision<I>> {
-        self.decisions
-            .get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
+        self.decisions.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
     }
 
     pub(crate) fn range(&self, numbers: Range<u64>) -> Vec<Decision<I>> {
         let (from, to) = (numbers.start - self.first, numbers.end - self.first);
-        self.decisions
-            .range(from as usize..to as usize)
-            .cloned()
-            .collect()
+        self.decisions.range(from as usize..to as usize).cloned().collect()
     }
 
     /// Every node has written down what is below `number`.

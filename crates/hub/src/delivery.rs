@@ -82,10 +82,7 @@ impl<I: Clone> Hub<I> {
         let carried_out = truncates.iter().filter(|t| !t.hold);
         let truncated = carried_out.map(|t| t.table).collect();
         let (swept, uncovered) = self.add_truncated_rows(node, &truncates, &mut slots);
-        let rows = slots
-            .iter()
-            .filter_map(|slot| self.row(*slot, node))
-            .collect();
+        let rows = slots.iter().filter_map(|slot| self.row(*slot, node)).collect();
         let cover = Cover(self.nodes.iter().map(|n| n.judged).collect());
         let acknowledged = self.acknowledged(node);
         let fold_below = self.fold_below(node);
@@ -107,16 +104,7 @@ impl<I: Clone> Hub<I> {
         };
         state.flight = Some(flight);
         let decisions = self.log.range(from..end);
-        Some(Delivery {
-            node,
-            truncates,
-            rows,
-            cover,
-            acknowledged,
-            fold_below,
-            decisions,
-            released,
-        })
+        Some(Delivery { node, truncates, rows, cover, acknowledged, fold_below, decisions, released })
     }
 
     fn take_owed(&mut self, node: NodeId) -> Vec<u32> {
@@ -124,11 +112,7 @@ impl<I: Clone> Hub<I> {
         state.owed_count = 0;
         let mut slots = Vec::with_capacity(state.owed.len());
         while let Some(reference) = state.owed.pop() {
-            if self
-                .window
-                .live(reference)
-                .is_some_and(|e| e.owed.contains(node))
-            {
+            if self.window.live(reference).is_some_and(|e| e.owed.contains(node)) {
                 let entry = self.window.get_mut(reference.slot);
                 entry.owed.remove(node);
                 entry.flying.insert(node);
@@ -147,10 +131,7 @@ impl<I: Clone> Hub<I> {
         if self.truncates == 0 {
             return Vec::new();
         }
-        let entries = slots
-            .iter()
-            .map(|s| self.window.get(*s))
-            .filter(|e| e.key.is_whole_table());
+        let entries = slots.iter().map(|s| self.window.get(*s)).filter(|e| e.key.is_whole_table());
         let truncate = |entry: &Entry<I>| DeliveryTruncate {
             table: entry.key.table,
             dot: entry.dot(),
@@ -206,19 +187,14 @@ impl<I: Clone> Hub<I> {
         }
         let together = |key: &&Key| {
             let partner = self.window.find(key).map(|s| self.window.get(s));
-            partner.is_some_and(|p| {
-                p.flying.contains(node) && p.dot() == entry.dot() && p.half().is_some()
-            })
+            partner.is_some_and(|p| p.flying.contains(node) && p.dot() == entry.dot() && p.half().is_some())
         };
         Some(DeliveryRow {
             key: entry.key.clone(),
             state: entry.state.clone(),
             dot: entry.dot(),
             stamp: entry.stamp(),
-            pair: entry
-                .half()
-                .and_then(|h| h.partners.iter().find(together))
-                .cloned(),
+            pair: entry.half().and_then(|h| h.partners.iter().find(together)).cloned(),
             hold: self.is_paused(entry.key.table, node),
             was_held: entry.unpassed_span(node, self.judged(node)),
         })
@@ -230,15 +206,11 @@ impl<I: Clone> Hub<I> {
             debug_assert!(false, "no delivery to node {} is in flight", node.0);
             return;
         };
-        let before = self
-            .node(node)
-            .landings
-            .cover_before(landed.position)
-            .clone();
+        let before = self.node(node).landings.cover_before(landed.position).clone();
         for key in &landed.held {
             if let Some(slot) = self.window.find(key) {
-                let truncated = flight.truncated.contains(&key.table)
-                    && !landed.held.contains(&Key::whole_table(key.table));
+                let truncated =
+                    flight.truncated.contains(&key.table) && !landed.held.contains(&Key::whole_table(key.table));
                 self.hold(slot, node, landed.position, &before, truncated);
             }
         }
@@ -267,9 +239,7 @@ impl<I: Clone> Hub<I> {
             self.land_entry(slot, node, landed.position);
         }
         let state = self.node_mut(node);
-        state
-            .landings
-            .push(landed.position, flight.cover, flight.sequence);
+        state.landings.push(landed.position, flight.cover, flight.sequence);
         state.next_decision = flight.decisions_end;
         self.forget_decisions();
         let judged = self.judged(node);
@@ -293,12 +263,7 @@ impl<I: Clone> Hub<I> {
             if entry.writes.iter().any(passed) && position.just_below() <= judged {
                 entry.writes.retain(|w| !passed(w));
             }
-            entry.writes.push(Write {
-                position,
-                node,
-                current,
-                sure: true,
-            });
+            entry.writes.push(Write { position, node, current, sure: true });
             let was_held = entry.close_span(node, position);
             let key = &entry.key;
             if was_held && key.is_whole_table() {
@@ -310,12 +275,7 @@ impl<I: Clone> Hub<I> {
     }
 
     fn forget_decisions(&mut self) {
-        let oldest = self
-            .nodes
-            .iter()
-            .map(|n| n.next_decision)
-            .min()
-            .unwrap_or_default();
+        let oldest = self.nodes.iter().map(|n| n.next_decision).min().unwrap_or_default();
         self.log.forget_below(oldest);
     }
 

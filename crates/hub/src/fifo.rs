@@ -12,10 +12,7 @@ pub(crate) struct Fifo<T> {
 
 impl<T> Fifo<T> {
     pub(crate) fn new() -> Fifo<T> {
-        Fifo {
-            pieces: VecDeque::new(),
-            len: 0,
-        }
+        Fifo { pieces: VecDeque::new(), len: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {

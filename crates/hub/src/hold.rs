@@ -27,23 +27,12 @@ pub(crate) struct Span {
 
 impl Span {
     pub(crate) fn early(node: NodeId, landed: &Landed, cover: Cover) -> Span {
-        Span {
-            node,
-            from: landed.before,
-            until: Some(landed.position),
-            cover,
-            early: true,
-        }
+        Span { node, from: landed.before, until: Some(landed.position), cover, early: true }
     }
 
     /// Whether a change had seen another node's, given what the landings before it cover and where the key is an
     /// exception to that.
-    pub(crate) fn seen<'a>(
-        spans: impl Iterator<Item = &'a Span>,
-        change: Dot,
-        other: Dot,
-        cover: &Cover,
-    ) -> bool {
+    pub(crate) fn seen<'a>(spans: impl Iterator<Item = &'a Span>, change: Dot, other: Dot, cover: &Cover) -> bool {
         let mut held = false;
         for span in spans.filter(|s| s.contains(change)) {
             match (span.early, span.cover.contains(other)) {
@@ -93,9 +82,7 @@ impl<I: Clone> Hub<I> {
     pub fn resume(&mut self, table: TableId, node: NodeId) {
         self.paused.remove(&(table, node));
         let slots: Vec<u32> = self.window.slots().collect();
-        let held = slots
-            .into_iter()
-            .filter(|s| self.window.get(*s).key.table == table);
+        let held = slots.into_iter().filter(|s| self.window.get(*s).key.table == table);
         for slot in held.collect::<Vec<_>>() {
             self.retry(slot, node);
         }
@@ -133,14 +120,7 @@ impl<I: Clone> Hub<I> {
     }
 
     /// The delivery at `position` stored the key as held. If it truncated the table, the row is gone all the same.
-    pub(crate) fn hold(
-        &mut self,
-        slot: u32,
-        node: NodeId,
-        position: Position,
-        before: &Cover,
-        truncated: bool,
-    ) {
+    pub(crate) fn hold(&mut self, slot: u32, node: NodeId, position: Position, before: &Cover, truncated: bool) {
         let entry = self.window.get_mut(slot);
         if !entry.flying.contains(node) {
             return;
@@ -176,13 +156,7 @@ impl<I> Entry<I> {
     }
 
     pub(crate) fn open_span(&mut self, node: NodeId, from: Position, cover: Cover) {
-        self.extra().spans.push(Span {
-            node,
-            from,
-            until: None,
-            cover,
-            early: false,
-        });
+        self.extra().spans.push(Span { node, from, until: None, cover, early: false });
     }
 
     /// A delete that found nothing on the node landed.
@@ -197,11 +171,7 @@ impl<I> Entry<I> {
 
     /// Whether there was an open one.
     pub(crate) fn close_span(&mut self, node: NodeId, position: Position) -> bool {
-        let spans = self
-            .extra
-            .as_mut()
-            .map(|x| x.spans.as_mut_slice())
-            .unwrap_or_default();
+        let spans = self.extra.as_mut().map(|x| x.spans.as_mut_slice()).unwrap_or_default();
         let open = spans.iter_mut().find(|s| s.is_open_at(node));
         open.map(|span| span.until = Some(position)).is_some()
     }

@@ -94,11 +94,7 @@ pub(crate) enum Broken {
 impl<I: Clone> Hub<I> {
     /// A hub over `nodes` databases whose linked tables are equal and of which nothing has been judged yet.
     pub fn new(nodes: usize, policies: Box<dyn Policies>) -> Hub<I> {
-        assert!(
-            (1..=NodeId::MAX_NODES).contains(&nodes),
-            "a hub joins 1 to {} nodes, not {nodes}",
-            NodeId::MAX_NODES
-        );
+        assert!((1..=NodeId::MAX_NODES).contains(&nodes), "a hub joins 1 to {} nodes, not {nodes}", NodeId::MAX_NODES);
         Hub {
             window: Window::new(),
             nodes: (0..nodes).map(|_| Node::new(nodes)).collect(),
@@ -166,9 +162,7 @@ impl<I: Clone> Hub<I> {
         if self.broken(Broken::Ack) {
             return node.judged;
         }
-        node.firsts
-            .front()
-            .map_or(node.judged, |first| first.position.just_below())
+        node.firsts.front().map_or(node.judged, |first| first.position.just_below())
     }
 
     /// Landing rows of the node with a position below this one may be deleted.
@@ -185,10 +179,7 @@ impl<I: Clone> Hub<I> {
     /// Whether the node needs a landing, perhaps without rows. Those can be batched.
     pub fn has_news(&self, node: NodeId) -> bool {
         let node = self.node(node);
-        node.news
-            || node.owed_count > 0
-            || node.next_decision < self.log.end()
-            || !node.released.is_empty()
+        node.news || node.owed_count > 0 || node.next_decision < self.log.end() || !node.released.is_empty()
     }
 
     /// How many keys are in the window.
@@ -210,10 +201,7 @@ impl<I: Clone> Hub<I> {
                 entry.owed.insert(node);
                 let state = &mut self.nodes[node.index()];
                 state.owed_count += 1;
-                state.owed.push(SlotRef {
-                    slot,
-                    generation: entry.generation,
-                });
+                state.owed.push(SlotRef { slot, generation: entry.generation });
             }
         }
         entry.ever_owed = entry.ever_owed.union(nodes);
@@ -231,9 +219,7 @@ impl<I: Clone> Hub<I> {
             let window = &self.window;
             // One reference an entry is enough: those that came back stand here twice.
             let mut seen = HashSet::new();
-            state.owed.retain(|r| {
-                window.live(*r).is_some_and(|e| e.owed.contains(node)) && seen.insert(r.slot)
-            });
+            state.owed.retain(|r| window.live(*r).is_some_and(|e| e.owed.contains(node)) && seen.insert(r.slot));
         }
     }
 }

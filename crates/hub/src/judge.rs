@@ -59,35 +59,20 @@ impl<I: Clone> Hub<I> {
         let allowed = self.broken(crate::hub::Broken::Landing);
         #[cfg(not(test))]
         let allowed = false;
-        debug_assert!(
-            allowed || self.may_judge(node),
-            "a delivery to node {} is in flight",
-            node.0
-        );
+        debug_assert!(allowed || self.may_judge(node), "a delivery to node {} is in flight", node.0);
         let cover = self.cover_before(node, position);
-        let transaction = Transaction {
-            dot: Dot { node, position },
-            time,
-            cover,
-        };
+        let transaction = Transaction { dot: Dot { node, position }, time, cover };
         self.sequence += 1;
         let mut any = false;
         for change in changes {
             any = true;
             match change {
                 Change::Row { key, op, state } => self.judge_row(&transaction, &key, op, state),
-                Change::KeyChange {
-                    from,
-                    to,
-                    image,
-                    image_under_old_key,
-                } => {
+                Change::KeyChange { from, to, image, image_under_old_key } => {
                     self.judge_key_change(&transaction, &from, &to, image, image_under_old_key);
                 }
                 Change::Truncate { tables } => {
-                    tables
-                        .iter()
-                        .for_each(|table| self.judge_truncate(&transaction, *table));
+                    tables.iter().for_each(|table| self.judge_truncate(&transaction, *table));
                 }
             }
         }
@@ -118,13 +103,7 @@ impl<I: Clone> Hub<I> {
         self.node(node).landings.cover_before(position).clone()
     }
 
-    pub(crate) fn judge_row(
-        &mut self,
-        transaction: &Transaction,
-        key: &Key,
-        op: Op,
-        state: State<I>,
-    ) {
+    pub(crate) fn judge_row(&mut self, transaction: &Transaction, key: &Key, op: Op, state: State<I>) {
         let slot = self.open(transaction, key);
         match self.standing(transaction, slot) {
             Standing::Same => self.replace_own(transaction, slot, state),
@@ -161,14 +140,8 @@ impl<I: Clone> Hub<I> {
             && !entry.sources.contains(dot.node)
         {
             entry.sources.insert(dot.node);
-            let reference = SlotRef {
-                slot,
-                generation: entry.generation,
-            };
-            self.node_mut(dot.node).firsts.push(First {
-                position: dot.position,
-                entry: reference,
-            });
+            let reference = SlotRef { slot, generation: entry.generation };
+            self.node_mut(dot.node).firsts.push(First { position: dot.position, entry: reference });
         }
         if let Some(dot) = by
             && self.exempt(slot) != Some(dot.node)
@@ -222,37 +195,19 @@ impl<I: Clone> Hub<I> {
     /// since both halves have one fate.
     pub(crate) fn verdict(&mut self, transaction: &Transaction, slot: u32, op: Op) -> Verdict {
         let entry = self.window.get(slot);
-        let canonical = Contender {
-            dot: entry.dot(),
-            stamp: entry.stamp(),
-            op: entry.marks.op(),
-        };
+        let canonical = Contender { dot: entry.dot(), stamp: entry.stamp(), op: entry.marks.op() };
         let stamp = transaction.stamp();
-        let challenger = Contender {
-            dot: transaction.dot,
-            stamp,
-            op,
-        };
+        let challenger = Contender { dot: transaction.dot, stamp, op };
         let table = entry.key.table;
         let partners = entry.half().map_or(&[][..], |h| &h.partners);
-        let partner_entries = partners
-            .iter()
-            .filter_map(|p| self.window.find(p))
-            .map(|s| self.window.get(s));
+        let partner_entries = partners.iter().filter_map(|p| self.window.find(p)).map(|s| self.window.get(s));
         // Two truncates meet on every key of their table, with one outcome.
-        let truncates = (op == Op::Truncate && entry.marks.op() == Op::Truncate)
-            .then(|| self.truncate_of(table))
-            .flatten();
-        let mut entries = std::iter::once(entry)
-            .chain(partner_entries)
-            .chain(truncates);
+        let truncates =
+            (op == Op::Truncate && entry.marks.op() == Op::Truncate).then(|| self.truncate_of(table)).flatten();
+        let mut entries = std::iter::once(entry).chain(partner_entries).chain(truncates);
         if let Some(won) = entries.find_map(|e| e.kept(challenger.dot, canonical.dot)) {
             let why = Cow::Borrowed("decided before");
-            return Verdict {
-                challenger_wins: won,
-                policy: Cow::Borrowed("kept"),
-                why,
-            };
+            return Verdict { challenger_wins: won, policy: Cow::Borrowed("kept"), why };
         }
         self.policies.decide(table, &challenger, &canonical)
     }
@@ -260,9 +215,6 @@ impl<I: Clone> Hub<I> {
 
 impl Transaction {
     pub(crate) fn stamp(&self) -> Stamp {
-        Stamp {
-            time: self.time,
-            node: self.dot.node,
-        }
+        Stamp { time: self.time, node: self.dot.node }
     }
 }

@@ -49,10 +49,7 @@ pub struct Stamp {
 
 impl Stamp {
     pub(crate) fn raised_above(self, seen: Stamp) -> Stamp {
-        Stamp {
-            time: Micros(self.time.0.max(seen.time.0.saturating_add(1))),
-            node: self.node,
-        }
+        Stamp { time: Micros(self.time.0.max(seen.time.0.saturating_add(1))), node: self.node }
     }
 }
 
@@ -67,18 +64,12 @@ pub struct Key {
 
 impl Key {
     pub fn new(table: TableId, bytes: impl Into<Arc<[u8]>>) -> Key {
-        Key {
-            table,
-            bytes: bytes.into(),
-        }
+        Key { table, bytes: bytes.into() }
     }
 
     /// The key that stands for every row of a table.
     pub fn whole_table(table: TableId) -> Key {
-        Key {
-            table,
-            bytes: Arc::from([].as_slice()),
-        }
+        Key { table, bytes: Arc::from([].as_slice()) }
     }
 
     pub fn is_whole_table(&self) -> bool {
@@ -139,8 +130,6 @@ impl NodeSet {
     }
 
     pub(crate) fn iter(self) -> impl Iterator<Item = NodeId> {
-        (0..NodeId::MAX_NODES as u8)
-            .map(NodeId)
-            .filter(move |n| self.contains(*n))
+        (0..NodeId::MAX_NODES as u8).map(NodeId).filter(move |n| self.contains(*n))
     }
 }

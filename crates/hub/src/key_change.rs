@@ -31,35 +31,14 @@ impl<I: Clone> Part<I> {
 }
 
 impl<I: Clone> Hub<I> {
-    pub(crate) fn judge_key_change(
-        &mut self,
-        transaction: &Transaction,
-        from: &Key,
-        to: &Key,
-        image: I,
-        under_old: I,
-    ) {
+    pub(crate) fn judge_key_change(&mut self, transaction: &Transaction, from: &Key, to: &Key, image: I, under_old: I) {
         let (old, new) = (self.open(transaction, from), self.open(transaction, to));
-        let mut old = self.part(
-            transaction,
-            old,
-            Op::Delete,
-            State::Absent,
-            State::Present(under_old),
-        );
-        let mut new = self.part(
-            transaction,
-            new,
-            Op::Insert,
-            State::Present(image),
-            State::Absent,
-        );
+        let mut old = self.part(transaction, old, Op::Delete, State::Absent, State::Present(under_old));
+        let mut new = self.part(transaction, new, Op::Insert, State::Present(image), State::Absent);
         old.verdict = self.part_verdict(transaction, &old);
         new.verdict = match &old.verdict {
             // The same rival on both keys beats both or neither.
-            Some(verdict) if new.standing == Standing::Rival && self.same_rival(&old, &new) => {
-                Some(verdict.clone())
-            }
+            Some(verdict) if new.standing == Standing::Rival && self.same_rival(&old, &new) => Some(verdict.clone()),
             _ => self.part_verdict(transaction, &new),
         };
         #[cfg(test)]
@@ -76,30 +55,13 @@ impl<I: Clone> Hub<I> {
             self.join(transaction.dot, slots.1, from, fallbacks.1);
             return;
         }
-        let cause = self
-            .window
-            .get(if old.loses() { old.slot } else { new.slot })
-            .side();
+        let cause = self.window.get(if old.loses() { old.slot } else { new.slot }).side();
         self.part_forfeits(transaction, old, &cause);
         self.part_forfeits(transaction, new, &cause);
     }
 
-    fn part(
-        &self,
-        transaction: &Transaction,
-        slot: u32,
-        op: Op,
-        state: State<I>,
-        fallback: State<I>,
-    ) -> Part<I> {
-        Part {
-            slot,
-            standing: self.standing(transaction, slot),
-            op,
-            state,
-            fallback,
-            verdict: None,
-        }
+    fn part(&self, transaction: &Transaction, slot: u32, op: Op, state: State<I>, fallback: State<I>) -> Part<I> {
+        Part { slot, standing: self.standing(transaction, slot), op, state, fallback, verdict: None }
     }
 
     fn part_verdict(&mut self, transaction: &Transaction, part: &Part<I>) -> Option<Verdict> {
@@ -113,9 +75,7 @@ impl<I: Clone> Hub<I> {
     fn part_wins(&mut self, transaction: &Transaction, part: Part<I>) {
         match (part.standing, part.verdict) {
             (Standing::Same, _) => self.replace_own(transaction, part.slot, part.state),
-            (Standing::Rival, Some(verdict)) => {
-                self.defeat(transaction, part.slot, part.op, part.state, verdict)
-            }
+            (Standing::Rival, Some(verdict)) => self.defeat(transaction, part.slot, part.op, part.state, verdict),
             _ => self.win(transaction, part.slot, part.op, part.state),
         }
     }
@@ -137,10 +97,7 @@ impl<I: Clone> Hub<I> {
     fn join(&mut self, dot: Dot, slot: u32, partner: &Key, fallback: State<I>) {
         let entry = self.window.get_mut(slot);
         debug_assert_eq!(entry.dot(), dot);
-        let half = entry.extra().half.get_or_insert(Half {
-            partners: Default::default(),
-            fallback,
-        });
+        let half = entry.extra().half.get_or_insert(Half { partners: Default::default(), fallback });
         if !half.partners.contains(partner) {
             half.partners.push(partner.clone());
         }
@@ -163,18 +120,12 @@ impl<I: Clone> Hub<I> {
             Standing::Same => {
                 self.replace_own(transaction, part.slot, part.state);
                 let entry = self.window.get_mut(part.slot);
-                entry.extra().half.get_or_insert(Half {
-                    partners: Default::default(),
-                    fallback: part.fallback,
-                });
+                entry.extra().half.get_or_insert(Half { partners: Default::default(), fallback: part.fallback });
                 self.forfeit(part.slot, transaction.dot, cause);
             }
             Standing::First | Standing::Seen => {
                 self.win(transaction, part.slot, part.op, part.state);
-                let half = Half {
-                    partners: Default::default(),
-                    fallback: part.fallback,
-                };
+                let half = Half { partners: Default::default(), fallback: part.fallback };
                 self.window.get_mut(part.slot).extra().half = Some(half);
                 self.forfeit(part.slot, transaction.dot, cause);
             }
@@ -206,25 +157,11 @@ impl<I: Clone> Hub<I> {
             return;
         };
         let loser = entry.side();
-        let op = if half.fallback.is_present() {
-            Op::Update
-        } else {
-            Op::Delete
-        };
+        let op = if half.fallback.is_present() { Op::Update } else { Op::Delete };
         entry.become_canonical(dot, loser.stamp, op, half.fallback.clone());
-        let winner = Side {
-            state: half.fallback,
-            ..cause.clone()
-        };
+        let winner = Side { state: half.fallback, ..cause.clone() };
         let why = Cow::Borrowed("the other half of the key change lost");
-        self.record(
-            slot,
-            Kind::KeyChange,
-            winner,
-            loser,
-            Cow::Borrowed("key change"),
-            why,
-        );
+        self.record(slot, Kind::KeyChange, winner, loser, Cow::Borrowed("key change"), why);
         self.touch(slot, None);
         self.spread_news(None);
         self.owe(slot, self.all());

@@ -18,56 +18,19 @@ impl<I: Clone> Hub<I> {
         let mut stamp = transaction.stamp();
         if entry.marks.has(Mark::Decided) {
             stamp = stamp.raised_above(entry.stamp());
-            let winner = Side {
-                dot: transaction.dot,
-                stamp,
-                op,
-                state: state.clone(),
-            };
+            let winner = Side { dot: transaction.dot, stamp, op, state: state.clone() };
             self.record_written_over(slot, winner);
         }
-        self.enthrone(
-            slot,
-            Side {
-                dot: transaction.dot,
-                stamp,
-                op,
-                state,
-            },
-        );
+        self.enthrone(slot, Side { dot: transaction.dot, stamp, op, state });
     }
 
     /// The change had not seen the canonical and beats it.
-    pub(crate) fn defeat(
-        &mut self,
-        transaction: &Transaction,
-        slot: u32,
-        op: Op,
-        state: State<I>,
-        verdict: Verdict,
-    ) {
-        let winner = Side {
-            dot: transaction.dot,
-            stamp: transaction.stamp(),
-            op,
-            state,
-        };
+    pub(crate) fn defeat(&mut self, transaction: &Transaction, slot: u32, op: Op, state: State<I>, verdict: Verdict) {
+        let winner = Side { dot: transaction.dot, stamp: transaction.stamp(), op, state };
         let loser = self.window.get(slot).side();
         let kind = Kind::of(op, loser.op);
-        let half = self
-            .window
-            .get_mut(slot)
-            .extra
-            .as_mut()
-            .and_then(|x| x.half.take());
-        self.record(
-            slot,
-            kind,
-            winner.clone(),
-            loser.clone(),
-            verdict.policy,
-            verdict.why,
-        );
+        let half = self.window.get_mut(slot).extra.as_mut().and_then(|x| x.half.take());
+        self.record(slot, kind, winner.clone(), loser.clone(), verdict.policy, verdict.why);
         if let Some(half) = half {
             self.forfeit_all(&half.partners, loser.dot, &winner);
         }
@@ -75,20 +38,8 @@ impl<I: Clone> Hub<I> {
     }
 
     /// The change had not seen the canonical and is beaten by it: its own node is owed the canonical.
-    pub(crate) fn lose(
-        &mut self,
-        transaction: &Transaction,
-        slot: u32,
-        op: Op,
-        state: State<I>,
-        verdict: Verdict,
-    ) {
-        let loser = Side {
-            dot: transaction.dot,
-            stamp: transaction.stamp(),
-            op,
-            state,
-        };
+    pub(crate) fn lose(&mut self, transaction: &Transaction, slot: u32, op: Op, state: State<I>, verdict: Verdict) {
+        let loser = Side { dot: transaction.dot, stamp: transaction.stamp(), op, state };
         let winner = self.window.get(slot).side();
         let kind = Kind::of(op, winner.op);
         self.record(slot, kind, winner, loser, verdict.policy, verdict.why);
@@ -106,9 +57,7 @@ impl<I: Clone> Hub<I> {
         let own = overwritten || entry.is_held_at(node);
         // Of a TRUNCATE, other keys of its table need them.
         if !entry.key.is_whole_table() {
-            entry
-                .writes
-                .retain(|w| w.node != node || w.position > position);
+            entry.writes.retain(|w| w.node != node || w.position > position);
         }
         self.owe(slot, others);
         if own {
@@ -126,8 +75,7 @@ impl<I: Clone> Hub<I> {
         }
         let entry = self.window.get(slot);
         let truncate = self.truncate_of(entry.key.table);
-        entry.written_after(dot.node, dot.position)
-            || truncate.is_some_and(|t| t.written_after(dot.node, dot.position))
+        entry.written_after(dot.node, dot.position) || truncate.is_some_and(|t| t.written_after(dot.node, dot.position))
     }
 
     /// The canonical is of the winner's node, but not what the winner was written over.
@@ -141,17 +89,8 @@ impl<I: Clone> Hub<I> {
             return;
         }
         let loser = entry.side();
-        let why = Cow::Borrowed(
-            "written over a delivered row, not over the change before it on the same node",
-        );
-        self.record(
-            slot,
-            Kind::WrittenOverDelivery,
-            winner,
-            loser,
-            Cow::Borrowed("order"),
-            why,
-        );
+        let why = Cow::Borrowed("written over a delivered row, not over the change before it on the same node");
+        self.record(slot, Kind::WrittenOverDelivery, winner, loser, Cow::Borrowed("order"), why);
     }
 
     /// The last landing between the canonical and a later change of its node, if it wrote something else.
@@ -163,16 +102,10 @@ impl<I: Clone> Hub<I> {
         let entry = self.window.get(slot);
         let own = entry.write_between(entry.node, entry.position, position);
         // A TRUNCATE leaves a deleted row as it was.
-        let truncate = self
-            .truncate_of(entry.key.table)
-            .filter(|_| entry.state.is_present());
-        let truncated =
-            truncate.and_then(|t| t.write_between(entry.node, entry.position, position));
+        let truncate = self.truncate_of(entry.key.table).filter(|_| entry.state.is_present());
+        let truncated = truncate.and_then(|t| t.write_between(entry.node, entry.position, position));
         let same = truncate.is_some_and(|t| t.dot() == entry.dot());
-        let truncated = truncated.map(|w| Write {
-            current: w.current && same,
-            ..w
-        });
+        let truncated = truncated.map(|w| Write { current: w.current && same, ..w });
         // A landing that truncates writes the present rows again: of one position, the row counts.
         let last = match (own, truncated) {
             (Some(own), Some(truncated)) if truncated.position > own.position => Some(truncated),
@@ -197,20 +130,8 @@ impl<I: Clone> Hub<I> {
         }
         let (winning, losing) = (winner.dot, loser.dot);
         let forfeit = kind == Kind::KeyChange;
-        let number = self.log.push(Decision {
-            key: entry.key.clone(),
-            kind,
-            winner,
-            loser,
-            policy,
-            why,
-        });
-        let made = Made {
-            winner: winning,
-            loser: losing,
-            forfeit,
-            number,
-        };
+        let number = self.log.push(Decision { key: entry.key.clone(), kind, winner, loser, policy, why });
+        let made = Made { winner: winning, loser: losing, forfeit, number };
         self.window.get_mut(slot).extra().decisions.push(made);
     }
 
@@ -240,9 +161,6 @@ impl<I: Clone> Hub<I> {
 
     fn numbers_of(&self, slot: u32, about: impl Fn(Dot, Dot) -> bool) -> Vec<u64> {
         let decisions = self.window.get(slot).decisions().iter();
-        decisions
-            .filter(|d| about(d.winner, d.loser))
-            .map(|d| d.number)
-            .collect()
+        decisions.filter(|d| about(d.winner, d.loser)).map(|d| d.number).collect()
     }
 }

@@ -39,12 +39,7 @@ pub(crate) struct History<I> {
 
 impl<I> Default for History<I> {
     fn default() -> Self {
-        History {
-            changes: Vec::new(),
-            firsts: SmallVec::new(),
-            bound: Vec::new(),
-            from_record: None,
-        }
+        History { changes: Vec::new(), firsts: SmallVec::new(), bound: Vec::new(), from_record: None }
     }
 }
 
@@ -69,10 +64,7 @@ impl<I: Clone> History<I> {
         }
         change.time = change.time.max(Micros(last.time.0.saturating_add(1)));
         let landed = landings.partition_point(|l| l.position <= position);
-        let mut between = landings[..landed]
-            .iter()
-            .rev()
-            .take_while(|l| l.position > last.dot.position);
+        let mut between = landings[..landed].iter().rev().take_while(|l| l.position > last.dot.position);
         if between.all(|l| l.wrote.what(key) == Touch::Nothing) {
             *last = change;
         } else {
@@ -81,31 +73,20 @@ impl<I: Clone> History<I> {
     }
 
     pub(crate) fn last_of(&self, node: NodeId) -> Option<&Past<I>> {
-        self.changes
-            .iter()
-            .filter(|c| c.dot.node == node)
-            .max_by_key(|c| c.dot.position)
+        self.changes.iter().filter(|c| c.dot.node == node).max_by_key(|c| c.dot.position)
     }
 }
 
 impl<I> Past<I> {
     pub(crate) fn stamp(&self) -> Stamp {
-        Stamp {
-            time: self.time,
-            node: self.dot.node,
-        }
+        Stamp { time: self.time, node: self.dot.node }
     }
 
     pub(crate) fn side(&self) -> Side<I>
     where
         I: Clone,
     {
-        Side {
-            dot: self.dot,
-            stamp: self.stamp(),
-            op: self.op,
-            state: self.state.clone(),
-        }
+        Side { dot: self.dot, stamp: self.stamp(), op: self.op, state: self.state.clone() }
     }
 
     /// A later change of the same transaction.
@@ -153,9 +134,7 @@ impl Causality<'_> {
         if let Some((_, reflects)) = self.record.filter(|(dot, _)| *dot == change) {
             return reflects.contains(other);
         }
-        let cover = self
-            .cover_before(change.node, change.position)
-            .filter(|_| !self.broken);
+        let cover = self.cover_before(change.node, change.position).filter(|_| !self.broken);
         let of_table = match self.truncates.contains(&other) {
             true if !self.was_delivered(change, other) => self.table_spans,
             _ => &[],
@@ -168,9 +147,7 @@ impl Causality<'_> {
     fn was_delivered(&self, change: Dot, other: Dot) -> bool {
         let landings = self.landings[change.node.index()].iter();
         let mut before = landings.take_while(|l| l.position <= change.position);
-        before.any(|l| {
-            l.cover.contains(other) && matches!(l.wrote.what(self.key), Touch::Wrote | Touch::Swept)
-        })
+        before.any(|l| l.cover.contains(other) && matches!(l.wrote.what(self.key), Touch::Wrote | Touch::Swept))
     }
 
     /// The record of a held key stays until the key retires.
@@ -184,9 +161,7 @@ impl Causality<'_> {
         let mut of_nodes: Vec<std::ops::Range<usize>> = Vec::new();
         for index in 0..changes.len() {
             match of_nodes.last_mut() {
-                Some(range) if changes[range.start].dot.node == changes[index].dot.node => {
-                    range.end = index + 1
-                }
+                Some(range) if changes[range.start].dot.node == changes[index].dot.node => range.end = index + 1,
                 _ => of_nodes.push(index..index + 1),
             }
         }
@@ -233,12 +208,7 @@ impl Causality<'_> {
 
     /// Whether a landing on the change's node overwrote it before it was judged, and what was written there next, up to
     /// `upto`, was not a later landing: that one put right what had become of it.
-    pub(crate) fn overwritten_unjudged<I>(
-        &self,
-        changes: &[Past<I>],
-        change: &Past<I>,
-        upto: Position,
-    ) -> bool {
+    pub(crate) fn overwritten_unjudged<I>(&self, changes: &[Past<I>], change: &Past<I>, upto: Position) -> bool {
         let landings = &self.landings[change.dot.node.index()];
         let from = landings.partition_point(|l| l.position <= change.dot.position);
         let to = landings.partition_point(|l| l.position <= upto);
@@ -251,12 +221,9 @@ impl Causality<'_> {
             Some((_, Touch::Wrote)) => false,
             // Its row was held, unless something known by then had taken its place.
             Some((last, _)) => {
-                let replaced =
-                    |by: &Dot| last.cover.contains(*by) && self.had_seen(*by, change.dot);
+                let replaced = |by: &Dot| last.cover.contains(*by) && self.had_seen(*by, change.dot);
                 let mut others = changes.iter().map(|c| &c.dot).chain(self.truncates);
-                self.was_held_at(change.dot.node)
-                    && change.state.is_present()
-                    && !others.any(replaced)
+                self.was_held_at(change.dot.node) && change.state.is_present() && !others.any(replaced)
             }
         }
     }

@@ -34,16 +34,10 @@ pub struct Newest;
 impl Policies for Newest {
     fn decide(&mut self, _: TableId, challenger: &Contender, canonical: &Contender) -> Verdict {
         let why = match challenger.stamp.time.cmp(&canonical.stamp.time) {
-            std::cmp::Ordering::Equal => {
-                "committed at the same microsecond; the higher node number wins"
-            }
+            std::cmp::Ordering::Equal => "committed at the same microsecond; the higher node number wins",
             _ => "committed later",
         };
-        Verdict {
-            challenger_wins: challenger.stamp > canonical.stamp,
-            policy: "newest".into(),
-            why: why.into(),
-        }
+        Verdict { challenger_wins: challenger.stamp > canonical.stamp, policy: "newest".into(), why: why.into() }
     }
 }
 
@@ -60,11 +54,7 @@ impl Policies for Prefer {
         if preferred == (canonical.dot.node == self.node) {
             return Newest.decide(table, challenger, canonical);
         }
-        Verdict {
-            challenger_wins: preferred,
-            policy: self.name.clone(),
-            why: "written on the preferred node".into(),
-        }
+        Verdict { challenger_wins: preferred, policy: self.name.clone(), why: "written on the preferred node".into() }
     }
 }
 

@@ -24,19 +24,8 @@ use crate::wrote::Touch;
 
 /// Per node, how far its changes can have had an effect: recovery reads the changes in (start, reach].
 pub fn reach(starts: &[Position], landings: &[Vec<Landing>]) -> Vec<Position> {
-    let covered = |node: NodeId| {
-        landings
-            .iter()
-            .flatten()
-            .map(|l| l.cover.of(node))
-            .max()
-            .unwrap_or_default()
-    };
-    starts
-        .iter()
-        .enumerate()
-        .map(|(node, start)| (*start).max(covered(NodeId(node as u8))))
-        .collect()
+    let covered = |node: NodeId| landings.iter().flatten().map(|l| l.cover.of(node)).max().unwrap_or_default();
+    starts.iter().enumerate().map(|(node, start)| (*start).max(covered(NodeId(node as u8)))).collect()
 }
 
 /// Builds the hub that goes on where the last one stopped.
@@ -85,23 +74,10 @@ impl<I: Clone> Recovery<I> {
             spans: HashMap::new(),
         };
         for kept in decisions {
-            let Kept {
-                key,
-                winner,
-                loser,
-                forfeit,
-            } = kept;
+            let Kept { key, winner, loser, forfeit } = kept;
             let of_key = recovery.decisions.entry(key).or_default();
-            if !of_key
-                .iter()
-                .any(|d| d.winner == winner && d.loser == loser)
-            {
-                of_key.push(Made {
-                    winner,
-                    loser,
-                    forfeit,
-                    number: Made::KEPT,
-                });
+            if !of_key.iter().any(|d| d.winner == winner && d.loser == loser) {
+                of_key.push(Made { winner, loser, forfeit, number: Made::KEPT });
             }
         }
         recovery.take_records(held.into_iter().collect());
@@ -132,20 +108,11 @@ impl<I: Clone> Recovery<I> {
                 State::Absent if truncate => Op::Truncate,
                 State::Absent => Op::Delete,
             };
-            let past = Past {
-                dot: record.dot,
-                time: record.stamp.time,
-                op,
-                state: record.state,
-                half: None,
-            };
+            let past = Past { dot: record.dot, time: record.stamp.time, op, state: record.state, half: None };
             history.from_record = Some((past.dot, record.reflects));
             history.changes.push(past.clone());
             if truncate {
-                self.truncates
-                    .entry(record.key.table)
-                    .or_default()
-                    .push(past);
+                self.truncates.entry(record.key.table).or_default().push(past);
             }
         }
     }
@@ -167,60 +134,19 @@ impl<I: Clone> Recovery<I> {
         }
         let dot = Dot { node, position };
         match change {
-            Change::Row { key, op, state } => self.push(
-                &key,
-                Past {
-                    dot,
-                    time,
-                    op,
-                    state,
-                    half: None,
-                },
-            ),
-            Change::KeyChange {
-                from,
-                to,
-                image,
-                image_under_old_key,
-            } => {
+            Change::Row { key, op, state } => self.push(&key, Past { dot, time, op, state, half: None }),
+            Change::KeyChange { from, to, image, image_under_old_key } => {
                 let half = |partner: &Key, fallback| {
-                    Some(Half {
-                        partners: [partner.clone()].into_iter().collect(),
-                        fallback,
-                    })
+                    Some(Half { partners: [partner.clone()].into_iter().collect(), fallback })
                 };
                 let old_half = half(&to, State::Present(image_under_old_key));
                 let new_half = half(&from, State::Absent);
-                self.push(
-                    &from,
-                    Past {
-                        dot,
-                        time,
-                        op: Op::Delete,
-                        state: State::Absent,
-                        half: old_half,
-                    },
-                );
-                self.push(
-                    &to,
-                    Past {
-                        dot,
-                        time,
-                        op: Op::Insert,
-                        state: State::Present(image),
-                        half: new_half,
-                    },
-                );
+                self.push(&from, Past { dot, time, op: Op::Delete, state: State::Absent, half: old_half });
+                self.push(&to, Past { dot, time, op: Op::Insert, state: State::Present(image), half: new_half });
             }
             Change::Truncate { tables } => {
                 for table in tables {
-                    let past = Past {
-                        dot,
-                        time,
-                        op: Op::Truncate,
-                        state: State::Absent,
-                        half: None,
-                    };
+                    let past = Past { dot, time, op: Op::Truncate, state: State::Absent, half: None };
                     self.push(&Key::whole_table(table), past.clone());
                     self.truncate_keys(&past, table);
                     self.truncates.entry(table).or_default().push(past);
@@ -264,9 +190,7 @@ impl<I: Clone> Recovery<I> {
         self.open_nodes();
         let histories = std::mem::take(&mut self.histories);
         // Truncates first: entries of their tables begin from them.
-        let (whole, rows): (Vec<_>, Vec<_>) = histories
-            .into_iter()
-            .partition(|(key, _)| key.is_whole_table());
+        let (whole, rows): (Vec<_>, Vec<_>) = histories.into_iter().partition(|(key, _)| key.is_whole_table());
         let mut firsts = vec![Vec::new(); self.starts.len()];
         let mut forfeits = Vec::new();
         for (key, history) in whole.into_iter().chain(rows) {
@@ -292,8 +216,7 @@ impl<I: Clone> Recovery<I> {
         for (index, landings) in self.landings.iter().enumerate() {
             let node = &mut self.hub.nodes[index];
             for landing in landings {
-                node.landings
-                    .push(landing.position, landing.cover.clone(), 0);
+                node.landings.push(landing.position, landing.cover.clone(), 0);
             }
             node.judged = self.reach[index];
             node.landings.pass(node.judged);
@@ -309,11 +232,7 @@ impl<I: Clone> Recovery<I> {
     ) {
         self.add_truncates(&key, &mut history);
         let spans = self.spans.get(&key).cloned().unwrap_or_default();
-        let table_spans = self
-            .spans
-            .get(&Key::whole_table(key.table))
-            .cloned()
-            .unwrap_or_default();
+        let table_spans = self.spans.get(&Key::whole_table(key.table)).cloned().unwrap_or_default();
         let truncates = self.truncates.get(&key.table).into_iter().flatten();
         let truncates: Vec<Dot> = truncates.map(|t| t.dot).collect();
         let kept = self.decisions.remove(&key).unwrap_or_default();
@@ -346,10 +265,7 @@ impl<I: Clone> Recovery<I> {
         let entry = self.hub.window.get_mut(slot);
         history.bound.iter().for_each(|partner| entry.bind(partner));
         entry.touched = self.hub.sequence;
-        let reference = SlotRef {
-            slot,
-            generation: entry.generation,
-        };
+        let reference = SlotRef { slot, generation: entry.generation };
         for dot in &history.firsts {
             entry.sources.insert(dot.node);
             firsts[dot.node.index()].push((dot.position, reference));
@@ -369,10 +285,8 @@ impl<I: Clone> Recovery<I> {
             if history.changes.iter().any(|c| c.dot == past.dot) {
                 continue;
             }
-            let after = history
-                .changes
-                .iter()
-                .any(|c| c.dot.node == past.dot.node && c.dot.position > past.dot.position);
+            let after =
+                history.changes.iter().any(|c| c.dot.node == past.dot.node && c.dot.position > past.dot.position);
             if after {
                 // Its own node wrote the key again: it was overwritten knowingly, or stands before all of this.
                 continue;
@@ -393,19 +307,11 @@ impl<I: Clone> Recovery<I> {
         let unseen = |c: &&&Past<I>| !lasts.iter().any(|d| causality.had_seen(d.dot, c.dot));
         let unseen: Vec<&Past<I>> = lasts.iter().filter(unseen).copied().collect();
         let is_loser = |dot: Dot| self.hub.window.get(slot).was_beaten(dot);
-        let mut newest: Vec<&Past<I>> = unseen
-            .iter()
-            .copied()
-            .filter(|c| !is_loser(c.dot))
-            .collect();
+        let mut newest: Vec<&Past<I>> = unseen.iter().copied().filter(|c| !is_loser(c.dot)).collect();
         if newest.is_empty() {
             // A slot went back to before its acknowledged position: what beat these was acknowledged on its own node
             // and is everywhere. Nothing is left to decide.
-            newest = unseen
-                .into_iter()
-                .max_by_key(|c| c.stamp())
-                .into_iter()
-                .collect();
+            newest = unseen.into_iter().max_by_key(|c| c.stamp()).into_iter().collect();
         }
         let mut candidates = newest.into_iter();
         let Some(first) = candidates.next() else {
@@ -413,26 +319,17 @@ impl<I: Clone> Recovery<I> {
         };
         self.crown(slot, first);
         for challenger in candidates {
-            let transaction = Transaction {
-                dot: challenger.dot,
-                time: challenger.time,
-                cover: Cover::nothing(self.starts.len()),
-            };
+            let transaction =
+                Transaction { dot: challenger.dot, time: challenger.time, cover: Cover::nothing(self.starts.len()) };
             let verdict = self.hub.verdict(&transaction, slot, challenger.op);
             let canonical = self.hub.window.get(slot).side();
             let kind = Kind::of(challenger.op, canonical.op);
-            let Verdict {
-                challenger_wins,
-                policy,
-                why,
-            } = verdict;
+            let Verdict { challenger_wins, policy, why } = verdict;
             if challenger_wins {
-                self.hub
-                    .record(slot, kind, challenger.side(), canonical, policy, why);
+                self.hub.record(slot, kind, challenger.side(), canonical, policy, why);
                 self.crown(slot, challenger);
             } else {
-                self.hub
-                    .record(slot, kind, canonical, challenger.side(), policy, why);
+                self.hub.record(slot, kind, canonical, challenger.side(), policy, why);
             }
         }
         self.fall_back_if_forfeited(slot);
@@ -453,11 +350,7 @@ impl<I: Clone> Recovery<I> {
             return;
         }
         let half = entry.extra().half.take().expect("just seen");
-        let op = if half.fallback.is_present() {
-            Op::Update
-        } else {
-            Op::Delete
-        };
+        let op = if half.fallback.is_present() { Op::Update } else { Op::Delete };
         entry.marks.set_op(op);
         entry.state = half.fallback;
     }
@@ -471,27 +364,17 @@ impl<I: Clone> Recovery<I> {
         }
         let changes = &history.changes;
         for change in changes {
-            let later = changes
-                .iter()
-                .filter(|c| c.dot.node == change.dot.node && c.dot.position > change.dot.position);
+            let later =
+                changes.iter().filter(|c| c.dot.node == change.dot.node && c.dot.position > change.dot.position);
             let Some(next) = later.min_by_key(|c| c.dot.position) else {
                 continue;
             };
             if !self.hub.window.get(slot).has_lost(change.dot)
                 && causality.overwritten_unjudged(changes, change, next.dot.position)
             {
-                let why = Cow::Borrowed(
-                    "written over a delivered row, not over the change before it on the same node",
-                );
+                let why = Cow::Borrowed("written over a delivered row, not over the change before it on the same node");
                 let (winner, loser) = (next.side(), change.side());
-                self.hub.record(
-                    slot,
-                    Kind::WrittenOverDelivery,
-                    winner,
-                    loser,
-                    Cow::Borrowed("order"),
-                    why,
-                );
+                self.hub.record(slot, Kind::WrittenOverDelivery, winner, loser, Cow::Borrowed("order"), why);
             }
         }
     }
@@ -529,32 +412,17 @@ impl<I: Clone> Recovery<I> {
         let nodes = || (0..self.starts.len()).map(|n| NodeId(n as u8));
         let covers = |node: NodeId, dot: Dot| {
             let acknowledged = dot.position <= self.starts[dot.node.index()];
-            acknowledged
-                || landings[node.index()]
-                    .last()
-                    .is_some_and(|l| l.cover.contains(dot))
+            acknowledged || landings[node.index()].last().is_some_and(|l| l.cover.contains(dot))
         };
         let entry = self.hub.window.get(slot);
         // A key change that lost on another key was undone here by the change that beat it there.
-        let causes = entry
-            .decisions()
-            .iter()
-            .filter(|d| d.forfeit)
-            .map(|d| d.winner);
+        let causes = entry.decisions().iter().filter(|d| d.forfeit).map(|d| d.winner);
         let lasts = nodes().filter_map(|n| history.last_of(n)).map(|c| c.dot);
         let mut dots = lasts.chain(causes);
         let owed: Vec<NodeId> = if entry.key.is_whole_table() {
             // A node that has carried out a TRUNCATE is not to lose what was written there since.
-            let others = |n: NodeId| {
-                history
-                    .changes
-                    .iter()
-                    .map(|c| c.dot)
-                    .filter(move |d| d.node != n)
-            };
-            nodes()
-                .filter(|n| others(*n).any(|dot| !covers(*n, dot)))
-                .collect()
+            let others = |n: NodeId| history.changes.iter().map(|c| c.dot).filter(move |d| d.node != n);
+            nodes().filter(|n| others(*n).any(|dot| !covers(*n, dot))).collect()
         } else if self.hub.covered_is_broken() || dots.any(|dot| nodes().any(|n| !covers(n, dot))) {
             nodes().collect()
         } else {
@@ -566,13 +434,7 @@ impl<I: Clone> Recovery<I> {
     }
 
     /// Parts of key changes that lost here take their partners with them. Those that lost before the restart did so then.
-    fn note_forfeits(
-        &self,
-        slot: u32,
-        key: Key,
-        history: History<I>,
-        forfeits: &mut Vec<(Key, Vec<Key>, Dot)>,
-    ) {
+    fn note_forfeits(&self, slot: u32, key: Key, history: History<I>, forfeits: &mut Vec<(Key, Vec<Key>, Dot)>) {
         let entry = self.hub.window.get(slot);
         for past in history.changes {
             if let Some(half) = past.half

@@ -44,32 +44,19 @@ impl<I: Clone> Hub<I> {
         let entry = self.window.get_mut(slot);
         entry.marks.set(Mark::Queued, true);
         entry.marks.set(Mark::Again, false);
-        let reference = SlotRef {
-            slot,
-            generation: entry.generation,
-        };
+        let reference = SlotRef { slot, generation: entry.generation };
         self.retiring[queue].push(reference);
     }
 
     /// The node that need not cover the entry.
     pub(crate) fn exempt(&self, slot: u32) -> Option<NodeId> {
         let entry = self.window.get(slot);
-        entry
-            .sources
-            .sole()
-            .filter(|source| !entry.ever_owed.contains(*source))
+        entry.sources.sole().filter(|source| !entry.ever_owed.contains(*source))
     }
 
     fn passed(&self, exempt: usize) -> u64 {
-        let others = self
-            .nodes
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| *index != exempt);
-        others
-            .map(|(_, node)| node.passed)
-            .min()
-            .unwrap_or(u64::MAX)
+        let others = self.nodes.iter().enumerate().filter(|(index, _)| *index != exempt);
+        others.map(|(_, node)| node.passed).min().unwrap_or(u64::MAX)
     }
 
     fn retire_queue(&mut self, queue: usize) {
@@ -91,11 +78,8 @@ impl<I: Clone> Hub<I> {
             entry.marks.set(Mark::Queued, false);
             let unsettled = !entry.owed.is_empty() || !entry.flying.is_empty();
             let touched = entry.touched;
-            let all_passed = touched
-                <= self.passed(
-                    self.exempt(reference.slot)
-                        .map_or(self.nodes.len(), NodeId::index),
-                );
+            let all_passed =
+                touched <= self.passed(self.exempt(reference.slot).map_or(self.nodes.len(), NodeId::index));
             if unsettled {
                 continue; // it returns to a queue when its last delivery lands
             }
@@ -163,10 +147,7 @@ impl<I: Clone> Hub<I> {
     /// Drops what no longer holds back the acknowledged position.
     fn clean_firsts(&mut self, node: NodeId) {
         let (firsts, window) = (&mut self.nodes[node.index()].firsts, &self.window);
-        while firsts
-            .front()
-            .is_some_and(|first| window.live(first.entry).is_none())
-        {
+        while firsts.front().is_some_and(|first| window.live(first.entry).is_none()) {
             firsts.pop();
         }
         if firsts.len() > 2 * window.len() + 1024 {

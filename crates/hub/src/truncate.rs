@@ -47,9 +47,7 @@ impl<I: Clone> Hub<I> {
         if self.truncates == 0 {
             return None;
         }
-        self.window
-            .find(&Key::whole_table(table))
-            .map(|slot| self.window.get(slot))
+        self.window.find(&Key::whole_table(table)).map(|slot| self.window.get(slot))
     }
 
     /// A key that comes into the window while a TRUNCATE of its table is there begins from it.
@@ -68,10 +66,7 @@ impl<I: Clone> Hub<I> {
             return;
         };
         let (dot, stamp) = (truncate.dot(), truncate.stamp());
-        let from = self
-            .window
-            .find(&Key::whole_table(table))
-            .expect("just found");
+        let from = self.window.find(&Key::whole_table(table)).expect("just found");
         self.window.get_mut(from).extra().dependents += 1;
         let all = self.all();
         let entry = self.window.get_mut(slot);
@@ -98,8 +93,7 @@ impl<I: Clone> Hub<I> {
     /// While a TRUNCATE is held on some node, nothing of its table retires: it will sweep away rows there which must
     /// then be written again.
     pub(crate) fn truncate_waits(&self, slot: u32) -> bool {
-        self.truncate_of(self.window.get(slot).key.table)
-            .is_some_and(Entry::is_held)
+        self.truncate_of(self.window.get(slot).key.table).is_some_and(Entry::is_held)
     }
 
     /// A held TRUNCATE landed at last: what waited for it may retire.

@@ -58,12 +58,7 @@ pub(crate) struct Marks(u8);
 impl Write {
     /// It wrote something else than the canonical.
     pub(crate) fn other(node: NodeId, position: Position) -> Write {
-        Write {
-            position,
-            node,
-            current: false,
-            sure: true,
-        }
+        Write { position, node, current: false, sure: true }
     }
 }
 
@@ -87,11 +82,7 @@ impl Marks {
     }
 
     pub(crate) fn set(&mut self, mark: Mark, on: bool) {
-        self.0 = if on {
-            self.0 | mark as u8
-        } else {
-            self.0 & !(mark as u8)
-        };
+        self.0 = if on { self.0 | mark as u8 } else { self.0 & !(mark as u8) };
     }
 
     pub(crate) fn op(self) -> Op {
@@ -136,13 +127,7 @@ pub(crate) struct Extra<I> {
 
 impl<I> Default for Extra<I> {
     fn default() -> Self {
-        Extra {
-            decisions: Vec::new(),
-            spans: Vec::new(),
-            half: None,
-            bound: Vec::new(),
-            dependents: 0,
-        }
+        Extra { decisions: Vec::new(), spans: Vec::new(), half: None, bound: Vec::new(), dependents: 0 }
     }
 }
 
@@ -191,17 +176,11 @@ impl<I> Entry<I> {
     }
 
     pub(crate) fn dot(&self) -> Dot {
-        Dot {
-            node: self.node,
-            position: self.position,
-        }
+        Dot { node: self.node, position: self.position }
     }
 
     pub(crate) fn stamp(&self) -> Stamp {
-        Stamp {
-            time: crate::key::Micros(self.stamp_time),
-            node: self.node,
-        }
+        Stamp { time: crate::key::Micros(self.stamp_time), node: self.node }
     }
 
     /// It began from a TRUNCATE, and nothing has won it since.
@@ -213,12 +192,7 @@ impl<I> Entry<I> {
     where
         I: Clone,
     {
-        Side {
-            dot: self.dot(),
-            stamp: self.stamp(),
-            op: self.marks.op(),
-            state: self.state.clone(),
-        }
+        Side { dot: self.dot(), stamp: self.stamp(), op: self.marks.op(), state: self.state.clone() }
     }
 
     pub(crate) fn extra(&mut self) -> &mut Extra<I> {
@@ -247,8 +221,7 @@ impl<I> Entry<I> {
     pub(crate) fn kept(&self, challenger: Dot, other: Dot) -> Option<bool> {
         let decisions = &self.extra.as_ref()?.decisions;
         decisions.iter().find_map(|Made { winner, loser, .. }| {
-            let about = (*winner, *loser) == (challenger, other)
-                || (*winner, *loser) == (other, challenger);
+            let about = (*winner, *loser) == (challenger, other) || (*winner, *loser) == (other, challenger);
             about.then_some(*winner == challenger)
         })
     }
@@ -264,9 +237,7 @@ impl<I> Entry<I> {
 
     /// Another change of this key beat it.
     pub(crate) fn was_beaten(&self, dot: Dot) -> bool {
-        self.decisions()
-            .iter()
-            .any(|d| d.loser == dot && !d.forfeit)
+        self.decisions().iter().any(|d| d.loser == dot && !d.forfeit)
     }
 
     /// A change that had not seen it beat it, in a decision that is not on any node yet.
@@ -282,25 +253,13 @@ impl<I> Entry<I> {
     }
 
     /// The last landing on `node` that wrote this key after `after` and not after `upto`.
-    pub(crate) fn write_between(
-        &self,
-        node: NodeId,
-        after: Position,
-        upto: Position,
-    ) -> Option<Write> {
-        let between =
-            |w: &&Write| w.sure && w.node == node && w.position > after && w.position <= upto;
-        self.writes
-            .iter()
-            .filter(between)
-            .max_by_key(|w| w.position)
-            .copied()
+    pub(crate) fn write_between(&self, node: NodeId, after: Position, upto: Position) -> Option<Write> {
+        let between = |w: &&Write| w.sure && w.node == node && w.position > after && w.position <= upto;
+        self.writes.iter().filter(between).max_by_key(|w| w.position).copied()
     }
 
     pub(crate) fn written_after(&self, node: NodeId, position: Position) -> bool {
-        self.writes
-            .iter()
-            .any(|w| w.node == node && w.position > position)
+        self.writes.iter().any(|w| w.node == node && w.position > position)
     }
 }
 
@@ -343,74 +302,46 @@ impl<I> Window<I> {
     }
 
     pub(crate) fn get_mut(&mut self, slot: u32) -> &mut Entry<I> {
-        self.pieces[slot as usize / PIECE][slot as usize % PIECE]
-            .as_mut()
-            .expect("slot in use")
+        self.pieces[slot as usize / PIECE][slot as usize % PIECE].as_mut().expect("slot in use")
     }
 
     fn slot(&self, slot: u32) -> Option<&Entry<I>> {
-        self.pieces
-            .get(slot as usize / PIECE)?
-            .get(slot as usize % PIECE)?
-            .as_ref()
+        self.pieces.get(slot as usize / PIECE)?.get(slot as usize % PIECE)?.as_ref()
     }
 
     /// The entry, unless it has retired since.
     pub(crate) fn live(&self, reference: SlotRef) -> Option<&Entry<I>> {
-        self.slot(reference.slot)
-            .filter(|e| e.generation == reference.generation)
+        self.slot(reference.slot).filter(|e| e.generation == reference.generation)
     }
 
     pub(crate) fn find(&self, key: &Key) -> Option<u32> {
         let hash = self.hasher.hash_one(key);
-        self.table
-            .find(hash, |slot| self.get(*slot).key == *key)
-            .copied()
+        self.table.find(hash, |slot| self.get(*slot).key == *key).copied()
     }
 
     pub(crate) fn slots(&self) -> impl Iterator<Item = u32> + '_ {
         let all = (0..self.pieces.len() * PIECE).map(|s| s as u32);
-        all.filter(|s| {
-            self.pieces[*s as usize / PIECE]
-                .get(*s as usize % PIECE)
-                .is_some_and(Option::is_some)
-        })
+        all.filter(|s| self.pieces[*s as usize / PIECE].get(*s as usize % PIECE).is_some_and(Option::is_some))
     }
 
     /// The rows of a table that are in the window, not the entry of its TRUNCATE.
     pub(crate) fn slots_of(&self, table: TableId) -> Vec<u32> {
-        let of_table =
-            |s: &u32| self.get(*s).key.table == table && !self.get(*s).key.is_whole_table();
+        let of_table = |s: &u32| self.get(*s).key.table == table && !self.get(*s).key.is_whole_table();
         self.slots().filter(of_table).collect()
     }
 
     /// The slot of the key's entry, and whether it was made by this call.
-    pub(crate) fn find_or_make(
-        &mut self,
-        key: &Key,
-        make: impl FnOnce(Key, u32) -> Entry<I>,
-    ) -> (u32, bool) {
+    pub(crate) fn find_or_make(&mut self, key: &Key, make: impl FnOnce(Key, u32) -> Entry<I>) -> (u32, bool) {
         let hash = self.hasher.hash_one(key);
         let pieces = &self.pieces;
-        let at = |slot: u32| {
-            pieces[slot as usize / PIECE][slot as usize % PIECE]
-                .as_ref()
-                .expect("slot in use")
-        };
-        let found = self.table.entry(
-            hash,
-            |slot| at(*slot).key == *key,
-            |slot| self.hasher.hash_one(&at(*slot).key),
-        );
+        let at = |slot: u32| pieces[slot as usize / PIECE][slot as usize % PIECE].as_ref().expect("slot in use");
+        let found = self.table.entry(hash, |slot| at(*slot).key == *key, |slot| self.hasher.hash_one(&at(*slot).key));
         match found {
             hashbrown::hash_table::Entry::Occupied(there) => (*there.get(), false),
             hashbrown::hash_table::Entry::Vacant(vacant) => {
                 let slot = match self.free.last() {
                     Some(slot) => *slot,
-                    None => pieces
-                        .last()
-                        .map_or(0, |p| (pieces.len() - 1) * PIECE + p.len())
-                        as u32,
+                    None => pieces.last().map_or(0, |p| (pieces.len() - 1) * PIECE + p.len()) as u32,
                 };
                 vacant.insert(slot);
                 self.generation = self.generation.wrapping_add(1);
@@ -441,15 +372,10 @@ impl<I> Window<I> {
 
     pub(crate) fn remove(&mut self, slot: u32) -> Entry<I> {
         let hash = self.hasher.hash_one(&self.get(slot).key);
-        let found = self
-            .table
-            .find_entry(hash, |s| *s == slot)
-            .expect("every entry is in the table");
+        let found = self.table.find_entry(hash, |s| *s == slot).expect("every entry is in the table");
         found.remove();
         self.free.push(slot);
-        self.pieces[slot as usize / PIECE][slot as usize % PIECE]
-            .take()
-            .expect("slot in use")
+        self.pieces[slot as usize / PIECE][slot as usize % PIECE].take().expect("slot in use")
     }
 
     /// Gives memory back once the window is empty. Slots are renumbered; old references fail by their generation.

@@ -66,11 +66,7 @@ pub(crate) enum Touch {
 impl<I> Delivery<I> {
     /// What this delivery wrote, given how it ended; only `landed.held` is looked at. A delete that found nothing counts.
     pub fn wrote(&self, landed: &Landed) -> Wrote {
-        let truncates: Vec<Key> = self
-            .truncates
-            .iter()
-            .map(|t| Key::whole_table(t.table))
-            .collect();
+        let truncates: Vec<Key> = self.truncates.iter().map(|t| Key::whole_table(t.table)).collect();
         let keys = self.rows.iter().map(|r| &r.key).chain(&truncates);
         if landed.held.is_empty() {
             return Wrote::keys(keys);
@@ -84,7 +80,5 @@ impl<I> Delivery<I> {
 fn hash(key: &Key) -> u64 {
     let table = key.table.0.to_le_bytes();
     let bytes = table.iter().chain(key.bytes.iter());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -26,11 +26,7 @@ fn a_million_keys() {
     for number in 1..=KEYS {
         let key = Key::new(TableId(1), number.to_be_bytes().as_slice());
         let state = State::Present(image.clone());
-        let change = Change::Row {
-            key,
-            op: Op::Update,
-            state,
-        };
+        let change = Change::Row { key, op: Op::Update, state };
         hub.judge(NodeId(0), Position(number), Micros(number as i64), [change]);
     }
     let judged = started.elapsed();
@@ -44,12 +40,7 @@ fn a_million_keys() {
     let cut = started.elapsed();
     assert_eq!(delivery.rows.len() as u64, KEYS);
     let started = Instant::now();
-    let landed = Landed {
-        position: Position(1),
-        held: Vec::new(),
-        missed: Vec::new(),
-        before: Position(1),
-    };
+    let landed = Landed { position: Position(1), held: Vec::new(), missed: Vec::new(), before: Position(1) };
     drop(delivery);
     hub.landed(NodeId(1), landed);
     hub.advance(NodeId(1), Position(2));
@@ -57,9 +48,7 @@ fn a_million_keys() {
     let retired = started.elapsed();
     assert_eq!(hub.window_len(), 0);
     assert_eq!(hub.acknowledged(NodeId(0)), Position(KEYS));
-    println!(
-        "{KEYS} changes: judged in {judged:?}, cut in {cut:?}, landed and retired in {retired:?}"
-    );
+    println!("{KEYS} changes: judged in {judged:?}, cut in {cut:?}, landed and retired in {retired:?}");
     assert!(judged < Duration::from_secs(20), "judging took {judged:?}");
 }
 
@@ -67,37 +56,20 @@ fn a_million_keys() {
 #[test]
 fn a_million_changes_of_few_keys() {
     let mut hub: Hub<u64> = Hub::new(2, Box::new(Newest));
-    let keys: Vec<Key> = (0..1000u64)
-        .map(|n| Key::new(TableId(1), n.to_be_bytes().as_slice()))
-        .collect();
+    let keys: Vec<Key> = (0..1000u64).map(|n| Key::new(TableId(1), n.to_be_bytes().as_slice())).collect();
     let started = Instant::now();
     for number in 1..=KEYS {
         let key = keys[(number * 7919 % 1000) as usize].clone();
-        let change = Change::Row {
-            key,
-            op: Op::Update,
-            state: State::Present(number),
-        };
+        let change = Change::Row { key, op: Op::Update, state: State::Present(number) };
         hub.judge(NodeId(0), Position(number), Micros(number as i64), [change]);
         if number % 100 == 0 {
             hub.cut(NodeId(1));
             let position = Position(number / 100);
-            hub.landed(
-                NodeId(1),
-                Landed {
-                    position,
-                    held: Vec::new(),
-                    missed: Vec::new(),
-                    before: position,
-                },
-            );
+            hub.landed(NodeId(1), Landed { position, held: Vec::new(), missed: Vec::new(), before: position });
             hub.advance(NodeId(1), position);
             hub.retire();
         }
     }
-    println!(
-        "{KEYS} changes of 1,000 keys with 10,000 deliveries: {:?}",
-        started.elapsed()
-    );
+    println!("{KEYS} changes of 1,000 keys with 10,000 deliveries: {:?}", started.elapsed());
     assert!(hub.window_len() <= 100, "{} keys left", hub.window_len());
 }

@@ -15,14 +15,8 @@ const CALM: Shape = Shape {
     outages: true,
     policy: Policy::Newest,
 };
-const CRASH: Shape = Shape {
-    crash: true,
-    ..CALM
-};
-const COIN: Shape = Shape {
-    policy: Policy::Coin,
-    ..CRASH
-};
+const CRASH: Shape = Shape { crash: true, ..CALM };
+const COIN: Shape = Shape { policy: Policy::Coin, ..CRASH };
 
 const SCHEDULES: u64 = 60_000;
 
@@ -82,42 +76,28 @@ fn decisions_are_kept() {
 /// Both halves of a key change have one fate.
 #[test]
 fn key_changes_are_paired() {
-    let shape = Shape {
-        moves: true,
-        keys: 3,
-        ..CALM
-    };
+    let shape = Shape { moves: true, keys: 3, ..CALM };
     notices(Broken::Pairing, shape);
 }
 
 /// A key that comes into the window is judged against an unretired TRUNCATE.
 #[test]
 fn keys_begin_from_truncates() {
-    let shape = Shape {
-        truncates: true,
-        ..CALM
-    };
+    let shape = Shape { truncates: true, ..CALM };
     notices(Broken::Truncate, shape);
 }
 
 /// What a TRUNCATE sweeps away on its target is written again.
 #[test]
 fn truncated_rows_are_written_again() {
-    let shape = Shape {
-        truncates: true,
-        keys: 2,
-        ..CALM
-    };
+    let shape = Shape { truncates: true, keys: 2, ..CALM };
     notices(Broken::TruncatedRows, shape);
 }
 
 /// A change written while the key was held had not seen what is held.
 #[test]
 fn held_is_not_seen() {
-    let shape = Shape {
-        holds: true,
-        ..CALM
-    };
+    let shape = Shape { holds: true, ..CALM };
     notices(Broken::HeldException, shape);
 }
 
@@ -130,9 +110,6 @@ fn overrides_are_recorded() {
 /// A held record stands until the landing that wrote the key is passed.
 #[test]
 fn held_records_outlive_their_release() {
-    let shape = Shape {
-        holds: true,
-        ..CRASH
-    };
+    let shape = Shape { holds: true, ..CRASH };
     notices(Broken::Released, shape);
 }

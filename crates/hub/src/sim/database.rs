@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Change, Cover, Decision, Delivery, DeliveryRow, Dot, HeldRecord, Key, Landed, Micros, NodeId,
-    Op, Position, State, TableId, Wrote,
+    Change, Cover, Decision, Delivery, DeliveryRow, Dot, HeldRecord, Key, Landed, Micros, NodeId, Op, Position, State,
+    TableId, Wrote,
 };
 
 pub const TABLES: u32 = 2;
@@ -34,10 +34,7 @@ pub struct Cell {
     pub dot: Option<Dot>,
 }
 
-const EMPTY: Cell = Cell {
-    image: None,
-    dot: None,
-};
+const EMPTY: Cell = Cell { image: None, dot: None };
 
 #[derive(Clone, Debug)]
 pub struct LandingRow {
@@ -85,55 +82,26 @@ impl Database {
     /// Commits an application's transaction.
     pub fn commit(&mut self, writes: &[Write], gap: u64, now: i64) -> Option<Position> {
         let position = Position(self.position.0 + gap);
-        let dot = Dot {
-            node: self.node,
-            position,
-        };
+        let dot = Dot { node: self.node, position };
         let mut changes = Vec::new();
         let mut keys = BTreeSet::new();
         for (version, write) in writes.iter().enumerate() {
-            let image = Image {
-                dot,
-                version: version as u32,
-                under_old_key: false,
-            };
+            let image = Image { dot, version: version as u32, under_old_key: false };
             match write {
                 Write::Put(key) => {
-                    let op = if self.cell(key).image.is_some() {
-                        Op::Update
-                    } else {
-                        Op::Insert
-                    };
+                    let op = if self.cell(key).image.is_some() { Op::Update } else { Op::Insert };
                     self.write(key, dot, Some(image), &mut keys);
-                    changes.push(Change::Row {
-                        key: key.clone(),
-                        op,
-                        state: State::Present(image),
-                    });
+                    changes.push(Change::Row { key: key.clone(), op, state: State::Present(image) });
                 }
                 Write::Delete(key) if self.cell(key).image.is_some() => {
                     self.write(key, dot, None, &mut keys);
-                    changes.push(Change::Row {
-                        key: key.clone(),
-                        op: Op::Delete,
-                        state: State::Absent,
-                    });
+                    changes.push(Change::Row { key: key.clone(), op: Op::Delete, state: State::Absent });
                 }
-                Write::Move(from, to)
-                    if self.cell(from).image.is_some() && self.cell(to).image.is_none() =>
-                {
+                Write::Move(from, to) if self.cell(from).image.is_some() && self.cell(to).image.is_none() => {
                     self.write(from, dot, None, &mut keys);
                     self.write(to, dot, Some(image), &mut keys);
-                    let image_under_old_key = Image {
-                        under_old_key: true,
-                        ..image
-                    };
-                    changes.push(Change::KeyChange {
-                        from: from.clone(),
-                        to: to.clone(),
-                        image,
-                        image_under_old_key,
-                    });
+                    let image_under_old_key = Image { under_old_key: true, ..image };
+                    changes.push(Change::KeyChange { from: from.clone(), to: to.clone(), image, image_under_old_key });
                 }
                 Write::Truncate(table) => {
                     self.note_swept(*table, dot);
@@ -141,9 +109,7 @@ impl Database {
                     for key in of_table.collect::<Vec<_>>() {
                         self.write(&key, dot, None, &mut keys);
                     }
-                    changes.push(Change::Truncate {
-                        tables: vec![*table],
-                    });
+                    changes.push(Change::Truncate { tables: vec![*table] });
                 }
                 Write::Delete(_) | Write::Move(..) => {}
             }
@@ -152,23 +118,14 @@ impl Database {
             return None;
         }
         self.position = position;
-        self.log.push(Transaction {
-            position,
-            time: Micros(now + self.skew),
-            changes,
-            keys,
-        });
+        self.log.push(Transaction { position, time: Micros(now + self.skew), changes, keys });
         Some(position)
     }
 
     /// A TRUNCATE does nothing to a key that has no row: there nothing can be lost.
     fn note_swept(&mut self, table: TableId, dot: Dot) {
         let absent = |k: &&Key| k.table == table && self.cell(k).image.is_none();
-        let idle = self
-            .all_keys
-            .iter()
-            .filter(absent)
-            .map(|k| (k.clone(), dot));
+        let idle = self.all_keys.iter().filter(absent).map(|k| (k.clone(), dot));
         let idle: Vec<(Key, Dot)> = idle.collect();
         self.idle.extend(idle);
     }
@@ -179,25 +136,15 @@ impl Database {
             self.parents.insert((key.clone(), dot), before.dot);
             if before.image.is_none() {
                 let earlier = self.deleted_twice.remove(key).unwrap_or_default();
-                self.also_seen
-                    .extend(earlier.into_iter().map(|dot| (key.clone(), dot)));
+                self.also_seen.extend(earlier.into_iter().map(|dot| (key.clone(), dot)));
             }
         }
-        self.cells.insert(
-            key.clone(),
-            Cell {
-                image,
-                dot: Some(dot),
-            },
-        );
+        self.cells.insert(key.clone(), Cell { image, dot: Some(dot) });
     }
 
     /// Deletes of the delivery that hit no row: they lock nothing.
     pub fn missed_deletes(&self, delivery: &Delivery<Image>) -> Vec<Key> {
-        let absent = delivery
-            .rows
-            .iter()
-            .filter(|r| !r.hold && !r.key.is_whole_table() && !r.state.is_present());
+        let absent = delivery.rows.iter().filter(|r| !r.hold && !r.key.is_whole_table() && !r.state.is_present());
         absent
             .filter(|r| r.pair.is_none() && !self.refused.contains(&r.key))
             .map(|r| r.key.clone())
@@ -215,35 +162,21 @@ impl Database {
         before_deletes: Position,
     ) -> Landed {
         let position = Position(self.position.0 + 1);
-        let before = self
-            .landings
-            .last()
-            .map_or(Cover::nothing(delivery.cover.0.len()), |l| l.cover.clone());
+        let before = self.landings.last().map_or(Cover::nothing(delivery.cover.0.len()), |l| l.cover.clone());
         for key in &delivery.released {
             self.held.remove(key);
         }
         let mut held = self.land_truncates(delivery, swept, position);
-        let swept_now =
-            |table| delivery.truncates.iter().any(|t| t.table == table) && held.is_empty();
+        let swept_now = |table| delivery.truncates.iter().any(|t| t.table == table) && held.is_empty();
         // A delete behind a TRUNCATE finds no row, so nothing can refuse it.
         let refused = |row: &DeliveryRow<Image>| {
             self.refused.contains(&row.key) && (row.state.is_present() || !swept_now(row.key.table))
         };
-        let mut hold: BTreeSet<Key> = delivery
-            .rows
-            .iter()
-            .filter(|r| r.hold || refused(r))
-            .map(|r| r.key.clone())
-            .collect();
+        let mut hold: BTreeSet<Key> =
+            delivery.rows.iter().filter(|r| r.hold || refused(r)).map(|r| r.key.clone()).collect();
         loop {
-            let pairs = delivery
-                .rows
-                .iter()
-                .filter(|r| r.pair.as_ref().is_some_and(|p| hold.contains(p)));
-            let more: Vec<Key> = pairs
-                .map(|r| r.key.clone())
-                .filter(|k| !hold.contains(k))
-                .collect();
+            let pairs = delivery.rows.iter().filter(|r| r.pair.as_ref().is_some_and(|p| hold.contains(p)));
+            let more: Vec<Key> = pairs.map(|r| r.key.clone()).filter(|k| !hold.contains(k)).collect();
             if more.is_empty() {
                 break;
             }
@@ -280,31 +213,18 @@ impl Database {
                     State::Absent => None,
                 };
                 self.deleted_twice.remove(&row.key);
-                self.cells.insert(
-                    row.key.clone(),
-                    Cell {
-                        image,
-                        dot: Some(row.dot),
-                    },
-                );
+                self.cells.insert(row.key.clone(), Cell { image, dot: Some(row.dot) });
             }
         }
         for decision in &delivery.decisions {
             let same = |d: &Decision<Image>| {
-                d.key == decision.key
-                    && d.winner.dot == decision.winner.dot
-                    && d.loser.dot == decision.loser.dot
+                d.key == decision.key && d.winner.dot == decision.winner.dot && d.loser.dot == decision.loser.dot
             };
             if !self.decisions.iter().any(same) {
                 self.decisions.push(decision.clone());
             }
         }
-        let landed = Landed {
-            position,
-            held,
-            missed,
-            before: before_deletes,
-        };
+        let landed = Landed { position, held, missed, before: before_deletes };
         self.landings.push(LandingRow {
             position,
             cover: delivery.cover.clone(),
@@ -324,10 +244,7 @@ impl Database {
         for truncate in &delivery.truncates {
             let whole = Key::whole_table(truncate.table);
             if truncate.hold || self.refused.contains(&whole) {
-                let before = self
-                    .landings
-                    .last()
-                    .map_or(Cover::nothing(delivery.cover.0.len()), |l| l.cover.clone());
+                let before = self.landings.last().map_or(Cover::nothing(delivery.cover.0.len()), |l| l.cover.clone());
                 let cover = match self.held.get(&whole) {
                     Some(record) if truncate.was_held => record.cover.clone(),
                     _ => before,
@@ -353,15 +270,8 @@ impl Database {
                 let dot = swept.get(key).copied().unwrap_or(Some(truncate.dot));
                 let before = self.cells.insert(key.clone(), Cell { image: None, dot });
                 // Who finds no row finds what both deletes left.
-                if let Some(Cell {
-                    image: None,
-                    dot: Some(before),
-                }) = before
-                {
-                    self.deleted_twice
-                        .entry(key.clone())
-                        .or_default()
-                        .push(before);
+                if let Some(Cell { image: None, dot: Some(before) }) = before {
+                    self.deleted_twice.entry(key.clone()).or_default().push(before);
                 }
             }
         }

@@ -20,11 +20,7 @@ type Parents = BTreeMap<(Key, Dot), Option<Dot>>;
 impl Simulation {
     pub fn check_at_rest(&self) -> Result<(), String> {
         self.check_converged()?;
-        let parents: Parents = self
-            .databases
-            .iter()
-            .flat_map(|d| d.parents.clone())
-            .collect();
+        let parents: Parents = self.databases.iter().flat_map(|d| d.parents.clone()).collect();
         self.check_not_lost(&parents)?;
         if self.shape.crash && self.shape.truncates && self.shape.holds {
             return Ok(());
@@ -36,24 +32,17 @@ impl Simulation {
 
     fn check_converged(&self) -> Result<(), String> {
         for key in &self.databases[0].all_keys {
-            let images: Vec<Option<Image>> =
-                self.databases.iter().map(|d| d.cell(key).image).collect();
+            let images: Vec<Option<Image>> = self.databases.iter().map(|d| d.cell(key).image).collect();
             if images.iter().any(|i| *i != images[0]) {
                 return Err(format!("{key:?}: not converged {images:?}"));
             }
         }
         if self.hub.window_len() > 0 {
-            return Err(format!(
-                "at rest {} keys are still in the window",
-                self.hub.window_len()
-            ));
+            return Err(format!("at rest {} keys are still in the window", self.hub.window_len()));
         }
         for database in &self.databases {
             if !database.held.is_empty() {
-                return Err(format!(
-                    "node {}: held records left {:?}",
-                    database.node.0, database.held
-                ));
+                return Err(format!("node {}: held records left {:?}", database.node.0, database.held));
             }
             if self.hub.acknowledged(database.node) < database.position {
                 return Err(format!("node {}: not all acknowledged", database.node.0));
@@ -64,10 +53,7 @@ impl Simulation {
 
     /// Who wrote what the nodes hold. Of absent rows there may be several: a TRUNCATE also sweeps what was deleted.
     fn survivors(&self, key: &Key) -> BTreeSet<Dot> {
-        self.databases
-            .iter()
-            .filter_map(|d| d.cell(key).dot)
-            .collect()
+        self.databases.iter().filter_map(|d| d.cell(key).dot).collect()
     }
 
     fn check_not_lost(&self, parents: &Parents) -> Result<(), String> {
@@ -76,9 +62,7 @@ impl Simulation {
             for survivor in self.survivors(key) {
                 for (_, dot) in parents.keys().filter(|(k, _)| k == key) {
                     if present && is_ancestor(parents, key, survivor, *dot) {
-                        return Err(format!(
-                            "{key:?}: lost, {survivor:?} survives but {dot:?} was written over it"
-                        ));
+                        return Err(format!("{key:?}: lost, {survivor:?} survives but {dot:?} was written over it"));
                     }
                 }
             }
@@ -87,10 +71,7 @@ impl Simulation {
     }
 
     fn check_recorded(&self, parents: &Parents) -> Result<(), String> {
-        let overwritten: BTreeSet<(&Key, Dot)> = parents
-            .iter()
-            .filter_map(|((k, _), p)| Some((k, (*p)?)))
-            .collect();
+        let overwritten: BTreeSet<(&Key, Dot)> = parents.iter().filter_map(|((k, _), p)| Some((k, (*p)?))).collect();
         for (key, dot) in parents.keys() {
             if self.survivors(key).contains(dot) || overwritten.contains(&(key, *dot)) {
                 continue;
@@ -104,12 +85,9 @@ impl Simulation {
                 continue;
             }
             let whole = Key::whole_table(key.table);
-            let lost =
-                |d: &&Decision<Image>| (d.key == *key || d.key == whole) && d.loser.dot == *dot;
+            let lost = |d: &&Decision<Image>| (d.key == *key || d.key == whole) && d.loser.dot == *dot;
             if !self.databases[0].decisions.iter().any(|d| lost(&d)) {
-                return Err(format!(
-                    "{key:?}: {dot:?} was overridden unknowingly and nothing is recorded"
-                ));
+                return Err(format!("{key:?}: {dot:?} was overridden unknowingly and nothing is recorded"));
             }
         }
         Ok(())
@@ -119,21 +97,13 @@ impl Simulation {
     fn check_key_changes(&self) -> Result<(), String> {
         for database in &self.databases {
             for transaction in &database.log {
-                let dot = Dot {
-                    node: database.node,
-                    position: transaction.position,
-                };
+                let dot = Dot { node: database.node, position: transaction.position };
                 for (from, to) in lone_moves(transaction) {
                     let lost = |key: &Key| {
-                        let conflict = |d: &&Decision<Image>| {
-                            d.winner.dot.node != dot.node && d.kind != Kind::KeyChange
-                        };
+                        let conflict =
+                            |d: &&Decision<Image>| d.winner.dot.node != dot.node && d.kind != Kind::KeyChange;
                         let about = |d: &&Decision<Image>| d.key == *key && d.loser.dot == dot;
-                        self.databases[0]
-                            .decisions
-                            .iter()
-                            .filter(about)
-                            .any(|d| conflict(&d))
+                        self.databases[0].decisions.iter().filter(about).any(|d| conflict(&d))
                     };
                     let (old, new) = (self.databases[0].cell(from), self.databases[0].cell(to));
                     if lost(from) && new.image.is_some_and(|i| i.dot == dot) {
@@ -156,20 +126,14 @@ impl Simulation {
             if !losers.insert((key, loser, decision.kind == Kind::KeyChange)) {
                 return Err(format!("{key:?}: {loser:?} lost twice"));
             }
-            let related = is_ancestor(parents, key, loser, winner)
-                || is_ancestor(parents, key, winner, loser);
+            let related = is_ancestor(parents, key, loser, winner) || is_ancestor(parents, key, winner, loser);
             if related && decision.kind != Kind::KeyChange {
-                return Err(format!(
-                    "{key:?}: recorded though one was written over the other: {decision:?}"
-                ));
+                return Err(format!("{key:?}: recorded though one was written over the other: {decision:?}"));
             }
         }
         for database in &self.databases {
             if self.crashes == 0 && database.decisions.len() != self.databases[0].decisions.len() {
-                return Err(format!(
-                    "node {} does not keep all decisions",
-                    database.node.0
-                ));
+                return Err(format!("node {} does not keep all decisions", database.node.0));
             }
         }
         Ok(())
@@ -180,32 +144,18 @@ impl Simulation {
         let target = &self.databases[usize::from(delivery.node.0)];
         let before = target.landings.last().map(|l| l.cover.clone());
         for database in self.databases.iter().filter(|d| d.node != delivery.node) {
-            let covered = before
-                .as_ref()
-                .map(|c| c.of(database.node))
-                .unwrap_or_default();
+            let covered = before.as_ref().map(|c| c.of(database.node)).unwrap_or_default();
             let upto = delivery.cover.of(database.node);
-            let new = database
-                .log
-                .iter()
-                .filter(|t| t.position > covered && t.position <= upto);
+            let new = database.log.iter().filter(|t| t.position > covered && t.position <= upto);
             for transaction in new {
-                let dot = Dot {
-                    node: database.node,
-                    position: transaction.position,
-                };
+                let dot = Dot { node: database.node, position: transaction.position };
                 for key in &transaction.keys {
                     self.check_key_in(delivery, key, dot)?;
                 }
             }
         }
-        let beyond = delivery
-            .rows
-            .iter()
-            .find(|r| !delivery.cover.contains(r.dot));
-        beyond.map_or(Ok(()), |r| {
-            Err(format!("{:?}: a row beyond the cover, {:?}", r.key, r.dot))
-        })
+        let beyond = delivery.rows.iter().find(|r| !delivery.cover.contains(r.dot));
+        beyond.map_or(Ok(()), |r| Err(format!("{:?}: a row beyond the cover, {:?}", r.key, r.dot)))
     }
 
     fn check_key_in(&self, delivery: &Delivery<Image>, key: &Key, dot: Dot) -> Result<(), String> {
@@ -213,17 +163,13 @@ impl Simulation {
             return Ok(());
         };
         let entry = self.hub.window.get(slot);
-        let swept =
-            delivery.truncates.iter().any(|t| t.table == key.table) && entry.state == State::Absent;
+        let swept = delivery.truncates.iter().any(|t| t.table == key.table) && entry.state == State::Absent;
         // What the target truncated itself is gone there as well.
         let truncate = self.hub.truncate_of(key.table);
         let own = truncate.is_some_and(|t| t.sources.contains(delivery.node));
         let swept = swept || own && entry.is_untouched_truncate();
         if entry.dot() == dot && !swept && !delivery.rows.iter().any(|r| r.key == *key) {
-            return Err(format!(
-                "{key:?}: delivery to {:?} covers {dot:?} without this key",
-                delivery.node
-            ));
+            return Err(format!("{key:?}: delivery to {:?} covers {dot:?} without this key", delivery.node));
         }
         Ok(())
     }
@@ -239,16 +185,11 @@ fn lone_moves(transaction: &Transaction) -> Vec<(&Key, &Key)> {
     let touched: Vec<Key> = transaction.changes.iter().flat_map(keys).collect();
     let once = |key: &Key| touched.iter().filter(|k| *k == key).count() == 1;
     let truncated = |key: &Key| touched.contains(&Key::whole_table(key.table));
-    let moves = transaction
-        .changes
-        .iter()
-        .filter_map(|change| match change {
-            Change::KeyChange { from, to, .. } => Some((from, to)),
-            _ => None,
-        });
-    moves
-        .filter(|(from, to)| once(from) && once(to) && !truncated(from))
-        .collect()
+    let moves = transaction.changes.iter().filter_map(|change| match change {
+        Change::KeyChange { from, to, .. } => Some((from, to)),
+        _ => None,
+    });
+    moves.filter(|(from, to)| once(from) && once(to) && !truncated(from)).collect()
 }
 
 /// Whether `later` was written over `earlier`, directly or not.

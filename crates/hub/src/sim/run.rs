@@ -8,8 +8,8 @@ use rand::{Rng, SeedableRng};
 use super::database::{Cell, Database, Image, TABLES, Write};
 use crate::hub::Broken;
 use crate::{
-    Change, Contender, Cover, Delivery, Dot, Hub, Kept, Key, Landing, Newest, NodeId, Policies,
-    Position, Prefer, Recovery, TableId, Verdict,
+    Change, Contender, Cover, Delivery, Dot, Hub, Kept, Key, Landing, Newest, NodeId, Policies, Position, Prefer,
+    Recovery, TableId, Verdict,
 };
 
 /// What a schedule may contain.
@@ -38,11 +38,7 @@ struct Coin(SmallRng);
 
 impl Policies for Coin {
     fn decide(&mut self, _: TableId, _: &Contender, _: &Contender) -> Verdict {
-        Verdict {
-            challenger_wins: self.0.random(),
-            policy: "coin".into(),
-            why: "thrown".into(),
-        }
+        Verdict { challenger_wins: self.0.random(), policy: "coin".into(), why: "thrown".into() }
     }
 }
 
@@ -70,9 +66,8 @@ impl Simulation {
     pub fn new(seed: u64, shape: Shape, broken: Option<Broken>, trace: bool) -> Simulation {
         let mut rng = SmallRng::seed_from_u64(seed);
         let per_table = shape.keys;
-        let all_keys: Vec<Key> = (0..TABLES)
-            .flat_map(|t| (0..per_table).map(move |k| Key::new(TableId(t), vec![k + 1])))
-            .collect();
+        let all_keys: Vec<Key> =
+            (0..TABLES).flat_map(|t| (0..per_table).map(move |k| Key::new(TableId(t), vec![k + 1]))).collect();
         let databases = (0..shape.nodes)
             .map(|n| Database {
                 node: NodeId(n),
@@ -137,25 +132,12 @@ impl Simulation {
         for database in &self.databases {
             for ((key, dot), parent) in &database.parents {
                 let parent = parent.map(|p| (p.node.0, p.position.0));
-                self.note(|| {
-                    format!(
-                        "{key:?}: {:?} over {parent:?}",
-                        (dot.node.0, dot.position.0)
-                    )
-                });
+                self.note(|| format!("{key:?}: {:?} over {parent:?}", (dot.node.0, dot.position.0)));
             }
         }
         for d in &self.databases[0].decisions {
             let dot = |d: crate::Dot| (d.node.0, d.position.0);
-            self.note(|| {
-                format!(
-                    "{:?}: {} {:?} beat {:?}",
-                    d.key,
-                    d.kind.word(),
-                    dot(d.winner.dot),
-                    dot(d.loser.dot)
-                )
-            });
+            self.note(|| format!("{:?}: {} {:?} beat {:?}", d.key, d.kind.word(), dot(d.winner.dot), dot(d.loser.dot)));
         }
     }
 
@@ -256,15 +238,8 @@ impl Simulation {
             return Ok(false);
         };
         self.note(|| {
-            let rows: Vec<_> = delivery
-                .rows
-                .iter()
-                .map(|r| (&r.key, r.dot, r.state.is_present()))
-                .collect();
-            format!(
-                "cut for {}: cover {:?} truncates {:?} rows {rows:?}",
-                node.0, delivery.cover.0, delivery.truncates
-            )
+            let rows: Vec<_> = delivery.rows.iter().map(|r| (&r.key, r.dot, r.state.is_present())).collect();
+            format!("cut for {}: cover {:?} truncates {:?} rows {rows:?}", node.0, delivery.cover.0, delivery.truncates)
         });
         self.check_whole(&delivery)?;
         self.swept[usize::from(node.0)] = self.swept_by_flight(node);
@@ -291,12 +266,7 @@ impl Simulation {
             return true;
         }
         let landed = self.commit_delivery(&delivery);
-        self.note(|| {
-            format!(
-                "landed on {} at {} held {:?}",
-                node.0, landed.position.0, landed.held
-            )
-        });
+        self.note(|| format!("landed on {} at {} held {:?}", node.0, landed.position.0, landed.held));
         self.hub.landed(node, landed);
         true
     }
@@ -311,9 +281,7 @@ impl Simulation {
         }
         let landed = self.databases[index].land(delivery, &swept, missed, before);
         if self.broken == Some(Broken::Released) {
-            self.databases[index]
-                .held
-                .retain(|_, r| r.released.is_none());
+            self.databases[index].held.retain(|_, r| r.released.is_none());
         }
         if self.fold
             && let Some(below) = delivery.fold_below
@@ -363,13 +331,7 @@ impl Simulation {
         for (index, acknowledged) in self.acknowledged.iter_mut().enumerate() {
             *acknowledged = (*acknowledged).max(self.hub.acknowledged(NodeId(index as u8)));
         }
-        self.note(|| {
-            format!(
-                "acknowledged {:?} window {}",
-                self.acknowledged,
-                self.hub.window_len()
-            )
-        });
+        self.note(|| format!("acknowledged {:?} window {}", self.acknowledged, self.hub.window_len()));
     }
 
     /// A person or a broken target gets in the way, or out of it.
@@ -382,11 +344,7 @@ impl Simulation {
         match self.rng.random_range(0..8) {
             0 => drop(self.databases[index].refused.insert(key)),
             1..=3 => drop(self.databases[index].refused.remove(&key)),
-            4 if self.shape.truncates => drop(
-                self.databases[index]
-                    .refused
-                    .insert(Key::whole_table(key.table)),
-            ),
+            4 if self.shape.truncates => drop(self.databases[index].refused.insert(Key::whole_table(key.table))),
             5 => {
                 self.paused.insert((key.table, node));
                 self.hub.pause(key.table, node);
@@ -412,16 +370,8 @@ impl Simulation {
         if self.shape.jump_back {
             for index in 0..self.databases.len() {
                 if self.rng.random_bool(0.3) {
-                    let back = Position(
-                        self.acknowledged[index]
-                            .0
-                            .saturating_sub(self.rng.random_range(0..=10)),
-                    );
-                    let durable = self.databases[index]
-                        .landings
-                        .iter()
-                        .map(|l| l.acknowledged)
-                        .max();
+                    let back = Position(self.acknowledged[index].0.saturating_sub(self.rng.random_range(0..=10)));
+                    let durable = self.databases[index].landings.iter().map(|l| l.acknowledged).max();
                     let floor = durable.filter(|_| self.fold).unwrap_or_default();
                     self.acknowledged[index] = back.max(floor);
                 }
@@ -435,9 +385,7 @@ impl Simulation {
         let mut all: Vec<_> = Vec::new();
         for decision in self.databases.iter().flat_map(|d| d.decisions.iter()) {
             let same = |d: &&crate::Decision<Image>| {
-                d.key == decision.key
-                    && d.winner.dot == decision.winner.dot
-                    && d.loser.dot == decision.loser.dot
+                d.key == decision.key && d.winner.dot == decision.winner.dot && d.loser.dot == decision.loser.dot
             };
             if all.iter().find(same).is_none() {
                 all.push(decision.clone());
@@ -463,16 +411,8 @@ impl Simulation {
             cover: l.cover.clone(),
             wrote: l.wrote.clone(),
         };
-        let landings = self
-            .databases
-            .iter()
-            .map(|d| d.landings.iter().map(landing).collect())
-            .collect();
-        let held: Vec<_> = self
-            .databases
-            .iter()
-            .flat_map(|d| d.held.values().cloned())
-            .collect();
+        let landings = self.databases.iter().map(|d| d.landings.iter().map(landing).collect()).collect();
+        let held: Vec<_> = self.databases.iter().flat_map(|d| d.held.values().cloned()).collect();
         self.note(|| format!("crash; start {:?}, held {held:?}", self.acknowledged));
         let policies = policy(self.shape.policy, &mut self.rng);
         let mut recovery = Recovery::new(self.acknowledged.clone(), landings, kept, held, policies);
@@ -481,12 +421,7 @@ impl Simulation {
             let reach = recovery.reach(database.node);
             for transaction in database.log.iter().take_while(|t| t.position <= reach) {
                 for change in &transaction.changes {
-                    recovery.change(
-                        database.node,
-                        transaction.position,
-                        transaction.time,
-                        change.clone(),
-                    );
+                    recovery.change(database.node, transaction.position, transaction.time, change.clone());
                 }
             }
         }
@@ -494,21 +429,11 @@ impl Simulation {
         for (table, node) in &self.paused {
             self.hub.pause(*table, *node);
         }
-        self.note(|| {
-            format!(
-                "recovered: judged {:?}, window {}",
-                self.judged(),
-                self.hub.window_len()
-            )
-        });
+        self.note(|| format!("recovered: judged {:?}, window {}", self.judged(), self.hub.window_len()));
     }
 
     fn judged(&self) -> Cover {
-        Cover(
-            (0..self.databases.len())
-                .map(|n| self.hub.judged(NodeId(n as u8)))
-                .collect(),
-        )
+        Cover((0..self.databases.len()).map(|n| self.hub.judged(NodeId(n as u8))).collect())
     }
 
     /// Everything works again, and all that is under way arrives.
@@ -548,10 +473,7 @@ impl Simulation {
 fn policy(policy: Policy, rng: &mut SmallRng) -> Box<dyn Policies> {
     match policy {
         Policy::Newest => Box::new(Newest),
-        Policy::Prefer => Box::new(Prefer {
-            node: NodeId(0),
-            name: "prefer:a".into(),
-        }),
+        Policy::Prefer => Box::new(Prefer { node: NodeId(0), name: "prefer:a".into() }),
         Policy::Coin => Box::new(Coin(SmallRng::from_rng(rng))),
     }
 }
@@ -559,17 +481,10 @@ fn policy(policy: Policy, rng: &mut SmallRng) -> Box<dyn Policies> {
 impl Shape {
     /// For leaving kinds of schedules out.
     pub fn tag(self) -> u64 {
-        [
-            self.crash,
-            self.jump_back,
-            self.truncates,
-            self.moves,
-            self.holds,
-            self.outages,
-        ]
-        .iter()
-        .enumerate()
-        .map(|(bit, on)| u64::from(*on) << bit)
-        .sum()
+        [self.crash, self.jump_back, self.truncates, self.moves, self.holds, self.outages]
+            .iter()
+            .enumerate()
+            .map(|(bit, on)| u64::from(*on) << bit)
+            .sum()
     }
 }

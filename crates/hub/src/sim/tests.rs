@@ -25,10 +25,7 @@ fn one(seed: u64, shape: Shape, broken: Option<Broken>, trace: bool) -> Result<(
 }
 
 fn env(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|v| {
-        v.parse()
-            .unwrap_or_else(|_| panic!("{name}={v} is not a number"))
-    })
+    std::env::var(name).ok().map(|v| v.parse().unwrap_or_else(|_| panic!("{name}={v} is not a number")))
 }
 
 #[test]
@@ -38,9 +35,7 @@ fn schedules() {
         return one(seed, shape(seed), None, true).unwrap_or_else(|e| panic!("SEED={seed}: {e}"));
     }
     let count = env("SCHEDULES").unwrap_or(12_000);
-    let fresh = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(1, |d| d.as_nanos() as u64);
+    let fresh = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64);
     let first = env("FIRST").unwrap_or(fresh % 1_000_000_000_000);
     println!("schedules {first} to {}", first + count - 1);
     let mask = env("MASK").unwrap_or(0);
@@ -50,10 +45,7 @@ fn schedules() {
             continue;
         }
         if let Err(error) = one(seed, shape(seed), None, false) {
-            println!(
-                "SEED={seed} cargo test -p hub schedules: {error} {:?}",
-                shape(seed)
-            );
+            println!("SEED={seed} cargo test -p hub schedules: {error} {:?}", shape(seed));
             failures += 1;
         }
     }

@@ -16,7 +16,8 @@ const ITEMS: &str = "CREATE TABLE items (id int PRIMARY KEY, name text)";
 /// PostgreSQL whose clock is an hour slow; None where libfaketime is not installed.
 fn slow_programs(dir: &Path) -> Option<PgBin> {
     let found = fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path().join("faketime/libfaketime.so.1"));
-    let library: PathBuf = found.chain([PathBuf::from("/usr/lib/faketime/libfaketime.so.1")]).find(|path| path.exists())?;
+    let library: PathBuf =
+        found.chain([PathBuf::from("/usr/lib/faketime/libfaketime.so.1")]).find(|path| path.exists())?;
     let real = PgBin::find().unwrap();
     for program in fs::read_dir(real.dir()).unwrap().flatten() {
         if program.file_name() != "postgres" {
