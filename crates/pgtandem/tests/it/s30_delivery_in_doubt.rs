@@ -175,11 +175,11 @@ fn s37_a_peer_that_says_nothing_is_noticed() {
     pair.settle();
     // Idle, then with a delivery under way, then at a server that takes connections and says nothing.
     for during in ["idle", "delivering"] {
+        let aways = hub.log().matches("legacy").count();
         proxy.stall();
         if during == "delivering" {
             pair["new"].sql("INSERT INTO products (name) VALUES ('into the silence')");
         }
-        let aways = hub.log().matches("legacy").count();
         wait_until("the silence is noticed", PATIENCE, || {
             pair["new"].sql("SELECT state->'nodes'->'legacy'->>'away' FROM pgtandem.hub_status") == "true"
         });
