@@ -50,7 +50,7 @@ pub struct DeliveryRow<I> {
     pub dot: Dot,
     pub stamp: Stamp,
     /// The other half of a key change: if one of the two is held, so must the other be.
-    pub pair: Option<Key>,
+    pub pair: Option<Box<Key>>,
     /// The table is paused on the target: store the row as held.
     pub hold: bool,
     /// A held record of the key stands on the target. If the row is written, mark the record released by this landing
@@ -82,7 +82,9 @@ impl<I: Clone> Hub<I> {
         let carried_out = truncates.iter().filter(|t| !t.hold);
         let truncated = carried_out.map(|t| t.table).collect();
         let (swept, uncovered) = self.add_truncated_rows(node, &truncates, &mut slots);
-        let rows = slots.iter().filter_map(|slot| self.row(*slot, node)).collect();
+        // A delivery may have millions of rows: none is copied twice.
+        let mut rows = Vec::with_capacity(slots.len());
+        rows.extend(slots.iter().filter_map(|slot| self.row(*slot, node)));
         let cover = Cover(self.nodes.iter().map(|n| n.judged).collect());
         let acknowledged = self.acknowledged(node);
         let fold_below = self.fold_below(node);
@@ -194,7 +196,7 @@ impl<I: Clone> Hub<I> {
             state: entry.state.clone(),
             dot: entry.dot(),
             stamp: entry.stamp(),
-            pair: entry.half().and_then(|h| h.partners.iter().find(together)).cloned(),
+            pair: entry.half().and_then(|h| h.partners.iter().find(together)).cloned().map(Box::new),
             hold: self.is_paused(entry.key.table, node),
             was_held: entry.unpassed_span(node, self.judged(node)),
         })

@@ -19,7 +19,9 @@ impl Wrote {
     }
 
     pub fn keys<'a>(keys: impl IntoIterator<Item = &'a Key>) -> Wrote {
-        let mut hashes: Vec<u64> = keys.into_iter().map(hash).collect();
+        let keys = keys.into_iter();
+        let mut hashes = Vec::with_capacity(keys.size_hint().1.unwrap_or(0));
+        hashes.extend(keys.map(hash));
         hashes.sort_unstable();
         Wrote(Some(hashes))
     }

@@ -97,7 +97,7 @@ fn moves<'a>(rows: &[&'a DeliveryRow<Image>], tables: &TargetTables, shapes: &Sh
     }
     let is_moved = |row: &DeliveryRow<Image>| {
         let table = tables.get(&row.key.table)?;
-        let image = images.get(row.pair.as_ref()?)?;
+        let image = images.get(row.pair.as_deref()?)?;
         table.moves(&shapes.get(image.shape())).then_some(())
     };
     let moved = rows.iter().filter(|row| matches!(row.state, State::Absent) && is_moved(row).is_some());
@@ -127,7 +127,7 @@ pub fn next_batch<'p>(rows: &mut &'p [Placed<'p>], forms: &PreparedForms) -> io:
         }
         bytes += match placed.form {
             Form::Move(_) => {
-                push_keys(std::iter::once(&placed.row.key).chain(placed.row.pair.as_ref()), &mut parameters)
+                push_keys(std::iter::once(&placed.row.key).chain(placed.row.pair.as_deref()), &mut parameters)
             }
             Form::Delete(_) | Form::Upsert(..) => push_row(placed.row, prepared, &mut parameters)?,
         };

@@ -109,9 +109,9 @@ impl Target {
         let apart: HashSet<Key> = misfits.iter().map(|held| held.key.clone()).collect();
         let (with_them, fitting): (Vec<_>, Vec<_>) = fitting
             .into_iter()
-            .partition(|placed| placed.row.pair.as_ref().is_some_and(|pair| apart.contains(pair)));
+            .partition(|placed| placed.row.pair.as_ref().is_some_and(|pair| apart.contains(&**pair)));
         for placed in with_them {
-            let partner = misfits.iter().find(|held| Some(&held.key) == placed.row.pair.as_ref());
+            let partner = misfits.iter().find(|held| Some(&held.key) == placed.row.pair.as_deref());
             let (reason, sqlstate) =
                 partner.map(|held| (held.reason.clone(), held.sqlstate.clone())).unwrap_or_default();
             misfits.push(Held { key: placed.row.key.clone(), reason, sqlstate });
@@ -338,7 +338,7 @@ fn pairs<'a>(rows: &[Placed<'a>]) -> Vec<Vec<Placed<'a>>> {
     // Both of a unit's keys lead to it.
     let mut unit_of: HashMap<&Key, usize> = HashMap::new();
     for placed in rows {
-        let keys = || std::iter::once(&placed.row.key).chain(placed.row.pair.as_ref());
+        let keys = || std::iter::once(&placed.row.key).chain(placed.row.pair.as_deref());
         let known = keys().find_map(|key| unit_of.get(key).copied());
         let at = known.unwrap_or_else(|| {
             units.push(Vec::new());
