@@ -123,7 +123,7 @@ fn s09_names_that_need_quoting() {
         let schema = if number == 0 { "CREATE SCHEMA \"My Schema\";" } else { "" };
         let create = format!(
             "{schema} CREATE TABLE {table} ({key} int PRIMARY KEY, {column} text UNIQUE, \"Order\" text DEFAULT 'x')",
-            key = quoted(&format!("{}", name.chars().rev().collect::<String>())),
+            key = quoted(&name.chars().rev().collect::<String>()),
             column = quoted(&format!("{}!", &name.chars().take(20).collect::<String>())),
         );
         setup = setup.table(&table, &create);
