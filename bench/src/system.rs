@@ -43,7 +43,7 @@ pub struct Stage<'p> {
 }
 
 enum Link {
-    Native(Native),
+    Native(Box<Native>),
     Tandem(Box<Tandem>),
 }
 
@@ -62,7 +62,7 @@ impl<'p> Stage<'p> {
             Sql::connect(cluster, database).run(prepare);
         }
         let link = match system {
-            System::Native => Link::Native(Native::link(pair, database, tables)),
+            System::Native => Link::Native(Box::new(Native::link(pair, database, tables))),
             System::Tandem => Link::Tandem(Box::new(Tandem::link(pair, database, tables))),
         };
         Stage { pair, system, tables: tables.to_vec(), link }
