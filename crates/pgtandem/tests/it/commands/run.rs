@@ -1,7 +1,7 @@
 //! `pgtandem run`: signals, logs, exit codes.
 
 use super::{json, linked};
-use crate::support::{PRODUCTS, Pair, Setup};
+use crate::support::{PATIENCE, PRODUCTS, Pair, Setup, wait_until};
 use nix::sys::signal::{Signal, kill};
 
 #[test]
@@ -25,6 +25,8 @@ fn a_second_signal_ends_it_at_once() {
     // A delivery that does not come to its end.
     pair["legacy"].cluster.freeze().unwrap();
     pair["new"].sql("UPDATE products SET price = 7");
+    let owed = "SELECT state->'nodes'->'legacy'->>'owed_rows' FROM pgtandem.hub_status";
+    wait_until("it is under way", PATIENCE, || pair["new"].sql(owed) == "1");
     kill(hub.pid(), Signal::SIGTERM).unwrap();
     hub.wait_for_log("SIGTERM: ending");
     kill(hub.pid(), Signal::SIGTERM).unwrap();
