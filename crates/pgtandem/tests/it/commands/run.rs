@@ -55,6 +55,16 @@ fn the_log_is_for_people_or_for_machines_and_holds_no_password() {
 }
 
 #[test]
+fn a_node_that_the_configuration_names_differently_is_told_from_another_database() {
+    let pair = linked(Setup::shared());
+    let config = std::fs::read_to_string(pair.config()).unwrap();
+    std::fs::write(pair.config(), config.replace("[nodes.legacy]", "[nodes.renamed]")).unwrap();
+    let outcome = pair.pgtandem(["run"]).exits(3);
+    let expected = "renamed: this database is linked under the name legacy; write [nodes.legacy] into";
+    assert!(outcome.stderr.contains(expected), "{}", outcome.stderr);
+}
+
+#[test]
 fn it_says_what_is_missing_before_it_can_run() {
     let pair = Pair::with(Setup::shared().table("products", PRODUCTS));
     let outcome = pair.pgtandem(["run"]).exits(3);
