@@ -52,6 +52,11 @@ fn s38_every_table_fault_in_one_report() {
         assert!(found.contains(&wanted), "{wanted:?} is not in {found:#?}");
     }
     assert_eq!(scene.run(&["check"]).code, 1);
+    // A program that asks for a plan gets JSON, whatever there is to say.
+    let plan = scene.run(&["plan", "--json"]);
+    assert_eq!(plan.code, 1, "{}", plan.all());
+    let report: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap_or_else(|_| panic!("{}", plan.all()));
+    assert_eq!((&report["passed"], report["steps"].is_null()), (&false.into(), true));
     let up = scene.run(&["up", "--yes"]);
     assert_eq!(up.code, 1, "{}", up.all());
     assert_eq!(scene.on(0, "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgtandem'"), "0");
@@ -121,6 +126,10 @@ fn s38_what_the_report_says_mends_it() {
     for code in ["replication_right", "create_right", "trigger", "ownership", "table_rights", "sequence_rights"] {
         assert!(codes.iter().any(|found| found == code), "{code} is not in {codes:?}");
     }
+    // The tables are a superuser's: nobody is to be made one for pgtandem.
+    let text = scene.run(&["check"]).stdout;
+    assert!(text.contains("→ ALTER TABLE \"public\".\"products\" OWNER TO \"s38 app\""), "{text}");
+    assert!(!text.contains("GRANT \"postgres\""), "{text}");
     // What it says for each, except that 14 cannot grant the right to silence triggers.
     let quoted = format!("\"{role}\"");
     scene.everywhere(&format!(
