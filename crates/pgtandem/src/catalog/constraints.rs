@@ -77,18 +77,19 @@ pub enum TriggerFiring {
     Always,
 }
 
-/// Column names in the key's order, and whether it is deferrable.
+/// Column names in the key's order, and the constraint's name if it is deferrable.
 pub(super) async fn read_primary_keys(
     client: &impl GenericClient,
     relids: &[u32],
-) -> Result<HashMap<u32, (Vec<Ident>, bool)>, Error> {
+) -> Result<HashMap<u32, (Vec<Ident>, Option<Ident>)>, Error> {
     const QUERY: &str = "
-        SELECT con.conrelid, con.condeferrable,
+        SELECT con.conrelid, CASE WHEN con.condeferrable THEN con.conname::text END,
                ARRAY(SELECT a.attname::text FROM pg_catalog.unnest(con.conkey) WITH ORDINALITY AS k (attnum, place)
                      JOIN pg_catalog.pg_attribute a ON a.attrelid = con.conrelid AND a.attnum = k.attnum ORDER BY k.place)
         FROM pg_catalog.pg_constraint con WHERE con.contype = 'p' AND con.conrelid = ANY ($1)";
     let rows = client.query(QUERY, &[&relids]).await?;
-    Ok(rows.iter().map(|row| (row.get(0), (idents(row.get(2)), row.get(1)))).collect())
+    let deferrable = |row: &tokio_postgres::Row| row.get::<_, Option<String>>(1).map(Ident::new);
+    Ok(rows.iter().map(|row| (row.get(0), (idents(row.get(2)), deferrable(row)))).collect())
 }
 
 pub(super) async fn read_foreign_keys(client: &impl GenericClient, relids: &[u32]) -> Result<Vec<ForeignKey>, Error> {

@@ -18,7 +18,8 @@ pub struct TableShape {
     pub columns: Vec<Column>,
     /// Column names in the key's order; empty if there is no primary key.
     pub primary_key: Vec<Ident>,
-    pub pk_deferrable: bool,
+    /// The primary key's name, if it is deferrable.
+    pub deferrable_pk: Option<Ident>,
     pub replica_identity: ReplicaIdentity,
     /// Whether values may be stored out of line: the table, or any leaf of a partitioned one, has a TOAST table.
     pub has_toast: bool,
@@ -218,7 +219,7 @@ pub async fn read_tables(client: &impl GenericClient, names: &[QualifiedName]) -
         shape.columns = columns.remove(&relid).unwrap_or_default();
         shape.leaves = leaves.remove(&relid).unwrap_or_default();
         shape.has_toast = shape.leaves.iter().any(|leaf| leaf.has_toast);
-        (shape.primary_key, shape.pk_deferrable) = keys.remove(&relid).unwrap_or_default();
+        (shape.primary_key, shape.deferrable_pk) = keys.remove(&relid).unwrap_or_default();
         shape.unique_indexes = unique_indexes.remove(&relid).unwrap_or_default();
         shape.triggers = triggers.remove(&relid).unwrap_or_default();
         shape.foreign_keys_out = foreign_keys.iter().filter(|key| key.relid == relid).cloned().collect();
@@ -245,7 +246,7 @@ fn table(row: &Row) -> TableShape {
         owner_is_superuser: row.get("owner_is_superuser"),
         columns: Vec::new(),
         primary_key: Vec::new(),
-        pk_deferrable: false,
+        deferrable_pk: None,
         replica_identity: replica_identity(row),
         has_toast: false,
         leaves: Vec::new(),

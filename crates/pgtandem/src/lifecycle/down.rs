@@ -98,7 +98,7 @@ async fn look(config: &Config) -> Result<(Vec<Found>, Vec<OutOfReach>), Lifecycl
                 let link = read(&node).await?;
                 found.push(Found { node, link });
             }
-            Err(error) => away.push(OutOfReach { node: wanted.name.clone(), why: error.to_string() }),
+            Err(error) => away.push(OutOfReach { node: wanted.name.clone(), why: error.without_node(&wanted.name) }),
         }
     }
     Ok((found, away))

@@ -40,6 +40,12 @@ impl LifecycleError {
         Self::Refused { what: what.into(), remedy: remedy.into() }
     }
 
+    /// For where the node is named already.
+    pub fn without_node(&self, node: &str) -> String {
+        let text = self.to_string();
+        text.strip_prefix(&format!("node {node}: ")).unwrap_or(&text).to_owned()
+    }
+
     /// What the person can do about it.
     pub fn remedy(&self) -> Option<String> {
         match self {

@@ -143,11 +143,10 @@ impl Pair<'_> {
     }
 
     fn type_fault(&self, report: &mut Report, what: &str, why: &str, column: &Ident, wanted: &str) {
-        report
-            .fault("type_differs", format!("{what}: {why}"))
-            .on(&self.other.name)
-            .of(&self.table.name)
-            .mend(format!("ALTER TABLE {} ALTER COLUMN {column} TYPE {wanted}", self.table.name));
+        report.fault("type_differs", format!("{what}: {why}")).on(&self.other.name).of(&self.table.name).mend(format!(
+            "ALTER TABLE {} ALTER COLUMN {column} TYPE {wanted} USING {column}::{wanted}",
+            self.table.name
+        ));
     }
 
     fn generated_on_one_side(&self, report: &mut Report, column: &Ident, on_first: bool) {

@@ -52,9 +52,7 @@ pub(super) async fn survey_all(
 
 fn unreachable_node(report: &mut Report, node: &str, error: &LifecycleError) {
     // The node is named beside the finding already.
-    let what = error.to_string();
-    let what = what.strip_prefix(&format!("node {node}: ")).unwrap_or(&what).to_owned();
-    let finding = report.fault("connection", what).on(node);
+    let finding = report.fault("connection", error.without_node(node)).on(node);
     if let Some(remedy) = error.remedy() {
         finding.mend(remedy);
     }

@@ -75,14 +75,12 @@ fn key(report: &mut Report, survey: &NodeSurvey, table: &TableShape) {
             .of(name)
             .mend(format!("ALTER TABLE {name} ADD PRIMARY KEY ({columns})"));
     }
-    if table.pk_deferrable {
+    if let Some(constraint) = &table.deferrable_pk {
         let what = "its primary key is deferrable: once published, PostgreSQL would refuse the application's updates";
         let columns = list(&table.primary_key);
-        report
-            .fault("deferrable_key", what)
-            .on(node)
-            .of(name)
-            .mend(format!("ALTER TABLE {name} DROP CONSTRAINT …, ADD PRIMARY KEY ({columns}) NOT DEFERRABLE"));
+        report.fault("deferrable_key", what).on(node).of(name).mend(format!(
+            "ALTER TABLE {name} DROP CONSTRAINT {constraint}, ADD PRIMARY KEY ({columns}) NOT DEFERRABLE"
+        ));
     }
     for column in &table.columns {
         if table.is_key(&column.name) && is_spelled_in_ways_unknown(column) {

@@ -192,6 +192,26 @@ fn s38_what_the_report_says_mends_it() {
     scene.must(&["down", "--yes"]);
 }
 
+/// Pasted as they stand.
+#[test]
+fn s38_the_statements_of_the_report_mend_a_table() {
+    let scene =
+        Scene::new("s38_statements", 2, "CREATE TABLE things (id int CONSTRAINT \"the Key\" PRIMARY KEY DEFERRABLE)");
+    scene.on(0, "ALTER TABLE things ADD COLUMN \"when\" date");
+    scene.on(1, "ALTER TABLE things ADD COLUMN \"when\" text; INSERT INTO things VALUES (1, '2025-01-01')");
+    scene.configure(&["things"]);
+    let ended = scene.run(&["check", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    let faults: Vec<_> = findings.iter().filter(|finding| finding["severity"] == "fault").collect();
+    assert_eq!(faults.len(), 3, "{}", ended.all());
+    for fault in faults {
+        let node = if fault["node"] == "new" { 0 } else { 1 };
+        scene.on(node, fault["remedy"].as_str().unwrap());
+    }
+    scene.must(&["check"]);
+}
+
 #[test]
 fn s38_init_writes_what_can_be_linked_and_why_not() {
     let scene = Scene::new(
