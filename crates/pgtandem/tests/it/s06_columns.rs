@@ -83,6 +83,9 @@ fn s06_own_columns_stay_with_a_row_whose_unique_values_move() {
     pair["new"].sql("INSERT INTO seats SELECT i, i FROM generate_series(50, 1, -1) i");
     shows(&pair, "legacy", "SELECT count(*) FROM seats", "50");
     pair["legacy"].sql("UPDATE seats SET note = 'note ' || id");
+    // Otherwise the two would be in conflict, and its decision deletes rows on new for a moment and writes them anew:
+    // an UPDATE that meets them then finds none.
+    pair.acknowledged();
     pair["new"].sql("UPDATE seats SET place = -place; UPDATE seats SET place = 1 - place");
     shows(&pair, "legacy", "SELECT sum(place - id), count(DISTINCT note) FROM seats", "50|50");
     pair["new"].sql("UPDATE seats SET id = id + 1000 WHERE id > 25");

@@ -267,10 +267,16 @@ impl<const N: usize> Fleet<N> {
         assert!(report.is_empty(), "still not equal after {limit:?}\n{report}");
     }
 
-    /// Like `quiesce`, and every slot of pgtandem has passed what its node had written by now:
-    /// then nothing is under way any more, not even what would make equal rows unequal.
+    /// Like `quiesce`, and nothing is under way any more, not even what would make equal rows unequal.
     #[track_caller]
     pub fn settle(&self) {
+        self.acknowledged();
+        self.quiesce();
+    }
+
+    /// Every slot of pgtandem has passed what its node had written by now: it has reached all nodes.
+    #[track_caller]
+    pub fn acknowledged(&self) {
         let marks: Vec<String> = self.nodes.iter().map(|node| node.sql("SELECT pg_current_wal_insert_lsn()")).collect();
         for (node, mark) in self.nodes.iter().zip(&marks) {
             let passed = format!(
@@ -280,7 +286,6 @@ impl<const N: usize> Fleet<N> {
             let what = format!("the slot of {} passes {mark}", node.name());
             wait_until(&what, PATIENCE, || node.sql(&passed) == "t");
         }
-        self.quiesce();
     }
 
     /// As JSON: the order of the columns does not matter, and neither does the row's type.
