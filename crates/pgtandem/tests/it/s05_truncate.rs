@@ -50,6 +50,42 @@ fn s05_truncate_travels_both_ways() {
     }
 }
 
+/// The ids that both sides make afterwards must not meet, though only one side's sequences began anew.
+#[test]
+fn s05_restart_identity_of_a_foreign_key_group() {
+    let pair = shop();
+    let _hub = pair.linked();
+    for (here, there) in [("new", "legacy"), ("legacy", "new")] {
+        for node in pair.nodes() {
+            node.sql(
+                "INSERT INTO orders (who) SELECT 'first' FROM generate_series(1, 40);
+                 INSERT INTO lines (order_id, what) SELECT id, 'thing' FROM orders WHERE who = 'first'",
+            );
+            pair.quiesce();
+        }
+        pair[here].sql("TRUNCATE orders, lines RESTART IDENTITY");
+        counts(&pair, "0|0");
+        for round in 1..=3 {
+            for node in [here, there] {
+                pair[node].sql(
+                    "WITH made AS (INSERT INTO orders (who) SELECT 'again' FROM generate_series(1, 30) RETURNING id)
+                     INSERT INTO lines (order_id, what) SELECT id, 'line' FROM made",
+                );
+            }
+            counts(&pair, &format!("{0}|{0}", round * 60));
+        }
+        // It began anew, and below what had been given out.
+        let first: u32 = pair[here].sql("SELECT min(id) FROM orders").parse().unwrap();
+        assert!(first <= 4, "the first id is {first}");
+        pair[there].sql("TRUNCATE orders CASCADE");
+        counts(&pair, "0|0");
+    }
+    for node in pair.nodes() {
+        assert_eq!(node.sql("SELECT count(*) FROM pgtandem.decision"), "0");
+        assert_eq!(node.sql("SELECT count(*) FROM pgtandem.held"), "0");
+    }
+}
+
 #[test]
 fn s05_truncate_against_writes_on_the_other_side() {
     let pair = shop();

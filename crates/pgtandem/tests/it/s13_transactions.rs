@@ -87,6 +87,39 @@ fn s55_prepared_transactions_with_savepoints_and_without_synchronous_commit() {
     assert_eq!(pair["new"].sql("SELECT count(*) FROM pgtandem.decision"), "0");
 }
 
+/// What is prepared counts from its COMMIT PREPARED, whatever was written and which hub worked meanwhile.
+#[test]
+fn s13_a_transaction_stays_prepared_over_hubs_and_deliveries() {
+    let pair = Pair::with(Setup::default().table("products", PRODUCTS));
+    let mut hub = pair.linked();
+    for (here, there) in [("new", "legacy"), ("legacy", "new")] {
+        pair[here].sql("DELETE FROM products");
+        pair[here].sql(&format!("{INSERT} (1, 'old'), (2, 'old'), (3, 'old')"));
+        pair.settle();
+        let session = pair[here].session();
+        let run = |sql: &str| session.run(sql).unwrap_or_else(|e| panic!("{e}"));
+        run("BEGIN; UPDATE products SET name = 'prepared' WHERE id = 1; DELETE FROM products WHERE id = 2");
+        run(&format!("SAVEPOINT a; {INSERT} (9, 'undone'); ROLLBACK TO SAVEPOINT a; {INSERT} (10, 'prepared')"));
+        run("PREPARE TRANSACTION 'long'");
+        run("UPDATE products SET name = 'meanwhile' WHERE id = 3");
+        // A delivery for a row that is locked waits; others of its transaction wait with it.
+        pair[there].sql("UPDATE products SET price = 5 WHERE id = 1");
+        hub.kill9();
+        hub = pair.hub();
+        hub.wait_for_log("working");
+        wait_until("others go on", PATIENCE, || {
+            pair[there].sql("SELECT name FROM products WHERE id = 3") == "meanwhile"
+        });
+        assert_eq!(pair[there].sql("SELECT count(*) FROM products WHERE name = 'prepared'"), "0");
+        run("COMMIT PREPARED 'long'");
+        pair.settle();
+        // The prepared one was committed last: it wins row 1, and the other write is recorded.
+        let rows = "SELECT id, name, coalesce(price, 0) FROM products ORDER BY id";
+        assert_eq!(pair[there].sql(rows), "1|prepared|0\n3|meanwhile|0\n10|prepared|0");
+        assert_eq!(pair["new"].sql("SELECT DISTINCT loser_row->>'price' FROM pgtandem.decision"), "5");
+    }
+}
+
 /// Rounds in which the server lost something; the others show nothing.
 const LOSSES: usize = 2;
 const MOST_ROUNDS: usize = 30;

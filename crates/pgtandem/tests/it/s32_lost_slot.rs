@@ -49,3 +49,33 @@ fn s32_a_slot_that_goes_while_the_hub_works_ends_it() {
     assert!(hub.log().contains("slot") && hub.log().contains("pgtandem down"), "{}", hub.log());
     assert_eq!(legacy.sql(SLOTS), "0", "nobody made a new one");
 }
+
+#[test]
+fn s32_a_slot_that_lost_wal_is_found_out() {
+    let small = Setup::default().setting("max_slot_wal_keep_size", "1MB").setting("max_wal_size", "48MB");
+    let pair = Pair::with(small.table("products", PRODUCTS));
+    let hub = pair.linked();
+    pair["new"].sql("INSERT INTO products (name) VALUES ('before')");
+    pair.settle();
+    hub.terminate();
+    let new = &pair["new"];
+    new.sql("INSERT INTO products (name) VALUES ('in the dark'); CREATE TABLE elsewhere (filler text)");
+    wait_until("the server throws WAL away", PATIENCE, || {
+        new.sql("INSERT INTO elsewhere SELECT repeat('x', 1000) FROM generate_series(1, 20000)");
+        new.sql("SELECT pg_switch_wal()");
+        new.sql("CHECKPOINT");
+        new.sql("SELECT wal_status FROM pg_replication_slots") == "lost"
+    });
+    let slot = new.sql("SELECT slot_name FROM pg_replication_slots");
+    let run = pair.pgtandem(["run"]).exits(3).stderr;
+    assert!(run.contains(&format!("new: its replication slot {slot} is gone or has lost WAL")), "{run}");
+    let check = pair.pgtandem(["check"]).exits(1).stdout;
+    assert!(check.contains(&format!("new: the replication slot {slot}")), "{check}");
+    assert!(check.contains("`pgtandem down --node new`"), "{check}");
+    pair.pgtandem(["up", "--yes"]).exits(1);
+    pair.pgtandem(["status"]).exits(1);
+    assert_eq!(new.sql("SELECT slot_name, wal_status FROM pg_replication_slots"), format!("{slot}|lost"));
+    assert_eq!(pair["legacy"].sql("SELECT name FROM products"), "before");
+    pair.pgtandem(["down", "--yes"]).ok();
+    assert_eq!(new.sql(SLOTS), "0");
+}

@@ -2,7 +2,9 @@
 
 use super::Scene;
 use crate::support::{PATIENCE, wait_until};
+use crate::support::{PRODUCTS, Pair, Setup};
 use pgtandem::cluster::SqlError;
+use pgtandem::cluster::Stop;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -46,6 +48,29 @@ fn s45_each_node_has_ids_of_its_own() {
     let mut blocks: Vec<i64> = [0, 1].iter().flat_map(|node| ids(&scene, "blocks", *node, 10)).collect();
     blocks.sort_unstable();
     assert!(blocks.windows(2).all(|pair| pair[1] - pair[0] >= 50), "{blocks:?}");
+}
+
+#[test]
+fn s45_after_one_side_was_offline() {
+    let pair = Pair::with(Setup::default().table("products", PRODUCTS));
+    let hub = pair.linked();
+    let insert = |node: &str, count: usize| {
+        pair[node].sql(&format!("INSERT INTO products (name) SELECT '{node}' FROM generate_series(1, {count})"));
+    };
+    for (here, there) in [("new", "legacy"), ("legacy", "new")] {
+        insert(here, 10);
+        insert(there, 10);
+        pair[there].cluster.stop(Stop::Immediate).unwrap();
+        insert(here, 300);
+        // Its sequence knows nothing of what was written meanwhile; it need not.
+        pair[there].cluster.start_again().unwrap();
+        insert(there, 50);
+        insert(here, 50);
+        pair.settle();
+    }
+    assert_eq!(pair["new"].sql("SELECT count(*), count(DISTINCT id) FROM products"), "840|840");
+    assert_eq!(pair["new"].sql("SELECT count(*) FROM pgtandem.decision"), "0");
+    assert!(hub.is_running(), "{}", hub.log());
 }
 
 #[test]
