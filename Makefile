@@ -3,7 +3,7 @@ CARGO ?= cargo
 # What `make test-matrix` runs; empty: every scenario. CI gives CORE.
 ONLY ?=
 # One scenario for each thing that differs between versions of PostgreSQL or that all else rests on.
-CORE = cluster:: s01_ s03_ s05_ s06_ s13_ s20_ s21_ s22_ s30_ s36_ s38_ s41_ s43_ s45_
+CORE = cluster:: s01_ s03_ s05_ s06_ s13_ s20_ s21_ s22_ s30_ s32_ s36_ s38_ s41_ s43_ s45_
 
 .PHONY: build test test-matrix test-matrix-core demo bench lint clean setup
 

@@ -5,6 +5,7 @@ mod demo;
 mod pause;
 mod run;
 mod status;
+mod up;
 
 use crate::support::{PRODUCTS, Pair, Setup};
 use serde_json::Value as Json;
