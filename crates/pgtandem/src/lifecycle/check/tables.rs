@@ -190,11 +190,13 @@ fn cascades(report: &mut Report, survey: &NodeSurvey, table: &TableShape) {
     }
     for key in table.foreign_keys_in.iter().filter(|key| key.on_delete.writes() || key.on_update.writes()) {
         let child = key.table.plain();
+        let grant = "allow us to set session_replication_role";
+        let is_linked = survey.tables.iter().any(|other| other.name == key.table);
         report
             .warning("cascade", format!("a delivered delete or key change acts on {child} too, through {}", key.name))
             .on(&survey.name)
             .of(&table.name)
-            .mend(format!("allow us to set session_replication_role, and link {child} too"));
+            .mend(if is_linked { grant.to_owned() } else { format!("{grant}, and link {child} too") });
     }
 }
 
