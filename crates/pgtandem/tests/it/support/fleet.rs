@@ -322,6 +322,13 @@ impl<const N: usize> Fleet<N> {
         }
         for node in &self.nodes {
             print(&format!("server {}", node.name()), &node.cluster.log());
+            let hub = "SELECT coalesce(jsonb_pretty(state), '-') FROM pgtandem.hub_status";
+            let landings = "SELECT id, position, cover, acknowledged, row_count, landed_at FROM pgtandem.landing
+                            ORDER BY id DESC LIMIT 5";
+            for query in [hub, landings] {
+                let answer = node.try_sql(query).unwrap_or_else(|e| e.to_string());
+                print(&format!("{}: {query}", node.name()), &answer);
+            }
         }
     }
 }
