@@ -53,6 +53,11 @@ impl TableShape {
         self.primary_key.contains(column)
     }
 
+    /// PostgreSQL can neither publish such a column nor leave it out of REPLICA IDENTITY FULL.
+    pub fn has_virtual_column(&self) -> bool {
+        self.columns.iter().any(|column| column.generated == Some(Generated::Virtual))
+    }
+
     /// The columns whose values travel: all but those a node computes itself.
     pub fn written_columns(&self) -> impl Iterator<Item = &Column> {
         self.columns.iter().filter(|column| column.generated.is_none())

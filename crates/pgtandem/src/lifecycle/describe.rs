@@ -111,10 +111,10 @@ impl Plan {
             Step::ReplicaIdentity { node, table, to, .. } => {
                 one(node, format!("{};", sql::alter_replica_identity(table, &to.sql())))
             }
-            Step::Publish { node, create, tables } => {
+            Step::Publish { node, create, generated, tables } => {
                 let publication = Ident::new(PUBLICATION);
                 let statement = match create {
-                    true => sql::create_publication(&publication, tables),
+                    true => sql::create_publication(&publication, tables, *generated),
                     false => sql::add_to_publication(&publication, tables),
                 };
                 one(node, format!("{statement};"))

@@ -6,7 +6,7 @@
 use super::identity::{Identity, identities, slot_count};
 use super::interleave::{Interleaving, interleavings};
 use super::{LifecycleError, NodeSurvey};
-use crate::catalog::ReplicaIdentity;
+use crate::catalog::{Leaf, ReplicaIdentity, TableShape};
 use crate::config::{Config, Ids, Table};
 use crate::sql::QualifiedName;
 
@@ -48,6 +48,9 @@ pub enum Step {
     Publish {
         node: usize,
         create: bool,
+        /// Generated columns as well. With REPLICA IDENTITY FULL the application's own updates would fail otherwise,
+        /// from PostgreSQL 18 on.
+        generated: bool,
         tables: Vec<QualifiedName>,
     },
     CreateSlot {
@@ -129,8 +132,12 @@ fn parents_first<'a>(config: &'a Config, surveys: &[NodeSurvey]) -> Vec<&'a Tabl
 /// What the replica identity of a table that holds rows must be.
 ///
 /// With a TOAST table, values that an update leaves alone are missing in the WAL unless the whole old row is there.
-/// Without one the primary key will do, and FULL does no harm.
-pub fn wanted_identity(leaf: &crate::catalog::Leaf) -> ReplicaIdentity {
+/// Without one the primary key will do, and FULL does no harm, except with a virtual generated column: then PostgreSQL
+/// would refuse the application's updates, and large values are read from the table instead.
+pub fn wanted_identity(table: &TableShape, leaf: &Leaf) -> ReplicaIdentity {
+    if table.has_virtual_column() {
+        return ReplicaIdentity::Default;
+    }
     match (&leaf.replica_identity, leaf.has_toast) {
         (ReplicaIdentity::Full, _) | (_, true) => ReplicaIdentity::Full,
         _ => ReplicaIdentity::Default,
@@ -176,7 +183,7 @@ impl Planner<'_> {
         let survey = &self.surveys[node];
         for table in self.config.tables.iter().filter_map(|table| survey.table(&table.name)) {
             for leaf in &table.leaves {
-                let (from, to) = (leaf.replica_identity.clone(), wanted_identity(leaf));
+                let (from, to) = (leaf.replica_identity.clone(), wanted_identity(table, leaf));
                 if from != to {
                     self.steps.push(Step::ReplicaIdentity { node, table: leaf.name.clone(), from, to });
                 }
@@ -191,7 +198,8 @@ impl Planner<'_> {
             .filter(|table| !published.unwrap_or_default().contains(table))
             .collect();
         if published.is_none() || !missing.is_empty() {
-            self.steps.push(Step::Publish { node, create: published.is_none(), tables: missing });
+            let (create, generated) = (published.is_none(), survey.server.major() >= 18);
+            self.steps.push(Step::Publish { node, create, generated, tables: missing });
         }
         if survey.slot.is_none() {
             self.steps.push(Step::CreateSlot { node });

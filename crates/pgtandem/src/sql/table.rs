@@ -7,11 +7,17 @@ pub fn alter_replica_identity(table: &QualifiedName, identity: &str) -> String {
     format!("ALTER TABLE {table} REPLICA IDENTITY {identity}")
 }
 
-/// Changes of partitions are published as changes of the table they are partitions of.
-pub fn create_publication<'a>(name: &Ident, tables: impl IntoIterator<Item = &'a QualifiedName>) -> String {
+/// Changes of partitions are published as changes of the table they are partitions of. `generated`: stored generated
+/// columns are published as well, of which only servers from 18 on have heard.
+pub fn create_publication<'a>(
+    name: &Ident,
+    tables: impl IntoIterator<Item = &'a QualifiedName>,
+    generated: bool,
+) -> String {
     let tables = list(tables);
     let tables = if tables.is_empty() { String::new() } else { format!(" FOR TABLE {tables}") };
-    format!("CREATE PUBLICATION {name}{tables} WITH (publish_via_partition_root = true)")
+    let generated = if generated { ", publish_generated_columns = stored" } else { "" };
+    format!("CREATE PUBLICATION {name}{tables} WITH (publish_via_partition_root = true{generated})")
 }
 
 pub fn add_to_publication<'a>(name: &Ident, tables: impl IntoIterator<Item = &'a QualifiedName>) -> String {

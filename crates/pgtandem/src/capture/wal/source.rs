@@ -55,7 +55,7 @@ impl Source {
             tracing::warn!(
                 table = %table.plain(),
                 "large values are missing in the stream, so they are read from the table, which is slow; \
-                 run ALTER TABLE {table} REPLICA IDENTITY FULL"
+                 see what `pgtandem check` says of the table"
             );
         }
         let (key, texts): (Vec<_>, Vec<_>) = key.iter().cloned().unzip();

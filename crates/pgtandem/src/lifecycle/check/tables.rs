@@ -33,7 +33,15 @@ fn judge_shape(report: &mut Report, survey: &NodeSurvey, table: &TableShape, ids
     if ids == Ids::Interleave {
         sequences(report, survey, table);
     }
-    if table.has_toast && !table.leaves.iter().all(|leaf| leaf.replica_identity.is_full()) {
+    if table.has_toast && table.has_virtual_column() {
+        let what = "PostgreSQL refuses REPLICA IDENTITY FULL of a table with a virtual generated column, so large \
+                    values that an update leaves alone are read from the table, which is slow, and may be newer ones";
+        report
+            .warning("virtual_column", what)
+            .on(&survey.name)
+            .of(&table.name)
+            .mend("make the generated column a STORED one, if updates of rows with large values are many");
+    } else if table.has_toast && !table.leaves.iter().all(|leaf| leaf.replica_identity.is_full()) {
         let what = "values may be stored out of line (TOAST): `up` sets REPLICA IDENTITY FULL, so that updates and \
                     deletes write the whole old row to the WAL";
         report.note("replica_identity", what).on(&survey.name).of(&table.name);

@@ -96,7 +96,7 @@ impl Work<'_> {
             Step::AddPeer { node, peer } => self.add_peer(*node, *peer).await,
             Step::SlotCount { node } => self.set_slot_count(*node).await,
             Step::ReplicaIdentity { node, table, from, to } => self.set_replica_identity(*node, table, from, to).await,
-            Step::Publish { node, create, tables } => self.publish(*node, *create, tables).await,
+            Step::Publish { node, create, generated, tables } => self.publish(*node, *create, *generated, tables).await,
             Step::CreateSlot { node } => self.create_slot(*node).await,
             Step::Register { node, id, table } => self.register(*node, *id, table).await,
             Step::Policy { node, id, table } => self.set_policy(*node, *id, table).await,

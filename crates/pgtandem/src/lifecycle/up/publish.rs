@@ -39,6 +39,7 @@ impl Work<'_> {
         &mut self,
         node: usize,
         create: bool,
+        generated: bool,
         tables: &[QualifiedName],
     ) -> Result<(), LifecycleError> {
         const DOING: &str = "publishing tables";
@@ -46,7 +47,7 @@ impl Work<'_> {
         let node = &self.nodes[node];
         if create {
             // Of no table yet: each is added by itself, so that no lock is waited for while another is held.
-            let statement = sql::create_publication(&publication, []);
+            let statement = sql::create_publication(&publication, [], generated);
             node.client().batch_execute(&statement).await.on(&node.name, DOING)?;
         }
         for table in tables {
