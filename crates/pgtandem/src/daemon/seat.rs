@@ -15,7 +15,7 @@ use super::settings::SPELLING;
 use crate::capture::Image;
 use crate::capture::wal::{CaptureError, Captured, Source, SourceColumn, WalCapture};
 use crate::connect::FaultClass;
-use crate::deliver::{DeliverError, Landing, LandingId, Target};
+use crate::deliver::{DeliverError, Landing, LandingId, PAUSED, Target};
 
 /// What may wait between a capture and the hub, in transactions; more waits in the socket and in the server.
 const QUEUE: usize = 4_096;
@@ -273,7 +273,7 @@ impl Seat {
         // A paused table has been reported as such.
         // One that is tried again and refused again has been, too.
         let is_new = |held: &&crate::deliver::Held| {
-            held.sqlstate.is_some() && !delivery.rows.iter().any(|row| row.was_held && row.key == held.key)
+            held.reason != PAUSED && !delivery.rows.iter().any(|row| row.was_held && row.key == held.key)
         };
         for held in landing.held.iter().filter(is_new).take(HELD_REPORTED) {
             let table = self.context.table_name(held.key.table);

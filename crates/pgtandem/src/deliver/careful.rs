@@ -312,8 +312,11 @@ fn truncates(delivery: &Delivery<Image>) -> Vec<DeliveryRow<Image>> {
     delivery.truncates.iter().map(row).collect()
 }
 
+/// Why a key of a paused table is held.
+pub const PAUSED: &str = "the table is paused";
+
 fn paused(row: &DeliveryRow<Image>) -> Held {
-    Held { key: row.key.clone(), reason: "the table is paused".to_owned(), sqlstate: None }
+    Held { key: row.key.clone(), reason: PAUSED.to_owned(), sqlstate: None }
 }
 
 fn incomplete(row: &DeliveryRow<Image>) -> Held {

@@ -11,6 +11,7 @@ mod record;
 mod session;
 mod target;
 
+pub use careful::PAUSED;
 pub use error::DeliverError;
 pub use patience::Patience;
 pub use record::{Held, row_json};
