@@ -92,3 +92,31 @@ fn s03_unchanged_large_values_stay_when_somebody_took_replica_identity_full_away
     assert_eq!(pair["legacy"].sql("SELECT count(*) FROM pgtandem.held WHERE released IS NULL"), "0");
     assert!(hub.log().contains("large values are missing in the stream"), "{}", hub.log());
 }
+
+/// A change is in the WAL before anybody can see it on its own node; with a synchronous standby that is away, long before.
+#[test]
+fn s03_a_row_that_cannot_be_seen_yet_is_not_taken_for_gone() {
+    let pair = Pair::with(Setup::default().table("documents", DOCUMENTS));
+    let hub = pair.linked();
+    insert(&pair, 1);
+    whole(&pair, 1, 0, 1);
+    let new = &pair["new"];
+    new.sql("ALTER TABLE documents REPLICA IDENTITY DEFAULT");
+    pair.settle();
+    let standby = |name: &str| {
+        new.sql(&format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'"));
+        new.sql("SELECT pg_reload_conf()");
+        wait_until("it counts", PATIENCE, || new.sql("SHOW synchronous_standby_names") == name);
+    };
+    standby("nobody");
+    std::thread::scope(|scope| {
+        let application = new.session();
+        scope.spawn(move || application.run("UPDATE documents SET id = 2 WHERE id = 1").unwrap());
+        hub.wait_for_log("large values are missing in the stream");
+        assert_eq!(new.sql("SELECT id FROM documents"), "1");
+        standby("");
+    });
+    whole(&pair, 2, 0, 1);
+    pair.settle();
+    assert_eq!(pair["legacy"].sql("SELECT count(*) FROM pgtandem.held"), "0");
+}

@@ -94,6 +94,7 @@ struct Leaving {
 struct Open {
     position: Position,
     time: Micros,
+    xid: u32,
     spool: Spool,
     /// Its changes are not collected: it is ours, or was judged before.
     skipped: bool,
@@ -157,11 +158,11 @@ impl WalCapture {
             self.left()?;
         }
         match message {
-            Message::Begin { final_lsn, commit_time_micros, .. } => {
+            Message::Begin { final_lsn, commit_time_micros, xid } => {
                 let position = Position(final_lsn.0);
                 let skipped = position <= self.judged;
                 let time = Micros(commit_time_micros);
-                self.open = Some(Open { position, time, spool: Spool::default(), skipped });
+                self.open = Some(Open { position, time, xid, spool: Spool::default(), skipped });
             }
             Message::Commit { .. } => return self.commit().map(Some),
             Message::Relation(relation) => return self.relation(&relation),
@@ -296,7 +297,8 @@ impl WalCapture {
         };
         let key: Vec<_> = plan.key.iter().map(|(at, column)| (column.column.clone(), text(*at))).collect();
         let columns: Vec<_> = lacking.iter().map(|at| plan.columns[*at].clone()).collect();
-        let found = self.source.values(&plan.name, &key, &columns).await?;
+        let xid = self.open_transaction()?.xid;
+        let found = self.source.values(&plan.name, &key, &columns, xid).await?;
         Ok(lacking.iter().copied().zip(found.into_iter().flatten()).collect())
     }
 

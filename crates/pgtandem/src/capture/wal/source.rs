@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error};
@@ -45,11 +46,15 @@ impl Source {
 
     /// Values of a row as it is now; `None` when it is gone. What it is now may be newer than the change that is read;
     /// then a later change brings the same.
+    ///
+    /// `xid` made the change. It is in the WAL before others can see it; how long, is for the server (a synchronous
+    /// standby may be waited for). A row that seems to be gone is looked for again once it can be seen.
     pub(super) async fn values(
         &mut self,
         table: &QualifiedName,
         key: &[(WrittenColumn, String)],
         columns: &[Ident],
+        xid: u32,
     ) -> Result<Option<Vec<Option<String>>>, CaptureError> {
         if self.warned.insert(table.clone()) {
             tracing::warn!(
@@ -61,7 +66,13 @@ impl Source {
         let (key, texts): (Vec<_>, Vec<_>) = key.iter().cloned().unzip();
         let parameters: Vec<&(dyn ToSql + Sync)> = texts.iter().map(|text| text as _).collect();
         let query = sql::select_values(table, &key, columns);
-        let row = match self.client().await?.query_opt(&query, &parameters).await {
+        let client = self.client().await?;
+        let mut row = client.query_opt(&query, &parameters).await;
+        if matches!(row, Ok(None)) {
+            wait_until_visible(client, xid).await.map_err(lost)?;
+            row = client.query_opt(&query, &parameters).await;
+        }
+        let row = match row {
             // The table or a column is gone by now.
             Err(error) if FaultClass::of(&error) == FaultClass::ShapeChanged => return Ok(None),
             row => row.map_err(lost)?,
@@ -99,6 +110,16 @@ impl Source {
             None => Cow::Owned(text.to_ascii_lowercase()),
         }
     }
+}
+
+/// A transaction lets go of the lock on its own number only after others can see it.
+async fn wait_until_visible(client: &Client, xid: u32) -> Result<(), Error> {
+    const UNSEEN: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'transactionid' AND granted
+        AND mode = 'ExclusiveLock' AND transactionid = $1::text::xid)";
+    while client.query_one(UNSEEN, &[&xid.to_string()]).await?.get(0) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
 }
 
 /// A lost session is opened again with the stream.
