@@ -3,13 +3,13 @@
 //! One delivery per node is in flight. It carries each owed key's canonical state as of the cut, the cover it brings
 //! about, and the decisions the node has not written down yet.
 
-use crate::change::State;
+use crate::change::{Op, State};
 use crate::cover::Cover;
 use crate::decision::Decision;
 use crate::hold::Span;
 use crate::hub::{Flight, Hub};
 use crate::key::{Dot, Key, NodeId, Position, Stamp, TableId};
-use crate::window::{Entry, Write};
+use crate::window::{Entry, Mark, Write};
 
 /// One transaction on a target.
 #[derive(Clone, Debug)]
@@ -49,6 +49,7 @@ pub struct DeliveryRow<I> {
     pub state: State<I>,
     pub dot: Dot,
     pub stamp: Stamp,
+    pub presence: Presence,
     /// The other half of a key change: if one of the two is held, so must the other be.
     pub pair: Option<Box<Key>>,
     /// The table is paused on the target: store the row as held.
@@ -57,6 +58,17 @@ pub struct DeliveryRow<I> {
     /// (it goes when [`Delivery::released`] names it); if it is held again, replace the record's row and dot and clear
     /// its release, but leave its cover. When this is false and the row must be held, replace any record whole.
     pub was_held: bool,
+}
+
+/// What the target most likely has of a key before the delivery. A hint for how to write the row, never a fact: the
+/// target's own changes are judged later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Presence {
+    Unknown,
+    /// The source updated a row that both had, or one that a landing brought here.
+    Present,
+    /// The source inserted it, and no landing has brought it here.
+    Absent,
 }
 
 /// How a delivery ended that committed.
@@ -196,6 +208,7 @@ impl<I: Clone> Hub<I> {
             state: entry.state.clone(),
             dot: entry.dot(),
             stamp: entry.stamp(),
+            presence: entry.presence_at(node),
             pair: entry.half().and_then(|h| h.partners.iter().find(together)).cloned().map(Box::new),
             hold: self.is_paused(entry.key.table, node),
             was_held: entry.unpassed_span(node, self.judged(node)),
@@ -303,5 +316,17 @@ impl<I: Clone> Hub<I> {
         let state = self.node_mut(node);
         state.news = true;
         state.released.extend(flight.released);
+    }
+}
+
+impl<I> Entry<I> {
+    fn presence_at(&self, node: NodeId) -> Presence {
+        let landed = self.writes.iter().any(|w| w.node == node);
+        let came_here = landed || self.sources.contains(node);
+        match (self.marks.has(Mark::Inserted) && !came_here, self.marks.op()) {
+            (true, _) => Presence::Absent,
+            (false, Op::Update) => Presence::Present,
+            (false, _) => Presence::Unknown,
+        }
     }
 }

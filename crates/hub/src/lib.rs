@@ -31,7 +31,7 @@ mod wrote;
 pub use change::{Change, Op, State};
 pub use cover::{Cover, Landing};
 pub use decision::{Decision, Kept, Kind, Side};
-pub use delivery::{Delivery, DeliveryRow, DeliveryTruncate, Landed};
+pub use delivery::{Delivery, DeliveryRow, DeliveryTruncate, Landed, Presence};
 pub use hold::HeldRecord;
 pub use hub::Hub;
 pub use key::{Dot, Key, Micros, NodeId, Position, Stamp, TableId};

@@ -72,6 +72,8 @@ pub(crate) enum Mark {
     Again = 4,
     /// It began from an unretired TRUNCATE of its table, which must not retire before it.
     Derived = 8,
+    /// It came into the window by an INSERT.
+    Inserted = 64,
 }
 
 const OPS: [Op; 4] = [Op::Insert, Op::Update, Op::Delete, Op::Truncate];
@@ -91,7 +93,7 @@ impl Marks {
 
     pub(crate) fn set_op(&mut self, op: Op) {
         let number = OPS.iter().position(|o| *o == op).unwrap_or_default();
-        self.0 = self.0 & 0x0f | (number as u8) << 4;
+        self.0 = self.0 & !0x30 | (number as u8) << 4;
     }
 }
 

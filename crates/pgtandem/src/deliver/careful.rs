@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
-use hub::{Delivery, DeliveryRow, DeliveryTruncate, Key, Position, State};
+use hub::{Delivery, DeliveryRow, DeliveryTruncate, Key, Position, Presence, State};
 
-use super::batch::{Form, Placed, is_partial, next_batch, place};
+use super::batch::{Form, Placed, Trust, is_partial, next_batch, place};
 use super::error::DeliverError;
 use super::record::{Held, decisions_json};
 use super::session::{Landing, LandingId, Target};
@@ -53,7 +53,7 @@ impl Target {
 
     async fn write_carefully(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
         let whole = delivery.rows.iter().filter(|row| !row.hold && !is_partial(row));
-        let placed = place(whole, &self.tables, &self.shapes);
+        let placed = place(whole, &self.tables, &self.shapes, Trust::Nothing);
         let (placed, misfits) = self.prepare_what_fits(placed).await?;
         self.client.batch_execute("BEGIN").await?;
         let before = self.open(id).await?;
@@ -305,6 +305,7 @@ fn truncates(delivery: &Delivery<Image>) -> Vec<DeliveryRow<Image>> {
         state: State::Absent,
         dot: truncate.dot,
         stamp: truncate.stamp,
+        presence: Presence::Unknown,
         pair: None,
         hold: truncate.hold,
         was_held: truncate.was_held,

@@ -3,6 +3,7 @@
 mod arrays;
 mod batch;
 mod careful;
+mod copy_text;
 mod error;
 mod forms;
 mod patience;
@@ -10,6 +11,7 @@ mod pipeline;
 mod record;
 mod session;
 mod target;
+mod trust;
 
 pub use error::DeliverError;
 pub use patience::Patience;

@@ -5,16 +5,19 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use futures::SinkExt;
 use hub::{Delivery, Key, Landed, NodeId, Position};
 use tokio_postgres::types::{PgLsn, ToSql};
 use tokio_postgres::{Client, Statement};
 
-use super::batch::{Batch, Form, PreparedForms, is_partial, next_batch, place};
+use super::batch::{Batch, Form, PreparedForms, Trust, is_partial, next_batch, place};
 use super::error::DeliverError;
 use super::patience::Patience;
 use super::pipeline::Pipeline;
 use super::record;
 use super::target::TargetTables;
+use super::trust::Experience;
 use crate::capture::{Image, Shapes};
 use crate::sql;
 
@@ -46,6 +49,7 @@ pub struct Target {
     /// Neither the application's triggers nor foreign keys act on what is delivered.
     pub is_replica: bool,
     patience: Patience,
+    experience: Experience,
     /// Deliveries in a row that found a table other than it was.
     misshapen: u32,
     pub(super) forms: PreparedForms,
@@ -116,6 +120,7 @@ impl Target {
             epoch: role.epoch,
             is_replica: role.is_replica,
             patience: role.patience,
+            experience: Experience::default(),
             misshapen: 0,
             forms: HashMap::new(),
             fixed,
@@ -162,7 +167,7 @@ impl Target {
         if !simple {
             return self.deliver_carefully(id, delivery).await;
         }
-        match self.deliver_at_once(id, delivery).await {
+        match self.deliver_trusting(id, delivery).await {
             Err(error) if error.is_about_rows() => self.deliver_carefully(id, delivery).await,
             // The tables have been read anew and still do not take it: a trigger's SQL is broken, say, or a table is
             // gone. Whose keys it concerns is found out; all others go on.
@@ -171,8 +176,38 @@ impl Target {
         }
     }
 
-    async fn deliver_at_once(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
-        let placed = place(delivery.rows.iter(), &self.tables, &self.shapes);
+    /// Writes the rows as they are expected to be met, and if that fails, whatever is there.
+    async fn deliver_trusting(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
+        let mut trust = self.experience.trust();
+        let done = self.deliver_at_once(id, delivery, &mut trust).await;
+        match done {
+            Err(error) if trust == Trust::Presence && error.may_come_of_trust() => {
+                tracing::debug!(node = %self.node_name, "rows were not there as expected: {error}");
+                self.experience.was_surprised();
+                trust = Trust::Nothing;
+                self.deliver_at_once(id, delivery, &mut trust).await
+            }
+            Ok(landing) => {
+                if trust == Trust::Presence {
+                    self.experience.was_right();
+                }
+                Ok(landing)
+            }
+            failed => failed,
+        }
+    }
+
+    /// `trust` becomes `Nothing` where nothing came of it.
+    async fn deliver_at_once(
+        &mut self,
+        id: LandingId,
+        delivery: &Delivery<Image>,
+        trust: &mut Trust,
+    ) -> Result<Landing, DeliverError> {
+        let placed = place(delivery.rows.iter(), &self.tables, &self.shapes, *trust);
+        if !placed.iter().any(|placed| matches!(placed.form, Form::Update(..) | Form::Insert(..))) {
+            *trust = Trust::Nothing;
+        }
         self.prepare(&placed).await?;
         let truncate = self.truncate_text(delivery);
         let fold = self.fold_due(delivery);
@@ -251,7 +286,14 @@ impl Target {
         let parameters: Vec<&(dyn ToSql + Sync)> = batch.parameters.iter().map(|array| array as _).collect();
         let statement = &self.forms[&batch.form].statement;
         match batch.form {
-            Form::Upsert(..) | Form::Move(_) => self.client.execute(statement, &parameters).await.map(drop),
+            Form::Upsert(..) | Form::Update(..) | Form::Move(_) => {
+                self.client.execute(statement, &parameters).await.map(drop)
+            }
+            Form::Insert(..) => {
+                let mut copy = std::pin::pin!(self.client.copy_in::<_, Bytes>(statement).await?);
+                copy.send(batch.copy.clone()).await?;
+                copy.finish().await.map(drop)
+            }
             Form::Delete(_) => {
                 let found = self.client.query(statement, &parameters).await?;
                 if found.len() < batch.rows.len() {
