@@ -251,6 +251,8 @@ impl Seat {
         if let Some(since) = self.owed_since.take() {
             self.last_lag = since.elapsed();
         }
+        let (rows, took_ms) = (delivery.rows.len(), self.at_work.elapsed().as_secs_f64() * 1000.0);
+        tracing::debug!(node = %self.name, landing = id.0, rows, took_ms, "delivered");
         self.counters.deliveries += 1;
         self.counters.rows_delivered += delivery.rows.len() as u64;
         self.counters.last_error = None;
