@@ -137,7 +137,7 @@ fn expect(placed: &mut [Placed<'_>], tables: &TargetTables) {
 impl TargetTable {
     /// Rows can be copied in: nothing has to be looked at behind them.
     fn may_copy(&self) -> bool {
-        self.is_replica && !self.may_leave_out && self.unchecked.is_empty()
+        self.is_replica && !self.row_security && !self.may_leave_out && self.unchecked.is_empty()
     }
 
     /// Rows can be updated by key, all columns but the key's.

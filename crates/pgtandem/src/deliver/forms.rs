@@ -33,12 +33,15 @@ impl Target {
             Form::Upsert(_, shape) => self.prepare_upsert(table, shape).await,
             Form::Update(_, shape) => {
                 let update = |columns: &[WrittenColumn]| sql::counted_update(&table.name, columns);
-                self.prepare_expecting(table, shape, update).await
+                self.prepare_expecting(table, shape, update, Vec::new()).await
             }
             Form::Insert(_, shape) => {
-                let names =
-                    |columns: &[WrittenColumn]| columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
-                self.prepare_expecting(table, shape, |columns| sql::copy_in(&table.name, &names(columns), false)).await
+                let copy = |columns: &[WrittenColumn]| {
+                    let names: Vec<_> = columns.iter().map(|column| column.name.clone()).collect();
+                    sql::copy_in(&table.name, &names, false)
+                };
+                // What a COPY may have to wait for shows before it, where it does no harm.
+                self.prepare_expecting(table, shape, copy, vec![sql::lock_for_writing(&table.name)]).await
             }
         }
     }
@@ -93,11 +96,12 @@ impl Target {
         table: &TargetTable,
         shape: ShapeId,
         text: impl FnOnce(&[WrittenColumn]) -> String,
+        before: Vec<String>,
     ) -> Result<Prepared, DeliverError> {
         let (parameter_of, columns) = self.written(table, shape);
         Ok(Prepared {
             statement: self.client.prepare(&text(&columns)).await?,
-            before: Vec::new(),
+            before: self.prepare_all(before).await?,
             after: Vec::new(),
             key: Vec::new(),
             parameter_of,

@@ -18,3 +18,4 @@ pub use patience::Patience;
 pub use record::{Held, row_json};
 pub use session::{Landing, LandingId, Target, TargetRole};
 pub use target::{Referrer, TargetColumn, TargetTable, TargetTables};
+pub use trust::Experience;

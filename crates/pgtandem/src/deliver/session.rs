@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -49,7 +49,7 @@ pub struct Target {
     /// Neither the application's triggers nor foreign keys act on what is delivered.
     pub is_replica: bool,
     patience: Patience,
-    experience: Experience,
+    experience: Arc<Mutex<Experience>>,
     /// Deliveries in a row that found a table other than it was.
     misshapen: u32,
     pub(super) forms: PreparedForms,
@@ -66,6 +66,7 @@ pub struct TargetRole {
     pub epoch: i64,
     pub pid: i32,
     pub patience: Patience,
+    pub experience: Arc<Mutex<Experience>>,
     pub is_replica: bool,
 }
 
@@ -120,7 +121,7 @@ impl Target {
             epoch: role.epoch,
             is_replica: role.is_replica,
             patience: role.patience,
-            experience: Experience::default(),
+            experience: role.experience,
             misshapen: 0,
             forms: HashMap::new(),
             fixed,
@@ -178,23 +179,32 @@ impl Target {
 
     /// Writes the rows as they are expected to be met, and if that fails, whatever is there.
     async fn deliver_trusting(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
-        let mut trust = self.experience.trust();
+        let mut trust = self.experience().trust();
         let done = self.deliver_at_once(id, delivery, &mut trust).await;
+        if trust == Trust::Nothing {
+            return done;
+        }
         match done {
-            Err(error) if trust == Trust::Presence && error.may_come_of_trust() => {
-                tracing::debug!(node = %self.node_name, "rows were not there as expected: {error}");
-                self.experience.was_surprised();
+            Ok(landing) => {
+                self.experience().was_right();
+                Ok(landing)
+            }
+            Err(error) => {
+                if error.may_come_of_trust() || error.is_outcome_unknown() {
+                    self.experience().was_surprised();
+                }
+                if !error.may_come_of_trust() {
+                    return Err(error);
+                }
+                tracing::debug!(node = %self.node_name, "rows were not met as expected: {error}");
                 trust = Trust::Nothing;
                 self.deliver_at_once(id, delivery, &mut trust).await
             }
-            Ok(landing) => {
-                if trust == Trust::Presence {
-                    self.experience.was_right();
-                }
-                Ok(landing)
-            }
-            failed => failed,
         }
+    }
+
+    fn experience(&self) -> MutexGuard<'_, Experience> {
+        self.experience.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `trust` becomes `Nothing` where nothing came of it.
@@ -229,6 +239,11 @@ impl Target {
                 }
                 let (missed, batch) = (&missed, Arc::new(batch));
                 for step in this.steps(&batch) {
+                    // A COPY that does not even begin, because the transaction has failed already, leaves the session
+                    // one answer ahead: the library has asked for it twice.
+                    if matches!((batch.form, step), (Form::Insert(..), Step::Write)) && !pipeline.catch_up().await {
+                        break;
+                    }
                     let batch = Arc::clone(&batch);
                     pipeline.send(async move { this.take_step(&batch, step, missed).await }).await;
                 }

@@ -125,6 +125,12 @@ pub fn refuse_duplicates(
     )
 }
 
+/// What every statement that writes rows does first.
+#[must_use]
+pub fn lock_for_writing(table: &QualifiedName) -> String {
+    format!("LOCK TABLE {table} IN ROW EXCLUSIVE MODE")
+}
+
 /// Locks rows, so that nobody can refer to them any more who does not already.
 #[must_use]
 pub fn lock_rows(table: &QualifiedName, key: &[WrittenColumn]) -> String {
