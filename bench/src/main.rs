@@ -37,8 +37,11 @@ struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Section {
+    /// A backlog of pgbench's TPC-B
     Drain,
+    /// A backlog with foreign keys, a unique index and TOAST
     Varied,
+    /// From commit to visible
     Lag,
 }
 
