@@ -1,5 +1,6 @@
 //! pgtandem and native logical replication side by side on the same two servers, in one run, in turns.
 
+mod copy;
 mod drain;
 mod figures;
 mod lag;
@@ -43,6 +44,8 @@ enum Section {
     Varied,
     /// From commit to visible
     Lag,
+    /// Filling an empty table
+    Copy,
 }
 
 fn main() -> ExitCode {
@@ -60,6 +63,9 @@ fn main() -> ExitCode {
     }
     if wanted(Section::Lag) {
         lag::run(&pair, &mut report, repeats, seconds);
+    }
+    if wanted(Section::Copy) {
+        copy::run(&pair, &mut report, repeats);
     }
     report.print_table();
     if report.missed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
