@@ -1,5 +1,6 @@
 //! pgtandem and native logical replication side by side on the same two servers, in one run, in turns.
 
+mod application;
 mod copy;
 mod drain;
 mod figures;
@@ -11,6 +12,7 @@ mod report;
 mod sql;
 mod system;
 mod tandem;
+mod writer;
 
 use std::process::ExitCode;
 
@@ -46,6 +48,8 @@ enum Section {
     Lag,
     /// Filling an empty table
     Copy,
+    /// Speed of the application that writes
+    Application,
 }
 
 fn main() -> ExitCode {
@@ -66,6 +70,9 @@ fn main() -> ExitCode {
     }
     if wanted(Section::Copy) {
         copy::run(&pair, &mut report, repeats);
+    }
+    if wanted(Section::Application) {
+        application::run(&pair, &mut report, repeats, 2 * seconds);
     }
     report.print_table();
     if report.missed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
