@@ -1,6 +1,7 @@
 //! pgtandem and native logical replication side by side on the same two servers, in one run, in turns.
 
 mod application;
+mod both_ways;
 mod copy;
 mod drain;
 mod figures;
@@ -50,6 +51,8 @@ enum Section {
     Copy,
     /// Speed of the application that writes
     Application,
+    /// Both sides write
+    Both,
 }
 
 fn main() -> ExitCode {
@@ -73,6 +76,9 @@ fn main() -> ExitCode {
     }
     if wanted(Section::Application) {
         application::run(&pair, &mut report, repeats, 2 * seconds);
+    }
+    if wanted(Section::Both) {
+        both_ways::run(&pair, &mut report, repeats, seconds);
     }
     report.print_table();
     if report.missed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
