@@ -6,6 +6,7 @@ mod copy;
 mod drain;
 mod figures;
 mod lag;
+mod large;
 mod native;
 mod pair;
 mod processes;
@@ -53,6 +54,8 @@ enum Section {
     Application,
     /// Both sides write
     Both,
+    /// What the target's application notices of a large delivery
+    Large,
 }
 
 fn main() -> ExitCode {
@@ -79,6 +82,9 @@ fn main() -> ExitCode {
     }
     if wanted(Section::Both) {
         both_ways::run(&pair, &mut report, repeats, seconds);
+    }
+    if wanted(Section::Large) {
+        large::run(&pair, &mut report, repeats, seconds.min(3));
     }
     report.print_table();
     if report.missed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
