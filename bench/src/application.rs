@@ -45,9 +45,11 @@ fn once(pair: &Pair, system: System, seconds: u32, results: &mut Results) {
     stage.mark(&pair.source, 1);
     stage.wait_for_mark(&target, 1);
     let behind_ms = stopped.elapsed().as_secs_f64() * 1000.0;
+    let deliveries = stage.deliveries(&target);
+    let in_deliveries = if deliveries > 0 { format!(", in {deliveries} deliveries") } else { String::new() };
     let per_second = |time: Duration| time.as_secs_f64() * 1000.0 / f64::from(seconds);
     println!(
-        "  {system}: {tps:.0}/s; everything there {behind_ms:.0} ms after the last; \
+        "  {system}: {tps:.0}/s; everything there {behind_ms:.0} ms after the last{in_deliveries}; \
          CPU ms/s: source {:.0}, target {:.0}, hub {:.0}",
         per_second(cpu.source),
         per_second(cpu.target),

@@ -96,7 +96,7 @@ fn once(pair: &Pair, system: System, load: &Load, results: &mut Results) {
     if let Some(pid) = stage.hub_pid() {
         results.cpu_hub.push(ms(cpu.hub));
         results.memory.push(peak_memory_mib(pid));
-        let deliveries = target.field::<i64>("SELECT coalesce(max(id), 0) FROM pgtandem.landing").unwrap_or_default();
+        let deliveries = stage.deliveries(&target);
         said += &format!(" in {deliveries} deliveries, hub {:.0} MiB", peak_memory_mib(pid));
     }
     println!(

@@ -169,6 +169,14 @@ impl<'p> Stage<'p> {
         }
     }
 
+    /// How many deliveries of pgtandem landed there.
+    pub fn deliveries(&self, landed_on: &Sql) -> i64 {
+        match self.system {
+            System::Native => 0,
+            System::Tandem => landed_on.field("SELECT coalesce(max(id), 0) FROM pgtandem.landing").unwrap_or_default(),
+        }
+    }
+
     pub fn check_alive(&mut self) {
         if let Link::Tandem(tandem) = &mut self.link {
             tandem.check_alive();
