@@ -185,8 +185,10 @@ async fn a_keepalive_that_asks_is_answered_at_once() {
         assert_eq!(peer.status().await, (0, false));
         peer.send(&keepalive(200, false)).await;
         assert_eq!(peer.status().await, (200, false), "sent because the caller says so");
+        assert_eq!(peer.status().await, (0, false), "the status that stands names no flushed position");
         peer.send(&keepalive(300, false)).await;
         assert_eq!(peer.status().await, (300, false), "the last word");
+        assert_eq!(peer.status().await, (0, false));
         assert_eq!(peer.message().await.0, b'X');
         peer.0.shutdown().await.expect("end");
         peer
@@ -221,7 +223,7 @@ async fn a_silent_server_is_asked_before_it_is_given_up() {
         peer
     })
     .await;
-    let limit = Duration::from_millis(300);
+    let limit = Duration::from_secs(2);
     options.silence_timeout = Some(limit);
     let (mut stream, _feedback) = start(&options).await;
     assert!(matches!(next(&mut stream).await, Ok(Event::Keepalive { .. })));

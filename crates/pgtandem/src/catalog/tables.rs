@@ -12,6 +12,8 @@ pub struct TableShape {
     pub kind: TableKind,
     pub persistence: Persistence,
     pub owner: String,
+    /// To be made a member of its owner would be to be made a superuser.
+    pub owner_is_superuser: bool,
     /// In the order of the table; dropped ones left out.
     pub columns: Vec<Column>,
     /// Column names in the key's order; empty if there is no primary key.
@@ -181,6 +183,8 @@ pub async fn read_tables(client: &impl GenericClient, names: &[QualifiedName]) -
     const QUERY: &str = "
         SELECT c.oid AS relid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind,
                c.relpersistence::text AS persistence, pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
+               coalesce((SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = c.relowner), false)
+                   AS owner_is_superuser,
                c.relispartition AS is_partition, c.relrowsecurity AS row_security,
                c.relforcerowsecurity AS row_security_forced,
                EXISTS (SELECT FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class p ON p.oid = i.inhparent
@@ -238,6 +242,7 @@ fn table(row: &Row) -> TableShape {
             _ => Persistence::Permanent,
         },
         owner: row.get("owner"),
+        owner_is_superuser: row.get("owner_is_superuser"),
         columns: Vec::new(),
         primary_key: Vec::new(),
         pk_deferrable: false,

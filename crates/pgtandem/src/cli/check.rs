@@ -1,6 +1,7 @@
 //! `pgtandem check`
 
 use super::{Failure, Global, Outcome, Style, say};
+use crate::config::Config;
 use crate::lifecycle::{self, Finding, Report, Severity};
 use clap::Args;
 
@@ -20,9 +21,7 @@ impl Check {
         let config = global.load_config()?;
         let report = lifecycle::check(&config).await;
         if self.json {
-            let nodes: Vec<&str> = config.nodes.iter().map(|node| node.name.as_str()).collect();
-            let json = serde_json::json!({ "passed": report.is_passed(), "nodes": nodes, "findings": report.findings });
-            say(format!("{json:#}"));
+            say(format!("{:#}", json(&config, &report)));
         } else {
             print(&report, Style::of_stdout());
             if report.is_passed() {
@@ -33,6 +32,12 @@ impl Check {
         }
         Ok(if report.is_passed() { Outcome::Fine } else { Outcome::Differs })
     }
+}
+
+/// The report for a program.
+pub(super) fn json(config: &Config, report: &Report) -> serde_json::Value {
+    let nodes: Vec<&str> = config.nodes.iter().map(|node| node.name.as_str()).collect();
+    serde_json::json!({ "passed": report.is_passed(), "nodes": nodes, "findings": report.findings })
 }
 
 /// The report for a person: under each node and table, what is wrong and what mends it.

@@ -66,6 +66,7 @@ impl From<LifecycleError> for Failure {
     fn from(error: LifecycleError) -> Self {
         let code = match error {
             LifecycleError::Refused { .. } => 1,
+            LifecycleError::Unknown { .. } => 2,
             LifecycleError::Connect { .. } | LifecycleError::Sql { .. } | LifecycleError::Replication { .. } => 3,
         };
         Self { code, message: error.to_string(), is_report: false, remedy: error.remedy() }

@@ -8,13 +8,21 @@ use clap::Args;
 use std::io::Write;
 use std::path::Path;
 
+const EXAMPLES: &str = "\
+Examples:
+  pgtandem init new=postgres://app@db1.example/new_app legacy=postgres://app@db2.example/legacy_app
+  pgtandem init new='${NEW_URL}' legacy='host=db2.example dbname=legacy_app user=app'
+
+A password is best left to ~/.pgpass, or to a variable that is filled in when the file is read:
+  pgtandem init new='postgres://app:${PW}@db1.example/new_app' …
+(in single quotes, so that not the shell but pgtandem fills it in)";
+
 /// Writes pgtandem.toml from what two or more databases have in common.
 ///
 /// Each node gets a name, by which it is known from then on. Tables that every node has are listed; one that cannot be
 /// linked as it is stands there as a comment that says why and what mends it.
-///
-/// Example: pgtandem init new=postgres://app@db1.example/new_app legacy=postgres://app@db2.example/legacy_app
 #[derive(Args)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Init {
     /// A node: its name, and its URL or keyword string. ${VARIABLE} inside is filled in when it is read
     #[arg(required = true, num_args = 2.., value_name = "NAME=URL", value_parser = node)]
@@ -40,6 +48,12 @@ impl Init {
             return Err(Failure::in_usage(
                 format!("{} is there already", file.display()),
                 "edit it, or write over it with --force",
+            ));
+        }
+        if let Some(twice) = given_twice(&self.nodes) {
+            return Err(Failure::in_usage(
+                format!("two nodes are named {twice}"),
+                "give each its own name: new=… legacy=…",
             ));
         }
         // Read the way the file will be; a table has to be there for that.
@@ -68,6 +82,11 @@ impl Init {
         say("next: pgtandem check");
         Ok(Outcome::Fine)
     }
+}
+
+fn given_twice(nodes: &[(String, String)]) -> Option<&str> {
+    let named = nodes.iter().map(|(name, _)| name.as_str());
+    named.enumerate().find(|(at, name)| nodes[..*at].iter().any(|(other, _)| other == name)).map(|(_, name)| name)
 }
 
 /// Readable for its owner only: it may hold passwords.

@@ -31,12 +31,28 @@ use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+const LEARN: &str = "\
+From nothing to a link:
+  pgtandem init new=postgres://app@db1.example/new_app legacy=postgres://app@db2.example/legacy_app
+  pgtandem check      what stands in the way, and what mends it
+  pgtandem plan       what `up` would do; --sql to read every statement
+  pgtandem up         does it, after asking
+  pgtandem run        keeps the tables the same, until it is stopped
+  pgtandem status     how it stands, from any machine, with and without the hub
+  pgtandem down       takes it all away again, and proves it
+
+Exit codes:
+  0  fine
+  1  something differs, a check failed, or something needs attention
+  2  the command line or the configuration is wrong
+  3  something failed at run time";
+
 /// Keeps chosen tables the same in two or more independent PostgreSQL databases, both ways, live.
 ///
 /// Begin with `pgtandem init new=postgres://… legacy=postgres://…`, which writes pgtandem.toml; then `check`,
 /// `up`, and `run`.
 #[derive(Parser)]
-#[command(name = "pgtandem", version, max_term_width = 100)]
+#[command(name = "pgtandem", version, max_term_width = 100, after_long_help = LEARN)]
 struct CommandLine {
     #[command(flatten)]
     global: Global,
@@ -87,6 +103,8 @@ pub fn main() -> ExitCode {
         command => in_runtime(command, &global),
     };
     match outcome {
+        // What nobody could read was not done well.
+        Ok(_) if output::has_failed() => ExitCode::from(3),
         Ok(outcome) => outcome.into(),
         Err(failure) => failure.report(),
     }

@@ -1,9 +1,24 @@
 //! Standard output.
 
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// One line. Whoever reads may stop reading (`pgtandem plan --sql | head`); that is no reason to stop working.
+static FAILED: AtomicBool = AtomicBool::new(false);
+
+/// One line. Whoever reads may stop reading (`pgtandem plan --sql | head`); that is no reason to stop working. Neither
+/// is a full disk while `up` is at work, but the exit code must tell of it.
 pub fn say(text: impl Display) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let written = writeln!(std::io::stdout(), "{text}");
+    if let Err(error) = written.and_then(|()| std::io::stdout().flush())
+        && error.kind() != ErrorKind::BrokenPipe
+        && !FAILED.swap(true, Ordering::Relaxed)
+    {
+        eprintln!("error: cannot write to standard output: {error}");
+    }
+}
+
+/// Whether something could not be written, other than because nobody wanted to read it.
+pub fn has_failed() -> bool {
+    FAILED.load(Ordering::Relaxed)
 }

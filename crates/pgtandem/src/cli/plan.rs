@@ -20,7 +20,10 @@ impl PlanCommand {
         let config = global.load_config()?;
         let (report, plan) = lifecycle::make_plan(&config).await?;
         let Some(plan) = plan else {
-            super::check::print(&report, Style::of_stdout());
+            match self.json {
+                true => say(format!("{:#}", super::check::json(&config, &report))),
+                false => super::check::print(&report, Style::of_stdout()),
+            }
             return Ok(Outcome::Differs);
         };
         match (self.sql, self.json) {

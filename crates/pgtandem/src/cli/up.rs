@@ -4,7 +4,7 @@ use super::{Failure, Global, Outcome, Style, check, confirm, plan, say};
 use crate::lifecycle::{self, Progress};
 use crate::sql::QualifiedName;
 use clap::Args;
-use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Mutex;
 
@@ -60,6 +60,12 @@ impl Watch {
     }
 }
 
+/// Nobody counts fractions of rows.
+fn whole_rate(state: &ProgressState, out: &mut dyn std::fmt::Write) {
+    // A failure to draw is not one to copy.
+    let _ = write!(out, "{}", HumanCount(state.per_sec() as u64));
+}
+
 impl Progress for Watch {
     fn step(&self, text: &str) {
         eprintln!("{text}");
@@ -72,9 +78,10 @@ impl Progress for Watch {
         self.with_bar(|bar| {
             let bar = bar.get_or_insert_with(|| {
                 let style = ProgressStyle::with_template(
-                    "  {msg} {wide_bar} {human_pos}/{human_len} rows, {per_sec}, {eta} left",
+                    "  {msg} {wide_bar} {human_pos}/{human_len} rows, {rate} rows/s, {eta} left",
                 )
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .with_key("rate", whole_rate);
                 let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
                 bar.with_style(style).with_message(table.plain())
             });

@@ -194,7 +194,8 @@ impl<'a> Reader<'a> {
     fn place_of(&self, parameter: Option<&str>, span: &Range<usize>) -> Range<usize> {
         let value = &self.text[span.clone()];
         let found = parameter.and_then(|name| {
-            value.match_indices(name).find_map(|(at, _)| {
+            // The last one counts, as for libpq.
+            value.rmatch_indices(name).find_map(|(at, _)| {
                 let before = value[..at].chars().next_back().is_none_or(|c| !c.is_alphanumeric() && c != '_');
                 let after = value[at + name.len()..].trim_start().starts_with('=');
                 (before && after).then_some(span.start + at..span.start + at + name.len())

@@ -235,3 +235,14 @@ fn colour_only_when_asked_for() {
     assert!(!faults.to_string().contains('\x1b'));
     assert!(faults.render(true).contains("\x1b[1;31merror:"));
 }
+
+#[test]
+fn of_a_parameter_given_twice_the_last_one_counts_and_is_pointed_at() {
+    let report = report(
+        "[nodes.new]\nurl = \"host=db1 port=5432 dbname=a port=70000\"\n[nodes.legacy]\nurl = \"host=db2\"\n\
+         [[tables]]\nname = \"products\"\n",
+    );
+    let caret = report.lines().skip_while(|line| !line.contains("70000")).nth(1).unwrap();
+    let line = report.lines().find(|line| line.contains("70000")).unwrap();
+    assert_eq!(caret.find('^'), line.rfind("port"), "{report}");
+}

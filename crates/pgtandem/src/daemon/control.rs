@@ -35,8 +35,15 @@ impl Control {
             .query_one("SELECT system_identifier::text FROM pg_catalog.pg_control_system()", &[])
             .await?
             .get(0);
-        if row.name != node.name || row.system_identifier != identifier {
+        if row.system_identifier != identifier {
             return Err(ReachError::Stranger { node: node.name.clone() });
+        }
+        if row.name != node.name {
+            let reason = format!(
+                "this database is linked under the name {0}; write [nodes.{0}] into the configuration",
+                row.name
+            );
+            return Err(ReachError::Misfit { node: node.name.clone(), reason });
         }
         session.client.batch_execute(&format!("LISTEN {}", link::CHANNEL)).await?;
         Ok(Self {

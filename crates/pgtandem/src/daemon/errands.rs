@@ -26,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// What an errand found.
 enum Found {
     Tables(Looked),
-    Done,
+    /// The hub's state was written down on a node, or not.
+    Written(usize, Result<(), ReachError>),
     /// A node that was away has a session for errands again.
     Reopened(usize, Box<Control>),
     Failed {
@@ -49,8 +50,9 @@ pub struct Errands {
     find: mpsc::UnboundedSender<Found>,
     /// One errand of a kind runs at a time.
     looking: bool,
-    writing: bool,
     reopening: bool,
+    /// By node number: one that does not answer must not keep the others from knowing how the hub is.
+    words: Vec<Word>,
     look_at: Instant,
     write_at: Instant,
     retry_at: Instant,
@@ -60,8 +62,14 @@ pub struct Errands {
     said: HashMap<(TableId, NodeId), String>,
     /// Columns that were found to fit when the catalogs were looked at last.
     known: HashMap<(TableId, NodeId), BTreeSet<String>>,
-    last_state: Json,
-    written_at: Instant,
+}
+
+/// What a node was told of the hub last.
+#[derive(Clone)]
+struct Word {
+    writing: bool,
+    state: Json,
+    at: Instant,
 }
 
 impl Errands {
@@ -79,7 +87,9 @@ impl Errands {
         let notifications = controls.iter_mut().map(Control::take_notifications).collect();
         let everywhere = |table: &LinkedTable| controls.iter().map(|c| (table_id(table.id), c.id)).collect::<Vec<_>>();
         let paused = linked.iter().filter(|table| table.paused_by.is_some()).flat_map(everywhere).collect();
+        let words = vec![Word { writing: false, state: Json::Null, at: now }; controls.len()];
         Self {
+            words,
             controls: controls.into_iter().map(|control| Some(Arc::new(control))).collect(),
             notifications,
             nodes,
@@ -90,7 +100,6 @@ impl Errands {
             found,
             find,
             looking: false,
-            writing: false,
             reopening: false,
             reopen_at: now,
             look_at: now,
@@ -99,8 +108,6 @@ impl Errands {
             paused,
             said: HashMap::new(),
             known: HashMap::new(),
-            last_state: Json::Null,
-            written_at: now,
         }
     }
 
@@ -139,7 +146,7 @@ impl Errands {
             self.retry_at = now + PATIENCE;
             conductor.retry_held(&self.paused);
         }
-        if !self.writing && now >= self.write_at {
+        if now >= self.write_at {
             self.write_at = now + SECOND;
             self.write_down(conductor, now);
         }
@@ -223,7 +230,14 @@ impl Errands {
 
     fn take(&mut self, found: Found, conductor: &mut Conductor) {
         match found {
-            Found::Done => self.writing = false,
+            Found::Written(at, written) => {
+                self.words[at].writing = false;
+                if let Err(error) = written {
+                    // It is to be told again.
+                    self.words[at].state = Json::Null;
+                    self.failed(&self.nodes[at].name.clone(), &error);
+                }
+            }
             Found::Tables(looked) => {
                 self.looking = false;
                 for verdict in looked.verdicts.iter().filter(|verdict| verdict.has_drifted()) {
@@ -240,13 +254,17 @@ impl Errands {
                 self.look_at = Instant::now();
             }
             Found::Failed { node, error } => {
-                (self.looking, self.writing, self.reopening) = (false, false, false);
-                tracing::debug!(%node, "an errand failed: {error}");
-                if matches!(error, ReachError::Silent { .. }) {
-                    let silent = |control: &&mut Option<Arc<Control>>| control.as_ref().is_some_and(|c| c.name == node);
-                    self.controls.iter_mut().filter(silent).for_each(|control| *control = None);
-                }
+                (self.looking, self.reopening) = (false, false);
+                self.failed(&node, &error);
             }
+        }
+    }
+
+    fn failed(&mut self, node: &str, error: &ReachError) {
+        tracing::debug!(node, "an errand failed: {error}");
+        if matches!(error, ReachError::Silent { .. }) {
+            let silent = |control: &&mut Option<Arc<Control>>| control.as_ref().is_some_and(|c| c.name == node);
+            self.controls.iter_mut().filter(silent).for_each(|control| *control = None);
         }
     }
 
@@ -286,15 +304,19 @@ impl Errands {
     fn write_down(&mut self, conductor: &mut Conductor, now: Instant) {
         let mut state = conductor.state();
         state["paused"] = self.paused_tables().into();
-        // An idle hub says once in a while that it is alive, and leaves the disks alone otherwise.
-        if state == self.last_state && now.duration_since(self.written_at) < SECOND * 10 {
-            return;
+        for at in 0..self.controls.len() {
+            let Some(control) = self.controls[at].clone().filter(|_| conductor.is_here(at)) else { continue };
+            let word = &mut self.words[at];
+            // An idle hub says once in a while that it is alive, and leaves the disks alone otherwise.
+            let known = word.state == state && now.duration_since(word.at) < SECOND * 10;
+            if word.writing || known {
+                continue;
+            }
+            *word = Word { writing: true, state: state.clone(), at: now };
+            let status = HubStatus { epoch: self.epoch, holder: self.holder.clone(), state: state.clone() };
+            let limit = self.silence_timeout;
+            self.spawn(async move { Found::Written(at, write_down(&control, &status, limit).await) });
         }
-        self.last_state = state.clone();
-        self.written_at = now;
-        self.writing = true;
-        let words = HubStatus { epoch: self.epoch, holder: self.holder.clone(), state };
-        self.spawn(write_down(self.present(conductor), words, self.silence_timeout));
     }
 
     /// The last words of a hub that ends in good order: `status` then knows that it is not running.
@@ -316,20 +338,15 @@ struct HubStatus {
     state: Json,
 }
 
-async fn write_down(controls: Vec<Arc<Control>>, words: HubStatus, limit: Duration) -> Found {
+async fn write_down(control: &Control, words: &HubStatus, limit: Duration) -> Result<(), ReachError> {
     const STATE: &str = "INSERT INTO pgtandem.hub_status AS s (epoch, holder, started_at, seen_at, state) \
         VALUES ($1, $2, clock_timestamp(), clock_timestamp(), $3) \
         ON CONFLICT (only_row) DO UPDATE SET started_at = CASE WHEN s.epoch = excluded.epoch THEN s.started_at \
             ELSE excluded.started_at END, epoch = excluded.epoch, holder = excluded.holder, \
             seen_at = excluded.seen_at, state = excluded.state WHERE s.epoch IS NULL OR s.epoch <= excluded.epoch";
-    for control in controls.iter() {
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&words.epoch, &words.holder, &words.state];
-        let written = async { Ok(control.client.execute(STATE, &parameters).await?) };
-        if let Err(error) = answer_of(&control.name, limit, written).await {
-            return Found::Failed { node: control.name.clone(), error };
-        }
-    }
-    Found::Done
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&words.epoch, &words.holder, &words.state];
+    let written = async { Ok(control.client.execute(STATE, &parameters).await?) };
+    answer_of(&control.name, limit, written).await.map(drop)
 }
 
 /// Compares the linked tables of all nodes and says which may be written where.

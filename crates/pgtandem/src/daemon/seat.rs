@@ -97,6 +97,7 @@ pub struct Seat {
     pub away_since: Option<Instant>,
     /// What is in flight, or was last, deletes rows: which of them it found is known from its answer only.
     pub flying_deletes: bool,
+    flying_rows: usize,
     /// Since when the node is owed something it has not got.
     owed_since: Option<Instant>,
     last_lag: Duration,
@@ -143,6 +144,7 @@ impl Seat {
             last_lag: Duration::ZERO,
             away_since: None,
             flying_deletes: false,
+            flying_rows: 0,
             catch_up_to: Position(0),
             retry_at: None,
             backoff: SHORTEST_BACKOFF,
@@ -188,6 +190,11 @@ impl Seat {
         (lag.as_secs_f64() * 10_000.0).round() / 10.0
     }
 
+    /// Rows that a delivery carries at the moment.
+    pub fn rows_in_flight(&self) -> usize {
+        if matches!(self.delivering, Delivering::Flying(_)) { self.flying_rows } else { 0 }
+    }
+
     pub fn next_landing(&self) -> LandingId {
         LandingId(self.last_landing.map_or(0, |id| id.0) + 1)
     }
@@ -198,6 +205,7 @@ impl Seat {
             self.owed_since.get_or_insert(heard);
         }
         self.flying_deletes = delivery.rows.iter().any(|row| !row.state.is_present());
+        self.flying_rows = delivery.rows.len();
         match std::mem::replace(&mut self.delivering, Delivering::Flying(id)) {
             Delivering::Idle(target) => Some(target),
             other => {

@@ -27,7 +27,7 @@ impl Conductor {
             "changes_read": counters.changes_judged,
             "deliveries": counters.deliveries,
             "rows_delivered": counters.rows_delivered,
-            "owed_rows": self.hub.owed(seat.node),
+            "owed_rows": self.hub.owed(seat.node) + seat.rows_in_flight(),
             "lag_ms": seat.lag_ms(Instant::now()),
             "last_error": counters.last_error,
         })

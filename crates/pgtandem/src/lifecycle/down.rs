@@ -138,10 +138,11 @@ fn make(
     let is_known = config.node(leaving).is_some()
         || linked().any(|(_, (_, peers, _))| peers.iter().any(|peer| peer.name == leaving));
     if !is_known {
-        return Err(LifecycleError::refused(
-            format!("there is no node {leaving}, neither in the link nor in {}", config.file.display()),
-            "give the name of a node",
-        ));
+        let names: Vec<&str> = config.nodes.iter().map(|node| node.name.as_str()).collect();
+        return Err(LifecycleError::Unknown {
+            what: format!("there is no node {leaving}, neither in the link nor in {}", config.file.display()),
+            remedy: format!("name one of: {}", names.join(", ")),
+        });
     }
     let staying: Vec<_> = linked().filter(|(one, _)| one.node.name != leaving).collect();
     let others_away = away.iter().any(|node| node.node != leaving);

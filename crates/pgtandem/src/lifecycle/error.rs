@@ -15,6 +15,9 @@ pub enum LifecycleError {
     /// It was not tried, or was taken back, because it would not have been right.
     #[error("{what}")]
     Refused { what: String, remedy: String },
+    /// The command line names something that there is not.
+    #[error("{what}")]
+    Unknown { what: String, remedy: String },
 }
 
 impl LifecycleError {
@@ -40,7 +43,7 @@ impl LifecycleError {
             Self::Connect { error, .. } => Some(error.remedy()),
             Self::Sql { error, .. } => error.as_db_error().and_then(|error| error.hint()).map(str::to_owned),
             Self::Replication { .. } => None,
-            Self::Refused { remedy, .. } => Some(remedy.clone()),
+            Self::Refused { remedy, .. } | Self::Unknown { remedy, .. } => Some(remedy.clone()),
         }
     }
 
@@ -48,7 +51,7 @@ impl LifecycleError {
         match self {
             Self::Sql { error, .. } => error.code().map(|state| state.code()),
             Self::Replication { error, .. } => error.code(),
-            Self::Connect { .. } | Self::Refused { .. } => None,
+            Self::Connect { .. } | Self::Refused { .. } | Self::Unknown { .. } => None,
         }
     }
 }

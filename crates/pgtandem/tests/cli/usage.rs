@@ -51,6 +51,43 @@ fn values_that_mean_nothing_are_refused_with_what_would() {
 }
 
 #[test]
+fn init_refuses_a_name_that_is_given_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, stdout, stderr) = pgtandem(&dir, &["init", "new=host=a", "legacy=host=b", "new=host=c"]);
+    assert_eq!((code, stdout.as_str()), (2, ""));
+    insta::assert_snapshot!(stderr, @r"
+    error: two nodes are named new
+      try: give each its own name: new=… legacy=…
+    ");
+    assert!(!dir.path().join("pgtandem.toml").exists());
+}
+
+/// A program that reads nothing and an exit code of 0 would be a lie.
+#[test]
+#[cfg(target_os = "linux")]
+fn output_that_cannot_be_written_is_a_failure() {
+    let dir = config(NOWHERE);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pgtandem"));
+    let output = command.arg("check").current_dir(dir.path()).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("error: cannot write to standard output: No space left"), "{said}");
+    assert_eq!(said.matches("cannot write").count(), 1, "{said}");
+}
+
+#[test]
+fn help_teaches_the_way_and_the_exit_codes() {
+    let (code, stdout, _) = pgtandem(&config(NOWHERE), &["--help"]);
+    assert_eq!(code, 0);
+    for line in ["From nothing to a link:", "Exit codes:", "  2  the command line or the configuration is wrong"] {
+        assert!(stdout.lines().any(|found| found == line), "{line} is not in\n{stdout}");
+    }
+    let (_, stdout, _) = pgtandem(&config(NOWHERE), &["init", "--help"]);
+    assert!(stdout.contains("pgtandem init new='${NEW_URL}' legacy="), "{stdout}");
+}
+
+#[test]
 fn help_lists_every_command() {
     let (code, stdout, _) = pgtandem(&config(NOWHERE), &["--help"]);
     assert_eq!(code, 0);

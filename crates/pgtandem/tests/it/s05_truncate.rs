@@ -94,6 +94,34 @@ fn s05_truncate_against_writes_on_the_other_side() {
     assert!(hub.is_running(), "{}", hub.log());
 }
 
+/// The sequences begin anew where the application said so, and still in a track of their own.
+#[test]
+fn s05_ids_made_after_restart_identity_do_not_collide() {
+    let pair = shop();
+    let hub = pair.linked();
+    let insert = "INSERT INTO orders (who) SELECT 'after' FROM generate_series(1, 50)";
+    for (round, here) in ["new", "legacy"].into_iter().enumerate() {
+        for node in pair.nodes() {
+            node.sql(insert);
+        }
+        pair.settle();
+        pair[here].sql("TRUNCATE orders, lines RESTART IDENTITY");
+        counts(&pair, "0|0");
+        pair.settle();
+        hub.freeze();
+        for node in pair.nodes() {
+            node.sql(insert);
+            node.sql("INSERT INTO lines (order_id, what) SELECT id, 'thing' FROM orders");
+        }
+        hub.thaw();
+        counts(&pair, "100|100");
+        pair.settle();
+        let lowest: u32 = pair["new"].sql("SELECT min(id) FROM orders").parse().unwrap();
+        assert!(lowest < 8, "round {round}: the ids of {here} begin at {lowest}");
+    }
+    assert_eq!(pair["new"].sql("SELECT count(*) FROM pgtandem.decision WHERE kind NOT LIKE '%truncate%'"), "0");
+}
+
 /// PostgreSQL refuses TRUNCATE where a table that is not truncated refers to it.
 #[test]
 fn s05_truncate_where_an_unlinked_table_refers_to_it() {

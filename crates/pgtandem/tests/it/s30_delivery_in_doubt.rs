@@ -173,27 +173,30 @@ fn s37_a_peer_that_says_nothing_is_noticed() {
     let proxy = pair["legacy"].proxy.as_ref().unwrap();
     pair["new"].sql("INSERT INTO products (name) VALUES ('before')");
     pair.settle();
+    let is_away = |away: &str| {
+        wait_until(&format!("status says of legacy's being away: {away}"), PATIENCE, || {
+            pair["new"].sql("SELECT state->'nodes'->'legacy'->>'away' FROM pgtandem.hub_status") == away
+        });
+    };
     // Idle, then with a delivery under way, then at a server that takes connections and says nothing.
     for during in ["idle", "delivering"] {
-        let aways = hub.log().matches("legacy").count();
+        is_away("false");
+        let aways = hub.log().matches("away").count();
         proxy.stall();
         if during == "delivering" {
             pair["new"].sql("INSERT INTO products (name) VALUES ('into the silence')");
         }
-        wait_until("the silence is noticed", PATIENCE, || {
-            pair["new"].sql("SELECT state->'nodes'->'legacy'->>'away' FROM pgtandem.hub_status") == "true"
-        });
-        assert!(hub.log().matches("legacy").count() > aways, "{}", hub.log());
+        is_away("true");
+        assert!(hub.log().matches("away").count() > aways, "{}", hub.log());
         pair["legacy"].sql(&format!("INSERT INTO products (name) VALUES ('written {during}')"));
         proxy.cut();
         proxy.clear();
         pair.settle();
     }
+    is_away("false");
     pair["legacy"].cluster.freeze().unwrap();
     pair["new"].sql("INSERT INTO products (name) VALUES ('to a frozen server')");
-    wait_until("the frozen server is noticed", PATIENCE, || {
-        pair["new"].sql("SELECT state->'nodes'->'legacy'->>'away' FROM pgtandem.hub_status") == "true"
-    });
+    is_away("true");
     pair["legacy"].cluster.thaw().unwrap();
     pair.settle();
     assert!(is_there(&pair, "to a frozen server"));

@@ -62,13 +62,13 @@ async fn the_slot_advances_when_told_and_not_before() {
 #[tokio::test]
 async fn a_reader_that_stalls_is_neither_dropped_nor_fooled() {
     const ROWS: usize = 60_000;
-    let cluster = Cluster::start(&[("wal_sender_timeout", "600ms")]).await;
+    let cluster = Cluster::start(&[("wal_sender_timeout", "2s")]).await;
     let sql = cluster.sql().await;
     sql.batch_execute(TABLE).await.expect("schema");
     let mut options = cluster.options();
     // Longer than the server's patience: must be shortened. Silence is shorter than the stall.
     options.status_interval = Duration::from_secs(3600);
-    options.silence_timeout = Some(Duration::from_millis(1000));
+    options.silence_timeout = Some(Duration::from_secs(3));
     let mut client = ReplicationClient::connect(&options).await.expect("connection");
     client.create_slot("s", true, false).await.expect("slot");
     sql.batch_execute(&format!("INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, {ROWS}) i"))
@@ -77,7 +77,7 @@ async fn a_reader_that_stalls_is_neither_dropped_nor_fooled() {
     let (mut stream, _feedback) = start(client).await;
     assert!(matches!(message(&mut stream).await, Message::Begin { .. }));
 
-    // Nobody reads: the server's sends are stuck, yet for five times its patience it hears from us.
+    // Nobody reads: the server's sends are stuck, yet for several times its patience it hears from us.
     let replies = "SELECT extract(epoch FROM reply_time)::float8 FROM pg_stat_replication";
     let heard = || async { sql.query_one(replies, &[]).await.expect("walsender").get::<_, Option<f64>>(0) };
     let since = Instant::now();
@@ -85,7 +85,7 @@ async fn a_reader_that_stalls_is_neither_dropped_nor_fooled() {
     loop {
         let now = heard().await;
         first = first.or(now);
-        if first.zip(now).is_some_and(|(first, now)| now - first > 3.0) {
+        if first.zip(now).is_some_and(|(first, now)| now - first > 7.0) {
             break;
         }
         assert!(since.elapsed() < PATIENCE, "no replies arrive");
@@ -105,7 +105,7 @@ async fn an_idle_server_is_asked_and_a_stopped_one_is_silent() {
     let sql = cluster.sql().await;
     sql.batch_execute(TABLE).await.expect("schema");
     let mut options = cluster.options();
-    let patience = Duration::from_millis(800);
+    let patience = Duration::from_secs(2);
     options.silence_timeout = Some(patience);
     let mut client = ReplicationClient::connect(&options).await.expect("connection");
     let walsender = client.process_id();

@@ -126,7 +126,10 @@ fn rights(report: &mut Report, survey: &NodeSurvey, table: &TableShape) {
             .fault("ownership", format!("the role {} does not own it, as publishing demands", role.name))
             .on(node)
             .of(name)
-            .mend(format!("GRANT {owner} TO {us}, or ALTER TABLE {name} OWNER TO {us}"));
+            .mend(match table.owner_is_superuser {
+                true => format!("ALTER TABLE {name} OWNER TO {us}"),
+                false => format!("GRANT {owner} TO {us}, or ALTER TABLE {name} OWNER TO {us}"),
+            });
     }
     if !(rights.read && rights.write && rights.truncate) {
         report

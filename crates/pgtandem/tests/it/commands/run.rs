@@ -1,7 +1,7 @@
 //! `pgtandem run`: signals, logs, exit codes.
 
 use super::{json, linked};
-use crate::support::{PRODUCTS, Pair, Setup};
+use crate::support::{PATIENCE, PRODUCTS, Pair, Setup, wait_until};
 use nix::sys::signal::{Signal, kill};
 
 #[test]
@@ -25,6 +25,8 @@ fn a_second_signal_ends_it_at_once() {
     // A delivery that does not come to its end.
     pair["legacy"].cluster.freeze().unwrap();
     pair["new"].sql("UPDATE products SET price = 7");
+    let owed = "SELECT state->'nodes'->'legacy'->>'owed_rows' FROM pgtandem.hub_status";
+    wait_until("it is under way", PATIENCE, || pair["new"].sql(owed) == "1");
     kill(hub.pid(), Signal::SIGTERM).unwrap();
     hub.wait_for_log("SIGTERM: ending");
     kill(hub.pid(), Signal::SIGTERM).unwrap();
@@ -50,6 +52,16 @@ fn the_log_is_for_people_or_for_machines_and_holds_no_password() {
     for node in pair.nodes() {
         assert!(!log.contains(node.cluster.password()), "{log}");
     }
+}
+
+#[test]
+fn a_node_that_the_configuration_names_differently_is_told_from_another_database() {
+    let pair = linked(Setup::shared());
+    let config = std::fs::read_to_string(pair.config()).unwrap();
+    std::fs::write(pair.config(), config.replace("[nodes.legacy]", "[nodes.renamed]")).unwrap();
+    let outcome = pair.pgtandem(["run"]).exits(3);
+    let expected = "renamed: this database is linked under the name legacy; write [nodes.legacy] into";
+    assert!(outcome.stderr.contains(expected), "{}", outcome.stderr);
 }
 
 #[test]

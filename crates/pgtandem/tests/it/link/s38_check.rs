@@ -52,6 +52,11 @@ fn s38_every_table_fault_in_one_report() {
         assert!(found.contains(&wanted), "{wanted:?} is not in {found:#?}");
     }
     assert_eq!(scene.run(&["check"]).code, 1);
+    // A program that asks for a plan gets JSON, whatever there is to say.
+    let plan = scene.run(&["plan", "--json"]);
+    assert_eq!(plan.code, 1, "{}", plan.all());
+    let report: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap_or_else(|_| panic!("{}", plan.all()));
+    assert_eq!((&report["passed"], report["steps"].is_null()), (&false.into(), true));
     let up = scene.run(&["up", "--yes"]);
     assert_eq!(up.code, 1, "{}", up.all());
     assert_eq!(scene.on(0, "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgtandem'"), "0");
@@ -91,6 +96,51 @@ fn s38_a_server_that_is_not_ready() {
     assert_eq!(codes, ["wal_level", "replication_slots", "wal_senders"]);
 }
 
+/// Of all kinds, on all nodes: whoever mends one after the other need not run it more than once.
+#[test]
+fn s38_everything_at_once_in_one_report() {
+    let scene = Scene::new("s38_all", 3, PRODUCTS);
+    let options = ClusterOptions::new("bare").unwrap().without_fsync().setting("wal_level", "replica");
+    let bare = Cluster::start(options.setting("max_replication_slots", "1").setting("max_wal_senders", "1")).unwrap();
+    bare.psql(
+        "postgres",
+        "CREATE ROLE \"s38 all\" LOGIN PASSWORD 'secret'; CREATE TABLE products (id bigint PRIMARY KEY DEFERRABLE);
+         CREATE TABLE unkeyed (id int)",
+    )
+    .unwrap();
+    let certificate = scene.dir.path().join("root.crt");
+    std::fs::write(&certificate, "no certificate").unwrap();
+    let wrong_password = servers()[1].url_as("postgres", "wrong", &scene.database);
+    let wrong_certificate =
+        format!("{}?sslmode=verify-full&sslrootcert={}", servers()[2].url(&scene.database), certificate.display());
+    scene.configure_with(
+        &[bare.url_as("s38 all", "secret", "postgres"), wrong_password, wrong_certificate],
+        &["products", "unkeyed"],
+    );
+    let found = scene.check_codes();
+    for (code, node, table) in [
+        ("wal_level", "new", "-"),
+        ("replication_slots", "new", "-"),
+        ("wal_senders", "new", "-"),
+        ("replication_right", "new", "-"),
+        ("create_right", "new", "-"),
+        ("deferrable_key", "new", "products"),
+        ("ownership", "new", "products"),
+        ("table_rights", "new", "products"),
+        ("primary_key", "new", "unkeyed"),
+        ("connection", "legacy", "-"),
+        ("connection", "third", "-"),
+    ] {
+        let wanted = (code.to_owned(), node.to_owned(), table.to_owned());
+        assert!(found.contains(&wanted), "{wanted:?} is not in {found:#?}");
+    }
+    let text = scene.run(&["check"]).all();
+    for said in ["password authentication failed", "root.crt", "ALTER SYSTEM SET wal_level = 'logical'", "DEFERRABLE"] {
+        assert!(text.contains(said), "{said} is not in\n{text}");
+    }
+    assert!(!text.contains("secret") && !text.contains("wrong@"), "{text}");
+}
+
 #[test]
 fn s38_the_same_database_twice() {
     let scene = Scene::new("s38_same", 2, PRODUCTS);
@@ -121,6 +171,10 @@ fn s38_what_the_report_says_mends_it() {
     for code in ["replication_right", "create_right", "trigger", "ownership", "table_rights", "sequence_rights"] {
         assert!(codes.iter().any(|found| found == code), "{code} is not in {codes:?}");
     }
+    // The tables are a superuser's: nobody is to be made one for pgtandem.
+    let text = scene.run(&["check"]).stdout;
+    assert!(text.contains("→ ALTER TABLE \"public\".\"products\" OWNER TO \"s38 app\""), "{text}");
+    assert!(!text.contains("GRANT \"postgres\""), "{text}");
     // What it says for each, except that 14 cannot grant the right to silence triggers.
     let quoted = format!("\"{role}\"");
     scene.everywhere(&format!(

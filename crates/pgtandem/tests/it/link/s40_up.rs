@@ -1,6 +1,7 @@
 //! Linking tables in every state they can be in.
 
 use super::{PRODUCTS, Scene, servers};
+use crate::support::{PATIENCE, wait_until};
 use std::process::Stdio;
 
 const ROWS: &str = "SELECT md5(string_agg(t::text, ',' ORDER BY id)), count(*) FROM products t";
@@ -107,8 +108,9 @@ fn s40_both_are_written_to_meanwhile() {
     scene.configure(&["products"]);
     let mut up = scene.command(&["up", "--yes"]);
     let up = up.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted";
-    until(|| scene.on(1, waits) == "1");
+    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    wait_until("a row waits for the test", PATIENCE, || scene.on(1, waits) == "1");
     scene.on(0, "UPDATE products SET name = 'changed' WHERE id = 1; INSERT INTO products (name) VALUES ('new')");
     scene.on(1, "INSERT INTO products (id, name) VALUES (7, 'mine'), (-1, 'mine too')");
     gate.run("SELECT pg_advisory_unlock(42)").unwrap();
@@ -129,14 +131,6 @@ fn s40_both_are_written_to_meanwhile() {
          AND lsn >= (SELECT start_position FROM pgtandem.linked_table)"
     );
     assert_eq!(scene.on(0, &later), "1");
-}
-
-pub fn until(mut condition: impl FnMut() -> bool) {
-    let since = std::time::Instant::now();
-    while !condition() {
-        assert!(since.elapsed().as_secs() < 60, "it did not come to be");
-        std::thread::yield_now();
-    }
 }
 
 #[test]

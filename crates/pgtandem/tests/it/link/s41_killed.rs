@@ -1,7 +1,7 @@
 //! `up` killed at any point can be repeated.
 
-use super::s40_up::until;
 use super::{Ended, Scene, servers};
+use crate::support::{PATIENCE, wait_until};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
@@ -89,8 +89,9 @@ fn s41_up_killed_while_rows_travel() {
     gate.run("SELECT pg_advisory_lock(42)").unwrap();
     scene.configure(&["products"]);
     let mut up = scene.command(&["up", "--yes"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted";
-    until(|| scene.on(1, waits) == "1");
+    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    wait_until("a row waits for the test", PATIENCE, || scene.on(1, waits) == "1");
     up.kill().unwrap();
     up.wait().unwrap();
     gate.run("SELECT pg_advisory_unlock(42)").unwrap();

@@ -77,6 +77,7 @@ fn s43_a_name_that_is_no_node_is_refused() {
     scene.configure(&["products"]);
     scene.must(&["up", "--yes"]);
     let ended = scene.run(&["down", "--node", "legcy", "--yes"]);
-    assert_eq!(ended.code, 1, "{}", ended.all());
+    assert_eq!(ended.code, 2, "{}", ended.all());
+    assert!(ended.stderr.contains("name one of: new, legacy"), "{}", ended.stderr);
     assert_eq!(scene.everywhere("SELECT count(*) FROM pgtandem.linked_table"), ["1", "1"]);
 }

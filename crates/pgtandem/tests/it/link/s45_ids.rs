@@ -1,7 +1,10 @@
 //! Ids made on both sides never collide.
 
 use super::Scene;
+use crate::support::{PATIENCE, wait_until};
+use pgtandem::cluster::SqlError;
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 const SCHEMA: &str = "
     CREATE TABLE big (id bigserial PRIMARY KEY, v text);
@@ -84,22 +87,45 @@ fn s45_keep_leaves_sequences_alone() {
 fn s45_a_busy_application_is_not_kept_waiting() {
     let scene = Scene::new("s45_busy", 2, SCHEMA);
     scene.configure(&TABLES);
-    let server = super::servers()[0].session(&scene.database).unwrap();
-    // An open transaction that has drawn an id holds what `up` needs.
-    server.run("BEGIN; INSERT INTO big (v) VALUES ('open')").unwrap();
+    let session = || super::servers()[0].session(&scene.database).unwrap();
+    let (writes, draws, other, look) = (session(), session(), session(), session());
+    // A transaction that has drawn an id holds what `up` needs. It may not have written anything, which a new slot
+    // would wait for: the second id of those that were logged together leaves no trace.
+    draws.run("SELECT nextval('big_id_seq')").unwrap();
+    draws.run("BEGIN; SELECT nextval('big_id_seq')").unwrap();
+    writes.run("BEGIN; INSERT INTO big (v) VALUES ('open')").unwrap();
+    // Whoever queues up behind a lock that waits for an open transaction would wait until this fails.
+    other.run("SET lock_timeout = '20s'").unwrap();
+    let done = AtomicBool::new(false);
     let up = std::thread::scope(|scope| {
         let up = scope.spawn(|| scene.run(&["up", "--yes"]));
-        let other = super::servers()[0].session(&scene.database).unwrap();
-        let mut longest = std::time::Duration::ZERO;
-        let since = std::time::Instant::now();
-        while since.elapsed().as_millis() < 1500 {
-            let began = std::time::Instant::now();
-            other.run("INSERT INTO big (v) VALUES ('other')").unwrap();
-            longest = longest.max(began.elapsed());
-        }
-        assert!(longest.as_millis() < 1000, "an insert waited {longest:?}");
-        server.run("COMMIT").unwrap();
-        up.join().unwrap()
+        let inserts = scope.spawn(|| {
+            while !done.load(Relaxed) {
+                other.run("INSERT INTO big (v) VALUES ('other')")?;
+            }
+            Ok::<(), SqlError>(())
+        });
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                     AND application_name LIKE 'pgtandem%' AND wait_event_type = 'Lock'";
+        // A failure must not leave the others at work, or the scope never ends.
+        let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            wait_until("`up` waits for the open transaction", PATIENCE, || look.run(waits).unwrap() != "0");
+            writes.run("COMMIT").unwrap();
+            // Each attempt to get the lock is a transaction of its own.
+            let attempt = "SELECT virtualtransaction FROM pg_locks WHERE NOT granted AND mode <> 'RowExclusiveLock'
+                           AND relation = 'big_id_seq'::regclass";
+            let mut attempts = HashSet::new();
+            wait_until("`up` has tried three times", PATIENCE, || {
+                attempts.extend(look.run(attempt).unwrap().lines().map(str::to_owned));
+                attempts.len() >= 3
+            });
+        }));
+        let _ = (writes.run("ROLLBACK"), draws.run("ROLLBACK"));
+        let up = up.join().unwrap();
+        done.store(true, Relaxed);
+        inserts.join().unwrap().unwrap_or_else(|error| panic!("{error}"));
+        tried.unwrap();
+        up
     });
     assert_eq!(up.code, 0, "{}", up.all());
 }

@@ -125,9 +125,14 @@ fn s44_a_node_is_added_and_removed_with_traffic() {
     while_written(&trio, &["products"], 3, || {});
     trio.settle();
 
-    trio.pgtandem(["down", "--node", "third", "--yes"]).ok();
-    std::fs::write(trio.config(), &two).unwrap();
-    hub.terminate();
+    // All three are written to while the third one leaves.
+    while_written(&trio, &["products"], 3, || {
+        trio.pgtandem(["down", "--node", "third", "--yes"]).ok();
+        std::fs::write(trio.config(), &two).unwrap();
+    });
+    assert_eq!(trio["third"].sql("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgtandem'"), "0");
+    assert_eq!(trio["third"].sql("SELECT count(*) FROM pg_replication_slots"), "0");
+    wait_until("the hub that knows of three ends", PATIENCE, || !hub.is_running());
     let hub = trio.hub();
     hub.wait_for_log("working");
     while_written(&trio, &["products"], 2, || {});
