@@ -9,6 +9,7 @@ use crate::decision::Decision;
 use crate::hold::Span;
 use crate::hub::{Flight, Hub};
 use crate::key::{Dot, Key, NodeId, Position, Stamp, TableId};
+use crate::key_change::Half;
 use crate::window::{Entry, Write};
 
 /// One transaction on a target.
@@ -51,6 +52,9 @@ pub struct DeliveryRow<I> {
     pub stamp: Stamp,
     /// The other half of a key change: if one of the two is held, so must the other be.
     pub pair: Option<Box<Key>>,
+    /// Its part in a key change. A held record must keep it: the change may be acknowledged, and never read again,
+    /// before one half of it loses.
+    pub half: Option<Box<Half<I>>>,
     /// The table is paused on the target: store the row as held.
     pub hold: bool,
     /// A held record of the key stands on the target. If the row is written, mark the record released by this landing
@@ -197,6 +201,7 @@ impl<I: Clone> Hub<I> {
             dot: entry.dot(),
             stamp: entry.stamp(),
             pair: entry.half().and_then(|h| h.partners.iter().find(together)).cloned().map(Box::new),
+            half: entry.half().cloned().map(Box::new),
             hold: self.is_paused(entry.key.table, node),
             was_held: entry.unpassed_span(node, self.judged(node)),
         })

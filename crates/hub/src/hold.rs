@@ -11,6 +11,7 @@ use crate::cover::Cover;
 use crate::delivery::Landed;
 use crate::hub::Hub;
 use crate::key::{Dot, Key, NodeId, NodeSet, Position, Stamp, TableId};
+use crate::key_change::Half;
 use crate::window::{Entry, Write};
 
 /// The key was held on `node`: a local change there in this span had seen `cover` of it and no more.
@@ -64,6 +65,8 @@ pub struct HeldRecord<I> {
     pub state: State<I>,
     pub dot: Dot,
     pub stamp: Stamp,
+    /// As [`DeliveryRow::half`](crate::DeliveryRow::half) was.
+    pub half: Option<Half<I>>,
     /// What the target had seen of the key when it was first held.
     pub cover: Cover,
     /// The cover of the delivery that stored the record, or last replaced its row.
@@ -95,7 +98,15 @@ impl<I: Clone> Hub<I> {
         }
     }
 
+    /// Both halves of a key change: one may not be written where the other waits.
     fn retry(&mut self, slot: u32, node: NodeId) {
+        self.retry_alone(slot, node);
+        for other in self.other_halves(slot) {
+            self.retry_alone(other, node);
+        }
+    }
+
+    fn retry_alone(&mut self, slot: u32, node: NodeId) {
         if !self.window.get(slot).is_held_at(node) {
             return;
         }

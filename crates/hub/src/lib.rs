@@ -35,6 +35,7 @@ pub use delivery::{Delivery, DeliveryRow, DeliveryTruncate, Landed};
 pub use hold::HeldRecord;
 pub use hub::Hub;
 pub use key::{Dot, Key, Micros, NodeId, Position, Stamp, TableId};
+pub use key_change::Half;
 pub use policy::{Contender, Newest, PerTable, Policies, Prefer, Verdict};
 pub use recovery::{Recovery, reach};
 pub use wrote::Wrote;

@@ -125,7 +125,7 @@ impl<I: Clone> Hub<I> {
         why: Cow<'static, str>,
     ) {
         let entry = self.window.get(slot);
-        if entry.kept(winner.dot, loser.dot).is_some() {
+        if entry.is_recorded(winner.dot, loser.dot) {
             return;
         }
         let (winning, losing) = (winner.dot, loser.dot);

@@ -12,7 +12,7 @@ use crate::cover::{Cover, Landing};
 use crate::decision::Side;
 use crate::hold::Span;
 use crate::key::{Dot, Key, Micros, NodeId, Position, Stamp};
-use crate::window::Half;
+use crate::key_change::Half;
 use crate::wrote::Touch;
 
 /// One change of a key.
@@ -49,11 +49,7 @@ impl<I: Clone> History<I> {
         if !self.firsts.iter().any(|d| d.node == node) {
             self.firsts.push(change.dot);
         }
-        for partner in change.half.iter().flat_map(|h| &h.partners) {
-            if !self.bound.contains(partner) {
-                self.bound.push(partner.clone());
-            }
-        }
+        self.bind(&change);
         let Some(index) = self.changes.iter().rposition(|c| c.dot.node == node) else {
             return self.changes.push(change);
         };
@@ -69,6 +65,14 @@ impl<I: Clone> History<I> {
             *last = change;
         } else {
             self.changes.push(change);
+        }
+    }
+
+    pub(crate) fn bind(&mut self, change: &Past<I>) {
+        for partner in change.half.iter().flat_map(|h| &h.partners) {
+            if !self.bound.contains(partner) {
+                self.bound.push(partner.clone());
+            }
         }
     }
 

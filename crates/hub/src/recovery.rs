@@ -17,9 +17,10 @@ use crate::hold::{HeldRecord, Span};
 use crate::hub::{First, Hub};
 use crate::judge::Transaction;
 use crate::key::{Dot, Key, Micros, NodeId, Position, TableId};
+use crate::key_change::Half;
 use crate::past::{Causality, History, Past};
 use crate::policy::{Policies, Verdict};
-use crate::window::{Entry, Half, Made, SlotRef, Write};
+use crate::window::{Entry, Made, SlotRef, Write};
 use crate::wrote::Touch;
 
 /// Per node, how far its changes can have had an effect: recovery reads the changes in (start, reach].
@@ -108,7 +109,8 @@ impl<I: Clone> Recovery<I> {
                 State::Absent if truncate => Op::Truncate,
                 State::Absent => Op::Delete,
             };
-            let past = Past { dot: record.dot, time: record.stamp.time, op, state: record.state, half: None };
+            let past = Past { dot: record.dot, time: record.stamp.time, op, state: record.state, half: record.half };
+            history.bind(&past);
             history.from_record = Some((past.dot, record.reflects));
             history.changes.push(past.clone());
             if truncate {

@@ -194,6 +194,7 @@ impl Database {
                     state: row.state.clone(),
                     dot: row.dot,
                     stamp: row.stamp,
+                    half: row.half.as_deref().cloned(),
                     cover,
                     reflects: delivery.cover.clone(),
                     released: None,
@@ -205,6 +206,7 @@ impl Database {
             if let Some(record) = self.held.get_mut(&row.key) {
                 record.released.get_or_insert(position);
                 (record.dot, record.stamp, record.state) = (row.dot, row.stamp, row.state.clone());
+                record.half = row.half.as_deref().cloned();
                 record.reflects = delivery.cover.clone();
             }
             if !missed.contains(&row.key) {
@@ -255,6 +257,7 @@ impl Database {
                     state: State::Absent,
                     dot: truncate.dot,
                     stamp: truncate.stamp,
+                    half: None,
                     cover,
                     reflects: delivery.cover.clone(),
                     released: None,

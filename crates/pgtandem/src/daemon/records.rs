@@ -89,6 +89,7 @@ pub async fn held_records(controls: &[Control], shapes: &Shapes) -> Result<Vec<H
                 node: control.id,
                 state,
                 dot: dot(&row, 2),
+                half: None,
                 stamp: Stamp { time: Micros(row.get(5)), node: node_id(row.get(4)) },
                 cover: cover_of(cover, controls.len()),
                 reflects: cover_of(row.get(9), controls.len()),

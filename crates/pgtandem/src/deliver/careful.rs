@@ -306,6 +306,7 @@ fn truncates(delivery: &Delivery<Image>) -> Vec<DeliveryRow<Image>> {
         dot: truncate.dot,
         stamp: truncate.stamp,
         pair: None,
+        half: None,
         hold: truncate.hold,
         was_held: truncate.was_held,
     };
