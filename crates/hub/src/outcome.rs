@@ -81,9 +81,10 @@ impl<I: Clone> Hub<I> {
     /// The canonical is of the winner's node, but not what the winner was written over.
     fn record_written_over(&mut self, slot: u32, winner: Side<I>) {
         let entry = self.window.get(slot);
-        // What a key change left behind when it lost is recorded as its loser already.
+        // What a key change left behind when it lost is recorded as its loser already, and so is what stands, after a
+        // slot went back, for the acknowledged change that had beaten it.
         if entry.node != winner.dot.node
-            || entry.has_forfeited(entry.dot())
+            || entry.has_lost(entry.dot())
             || self.overriding_write(slot, winner.dot.position).is_none()
         {
             return;

@@ -167,7 +167,11 @@ impl Database {
             self.held.remove(key);
         }
         let mut held = self.land_truncates(delivery, swept, position);
-        let swept_now = |table| delivery.truncates.iter().any(|t| t.table == table) && held.is_empty();
+        let refused_truncates = held.clone();
+        let swept_now = |table| {
+            let carried_out = !refused_truncates.contains(&Key::whole_table(table));
+            carried_out && delivery.truncates.iter().any(|t| t.table == table)
+        };
         // A delete behind a TRUNCATE finds no row, so nothing can refuse it.
         let refused = |row: &DeliveryRow<Image>| {
             self.refused.contains(&row.key) && (row.state.is_present() || !swept_now(row.key.table))
