@@ -230,9 +230,10 @@ impl<I: Clone> Hub<I> {
             }
         }
         for slot in flight.uncovered {
+            let nodes = self.nodes.len();
             let entry = self.window.get_mut(slot);
             if !landed.held.contains(&Key::whole_table(entry.key.table)) {
-                entry.writes.push(Write::other(node, landed.position));
+                entry.sweep_held(node, landed.position, nodes);
             }
         }
         for slot in flight.swept {

@@ -142,7 +142,7 @@ impl<I: Clone> Hub<I> {
             entry.open_span(node, position, before.clone());
         }
         if truncated {
-            entry.writes.push(Write::other(node, position));
+            entry.sweep_held(node, position, before.0.len());
         }
         self.queue(slot);
     }
@@ -168,6 +168,15 @@ impl<I> Entry<I> {
 
     pub(crate) fn open_span(&mut self, node: NodeId, from: Position, cover: Cover) {
         self.extra().spans.push(Span { node, from, until: None, cover, early: false });
+    }
+
+    /// A TRUNCATE swept what stood in the held row's place. Who writes there from now on has seen nothing of the key,
+    /// even if the very row that is held had stood there before.
+    pub(crate) fn sweep_held(&mut self, node: NodeId, position: Position, nodes: usize) {
+        self.writes.push(Write::other(node, position));
+        if self.close_span(node, position) {
+            self.open_span(node, position, Cover::nothing(nodes));
+        }
     }
 
     /// A delete that found nothing on the node landed.

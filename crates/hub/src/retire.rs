@@ -118,7 +118,10 @@ impl<I: Clone> Hub<I> {
         }
         let entry = self.window.remove(slot);
         for span in entry.spans().iter().filter(|s| !s.early) {
-            self.node_mut(span.node).released.push(entry.key.clone());
+            let released = &mut self.node_mut(span.node).released;
+            if released.last() != Some(&entry.key) {
+                released.push(entry.key.clone());
+            }
         }
         self.release_truncate(&entry);
         self.queue_all(&bound);
