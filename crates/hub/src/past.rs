@@ -33,7 +33,7 @@ pub(crate) struct History<I> {
     pub firsts: SmallVec<[Dot; 2]>,
     /// The other keys of its key changes.
     pub bound: Vec<Key>,
-    /// Known from a held record; its change was acknowledged.
+    /// Known from a held record: this change, which may have been acknowledged, and what the record reflects.
     pub from_record: Option<(Dot, Cover)>,
 }
 

@@ -85,16 +85,22 @@ impl<I: Clone> Recovery<I> {
         recovery
     }
 
-    /// A held record stands for its change, which may have been acknowledged.
+    /// A held record says what was canonical when all that it reflects had been judged, whether or not its change is
+    /// read again: of what it stands for a part may be, and a part acknowledged.
     fn take_records(&mut self, mut records: Vec<HeldRecord<I>>) {
-        // Of several records of a key, the one that still waits is the newest, and then the last stamp.
-        records.sort_by_key(|r| std::cmp::Reverse((r.released.is_none(), r.stamp)));
+        // Covers only grow from one delivery to the next, whatever their targets: the newest record reflects most.
+        let reflected = |r: &HeldRecord<I>| r.reflects.0.iter().map(|p| u128::from(p.0)).sum::<u128>();
+        records.sort_by_key(|r| std::cmp::Reverse((reflected(r), r.released.is_none())));
         for record in records {
             let spans = self.spans_of(&record);
             self.spans.entry(record.key.clone()).or_default().extend(spans);
             let will_be_read = record.dot.position > self.starts[record.dot.node.index()];
             let history = self.history(&record.key);
-            if will_be_read || history.from_record.is_some() {
+            if history.from_record.is_some() {
+                continue;
+            }
+            history.from_record = Some((record.dot, record.reflects));
+            if will_be_read {
                 continue;
             }
             let truncate = record.key.is_whole_table();
@@ -105,7 +111,6 @@ impl<I: Clone> Recovery<I> {
             };
             let past = Past { dot: record.dot, time: record.stamp.time, op, state: record.state, half: record.half };
             history.bind(&past);
-            history.from_record = Some((past.dot, record.reflects));
             history.changes.push(past.clone());
             if truncate {
                 self.truncates.entry(record.key.table).or_default().push(past);
