@@ -126,11 +126,11 @@ impl<I: Clone> Hub<I> {
         why: Cow<'static, str>,
     ) {
         let entry = self.window.get(slot);
-        if entry.is_recorded(winner.dot, loser.dot) {
+        let forfeit = kind == Kind::KeyChange;
+        if entry.is_recorded(winner.dot, loser.dot, forfeit) {
             return;
         }
         let (winning, losing) = (winner.dot, loser.dot);
-        let forfeit = kind == Kind::KeyChange;
         let number = self.log.push(Decision { key: entry.key.clone(), kind, winner, loser, policy, why });
         let made = Made { winner: winning, loser: losing, forfeit, number };
         self.window.get_mut(slot).extra().decisions.push(made);

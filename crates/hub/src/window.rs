@@ -224,9 +224,10 @@ impl<I> Entry<I> {
         Some(decided.winner == challenger)
     }
 
-    /// Whether recording this would say nothing new.
-    pub(crate) fn is_recorded(&self, winner: Dot, loser: Dot) -> bool {
-        self.decisions().iter().any(|d| d.is(winner, loser) || !d.forfeit && d.is(loser, winner))
+    /// Whether recording this would say nothing new. Who loses to a change here may have beaten it on its other key.
+    pub(crate) fn is_recorded(&self, winner: Dot, loser: Dot, forfeit: bool) -> bool {
+        let decided_here = |d: &Made| !forfeit && !d.forfeit && d.is(loser, winner);
+        self.decisions().iter().any(|d| d.is(winner, loser) || decided_here(d))
     }
 
     pub(crate) fn decisions(&self) -> &[Made] {
