@@ -16,7 +16,8 @@ use crate::window::{Entry, Write};
 #[derive(Clone, Debug)]
 pub struct Delivery<I> {
     pub node: NodeId,
-    /// To be carried out before the rows are written.
+    /// To be carried out before the rows are written. The records of the table's held rows that are not released by this
+    /// landing are [`HeldRecord::swept`](crate::HeldRecord::swept) by it.
     pub truncates: Vec<DeliveryTruncate>,
     pub rows: Vec<DeliveryRow<I>>,
     /// For the landing.
@@ -58,8 +59,10 @@ pub struct DeliveryRow<I> {
     /// The table is paused on the target: store the row as held.
     pub hold: bool,
     /// A held record of the key stands on the target. If the row is written, mark the record released by this landing
-    /// (it goes when [`Delivery::released`] names it); if it is held again, replace the record's row and dot and clear
-    /// its release, but leave its cover. When this is false and the row must be held, replace any record whole.
+    /// (it goes when [`Delivery::released`] names it); if it is held again, the new record [`HeldRecord::replaces`] it.
+    /// When this is false and the row must be held, replace any record whole.
+    ///
+    /// [`HeldRecord::replaces`]: crate::HeldRecord::replaces
     pub was_held: bool,
 }
 

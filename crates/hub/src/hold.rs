@@ -67,12 +67,52 @@ pub struct HeldRecord<I> {
     pub stamp: Stamp,
     /// As [`DeliveryRow::half`](crate::DeliveryRow::half) was.
     pub half: Option<Half<I>>,
-    /// What the target had seen of the key when it was first held.
+    /// The landing that first held it, or the last that swept away what stood in its place.
+    pub since: Position,
+    /// What the target had seen of the key then; nothing, if it was swept.
     pub cover: Cover,
     /// The cover of the delivery that stored the record, or last replaced its row.
     pub reflects: Cover,
     /// The landing that wrote the key after all, if one did.
     pub released: Option<Position>,
+    /// The times it was held before that, as long as changes of that time may not be judged yet.
+    pub earlier: Vec<HeldBefore>,
+}
+
+/// A change on the target at or after `since` and before `until` had seen `cover` of the key and no more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeldBefore {
+    pub since: Position,
+    pub until: Position,
+    pub cover: Cover,
+}
+
+impl<I> HeldRecord<I> {
+    /// The key is held once more, by this record, instead of `before`: what was known of the time until now stays.
+    pub fn replaces(&mut self, before: HeldRecord<I>) {
+        self.earlier = before.earlier;
+        match before.released {
+            None => (self.since, self.cover) = (before.since, before.cover),
+            Some(until) => {
+                self.earlier.push(HeldBefore { since: before.since, until, cover: before.cover });
+            }
+        }
+    }
+
+    /// A TRUNCATE that landed at `position` swept what stood in the held row's place.
+    pub fn swept(&mut self, position: Position) {
+        let nothing = Cover::nothing(self.cover.0.len());
+        let cover = std::mem::replace(&mut self.cover, nothing);
+        let since = std::mem::replace(&mut self.since, position);
+        self.earlier.push(HeldBefore { since, until: position, cover });
+    }
+
+    pub(crate) fn spans(&self) -> Vec<Span> {
+        let span =
+            |from, until, cover: &Cover| Span { node: self.node, from, until, cover: cover.clone(), early: false };
+        let earlier = self.earlier.iter().map(|e| span(e.since, Some(e.until), &e.cover));
+        earlier.chain([span(self.since, self.released, &self.cover)]).collect()
+    }
 }
 
 impl<I: Clone> Hub<I> {
@@ -157,8 +197,8 @@ impl<I> Entry<I> {
         self.spans().iter().any(|s| s.until.is_none())
     }
 
-    /// Whether a local change yet to be judged can lie in a span of the key on the node. The one record that the node
-    /// can have of a key then keeps the cover of the first such span: after a restart, too little seen is the safe side.
+    /// Whether a local change yet to be judged can lie in a span of the key on the node: then the record of the key, if
+    /// it is held anew, must keep that span.
     pub(crate) fn unpassed_span(&self, node: NodeId, judged: Position) -> bool {
         self.spans()
             .iter()

@@ -32,7 +32,7 @@ pub use change::{Change, Op, State};
 pub use cover::{Cover, Landing};
 pub use decision::{Decision, Kept, Kind, Side};
 pub use delivery::{Delivery, DeliveryRow, DeliveryTruncate, Landed};
-pub use hold::HeldRecord;
+pub use hold::{HeldBefore, HeldRecord};
 pub use hub::Hub;
 pub use key::{Dot, Key, Micros, NodeId, Position, Stamp, TableId};
 pub use key_change::Half;

@@ -92,8 +92,7 @@ impl<I: Clone> Recovery<I> {
         let reflected = |r: &HeldRecord<I>| r.reflects.0.iter().map(|p| u128::from(p.0)).sum::<u128>();
         records.sort_by_key(|r| std::cmp::Reverse((reflected(r), r.released.is_none())));
         for record in records {
-            let spans = self.spans_of(&record);
-            self.spans.entry(record.key.clone()).or_default().extend(spans);
+            self.spans.entry(record.key.clone()).or_default().extend(record.spans());
             let will_be_read = record.dot.position > self.starts[record.dot.node.index()];
             let history = self.history(&record.key);
             if history.from_record.is_some() {
@@ -114,24 +113,6 @@ impl<I: Clone> Recovery<I> {
             history.changes.push(past.clone());
             if truncate {
                 self.truncates.entry(record.key.table).or_default().push(past);
-            }
-        }
-    }
-
-    /// Since when it was held is not known, but by what had landed by then: too little seen is the safe side. A landing
-    /// after that swept what stood in its place.
-    fn spans_of(&self, record: &HeldRecord<I>) -> Vec<Span> {
-        let HeldRecord { node, key, cover, released, .. } = record;
-        let before = |l: &&Landing| l.cover != *cover && (0..).zip(&l.cover.0).all(|(n, p)| *p <= cover.of(NodeId(n)));
-        let swept = self.landings[node.index()]
-            .iter()
-            .filter(|l| l.wrote.what(key) == Touch::Swept && released.is_none_or(|r| l.position < r) && !before(l));
-        let span = |from, until, cover| Span { node: *node, from, until, cover, early: false };
-        match swept.map(|l| l.position).next() {
-            None => vec![span(Position(0), *released, cover.clone())],
-            Some(at) => {
-                let nothing = Cover::nothing(self.starts.len());
-                vec![span(Position(0), Some(at), cover.clone()), span(at, *released, nothing)]
             }
         }
     }

@@ -188,10 +188,6 @@ impl Database {
         }
         for row in &delivery.rows {
             if hold.contains(&row.key) {
-                let cover = match self.held.get(&row.key) {
-                    Some(record) if row.was_held => record.cover.clone(),
-                    _ => before.clone(),
-                };
                 let record = HeldRecord {
                     node: self.node,
                     key: row.key.clone(),
@@ -199,11 +195,13 @@ impl Database {
                     dot: row.dot,
                     stamp: row.stamp,
                     half: row.half.as_deref().cloned(),
-                    cover,
+                    since: position,
+                    cover: before.clone(),
                     reflects: delivery.cover.clone(),
                     released: None,
+                    earlier: Vec::new(),
                 };
-                self.held.insert(row.key.clone(), record);
+                self.hold(record, row.was_held);
                 held.push(row.key.clone());
                 continue;
             }
@@ -221,6 +219,10 @@ impl Database {
                 self.deleted_twice.remove(&row.key);
                 self.cells.insert(row.key.clone(), Cell { image, dot: Some(row.dot) });
             }
+        }
+        for truncate in delivery.truncates.iter().filter(|t| swept_now(t.table)) {
+            let waiting = self.held.values_mut().filter(|r| r.key.table == truncate.table && r.released.is_none());
+            waiting.for_each(|record| record.swept(position));
         }
         for decision in &delivery.decisions {
             let same = |d: &Decision<Image>| {
@@ -251,10 +253,6 @@ impl Database {
             let whole = Key::whole_table(truncate.table);
             if truncate.hold || self.refused.contains(&whole) {
                 let before = self.landings.last().map_or(Cover::nothing(delivery.cover.0.len()), |l| l.cover.clone());
-                let cover = match self.held.get(&whole) {
-                    Some(record) if truncate.was_held => record.cover.clone(),
-                    _ => before,
-                };
                 let record = HeldRecord {
                     node: self.node,
                     key: whole.clone(),
@@ -262,11 +260,13 @@ impl Database {
                     dot: truncate.dot,
                     stamp: truncate.stamp,
                     half: None,
-                    cover,
+                    since: position,
+                    cover: before,
                     reflects: delivery.cover.clone(),
                     released: None,
+                    earlier: Vec::new(),
                 };
-                self.held.insert(whole.clone(), record);
+                self.hold(record, truncate.was_held);
                 held.push(whole);
                 continue;
             }
@@ -283,6 +283,13 @@ impl Database {
             }
         }
         held
+    }
+
+    fn hold(&mut self, mut record: HeldRecord<Image>, was_held: bool) {
+        if let Some(before) = self.held.remove(&record.key).filter(|_| was_held) {
+            record.replaces(before);
+        }
+        self.held.insert(record.key.clone(), record);
     }
 
     pub fn fold(&mut self, below: Position) {

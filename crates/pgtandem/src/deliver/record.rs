@@ -2,7 +2,7 @@
 
 use std::io;
 
-use hub::{Cover, Decision, Delivery, DeliveryRow, Key, NodeId, State};
+use hub::{Cover, Decision, Delivery, DeliveryRow, DeliveryTruncate, Key, NodeId, State};
 use serde_json::{Map, Value as Json, json};
 use tokio_postgres::types::PgLsn;
 
@@ -28,18 +28,30 @@ pub const DECIDE: &str = "INSERT INTO pgtandem.decision (table_id, key, key_byte
         kind text, winner_row jsonb, loser_row jsonb, policy text, why text) \
     ON CONFLICT DO NOTHING";
 
-/// The cover of the landing before this one says what the target had seen of the key when it was first held; later
-/// holds of the same key keep it.
+/// After the landing: its position is since when the key is held, and the cover of the landing before it says what the
+/// target had seen of the key by then. Held again, it keeps what is known of the time until now
+/// ([`hub::HeldRecord::replaces`]).
 pub const HOLD: &str = "INSERT INTO pgtandem.held (table_id, key_bytes, key, source_node, source_position, stamp, \
-        stamp_node, row, cover, reflects, partner_key, reason, sqlstate, last_tried) \
+        stamp_node, row, since, cover, reflects, partner_key, reason, sqlstate, last_tried) \
     VALUES ($1, $2, $3, $4, $5, timestamptz '2000-01-01 00:00:00+00' + $6::int8 * interval '1 microsecond', $7, $8, \
-        coalesce((SELECT l.cover FROM pgtandem.landing AS l ORDER BY l.id DESC LIMIT 1), '{}'), $12, $9, $10, $11, \
-        clock_timestamp()) \
+        (SELECT l.position FROM pgtandem.landing AS l WHERE l.id = $14), \
+        coalesce((SELECT l.cover FROM pgtandem.landing AS l WHERE l.id < $14 ORDER BY l.id DESC LIMIT 1), '{}'), \
+        $12, $9, $10, $11, clock_timestamp()) \
     ON CONFLICT (table_id, key_bytes) DO UPDATE SET source_node = excluded.source_node, \
         source_position = excluded.source_position, stamp = excluded.stamp, stamp_node = excluded.stamp_node, \
-        cover = CASE WHEN $13 THEN held.cover ELSE excluded.cover END, reflects = excluded.reflects, \
+        since = CASE WHEN $13 AND held.released IS NULL THEN held.since ELSE excluded.since END, \
+        cover = CASE WHEN $13 AND held.released IS NULL THEN held.cover ELSE excluded.cover END, \
+        earlier = CASE WHEN NOT $13 THEN '[]' WHEN held.released IS NULL THEN held.earlier \
+            ELSE held.earlier || jsonb_build_object('since', held.since, 'until', held.released, 'cover', held.cover) \
+            END, \
+        reflects = excluded.reflects, \
         row = excluded.row, released = NULL, partner_key = excluded.partner_key, reason = excluded.reason, \
         sqlstate = excluded.sqlstate, last_tried = excluded.last_tried";
+
+/// A TRUNCATE swept what stood in the place of the table's held rows ([`hub::HeldRecord::swept`]).
+pub const SWEEP: &str = "UPDATE pgtandem.held AS h SET since = l.position, cover = '{}', \
+        earlier = h.earlier || jsonb_build_object('since', h.since, 'until', l.position, 'cover', h.cover) \
+    FROM pgtandem.landing AS l WHERE l.id = $2 AND h.table_id = ANY ($1) AND h.released IS NULL";
 
 /// The key was written after all. What the target had seen of it while it was held is needed until capture has passed
 /// this landing.
@@ -61,7 +73,13 @@ pub struct Held {
 
 impl Target {
     /// Stores a change whole on the target instead of writing it.
-    pub(super) async fn hold(&self, row: &DeliveryRow<Image>, held: &Held, cover: &Cover) -> Result<(), DeliverError> {
+    pub(super) async fn hold(
+        &self,
+        id: LandingId,
+        row: &DeliveryRow<Image>,
+        held: &Held,
+        cover: &Cover,
+    ) -> Result<(), DeliverError> {
         let key_json = self.key_json(&row.key);
         let image = match &row.state {
             State::Absent => None,
@@ -72,7 +90,7 @@ impl Target {
         let position = PgLsn::from(row.dot.position.0);
         let (source, stamp_node) = (i16::from(row.dot.node.0), i16::from(row.stamp.node.0));
         let reflects: Vec<PgLsn> = cover.0.iter().map(|position| PgLsn::from(position.0)).collect();
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 13] = [
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 14] = [
             &table,
             &&*row.key.bytes,
             &key_json,
@@ -86,6 +104,7 @@ impl Target {
             &held.sqlstate,
             &reflects,
             &row.was_held,
+            &id.0,
         ];
         self.client.execute(&self.fixed.hold, &parameters).await?;
         Ok(())
@@ -95,6 +114,19 @@ impl Target {
     pub(super) async fn release(&self, key: &Key, id: LandingId) -> Result<(), DeliverError> {
         let table = i32::try_from(key.table.0).unwrap_or(i32::MAX);
         self.client.execute(&self.fixed.release, &[&table, &&*key.bytes, &id.0]).await?;
+        Ok(())
+    }
+
+    /// After the landing, and after what it released.
+    pub(super) async fn sweep_held(
+        &self,
+        truncates: impl Iterator<Item = &DeliveryTruncate>,
+        id: LandingId,
+    ) -> Result<(), tokio_postgres::Error> {
+        let tables: Vec<i32> = truncates.map(|t| i32::try_from(t.table.0).unwrap_or(i32::MAX)).collect();
+        if !tables.is_empty() {
+            self.client.execute(&self.fixed.sweep, &[&tables, &id.0]).await?;
+        }
         Ok(())
     }
 
