@@ -306,7 +306,7 @@ impl<I: Clone> Recovery<I> {
         let lasts: Vec<&Past<I>> = nodes.filter_map(|n| history.last_of(n)).collect();
         let unseen = |c: &&&Past<I>| !lasts.iter().any(|d| causality.had_seen(d.dot, c.dot));
         let unseen: Vec<&Past<I>> = lasts.iter().filter(unseen).copied().collect();
-        let is_loser = |dot: Dot| self.hub.window.get(slot).was_beaten(dot);
+        let is_loser = |dot: Dot| self.was_beaten(slot, dot);
         let mut newest: Vec<&Past<I>> = unseen.iter().copied().filter(|c| !is_loser(c.dot)).collect();
         if newest.is_empty() {
             // A slot went back to before its acknowledged position: what beat these was acknowledged on its own node
@@ -333,6 +333,14 @@ impl<I: Clone> Recovery<I> {
             }
         }
         self.fall_back_if_forfeited(slot);
+    }
+
+    /// By a change of the key, or, as a TRUNCATE, by another of the table: the winner stands for both on the keys that
+    /// came into the window later. Where the loser itself had won something it had been judged before.
+    fn was_beaten(&self, slot: u32, dot: Dot) -> bool {
+        let entry = self.hub.window.get(slot);
+        let rival_won = |t: &Entry<I>| !entry.key.is_whole_table() && t.was_beaten(dot);
+        entry.was_beaten(dot) || self.hub.truncate_of(entry.key.table).is_some_and(rival_won) && !entry.has_won(dot)
     }
 
     fn crown(&mut self, slot: u32, past: &Past<I>) {

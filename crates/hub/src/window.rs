@@ -244,6 +244,11 @@ impl<I> Entry<I> {
         self.decisions().iter().any(|d| d.loser == dot && !d.forfeit)
     }
 
+    /// A decision about this key names the change as its winner.
+    pub(crate) fn has_won(&self, dot: Dot) -> bool {
+        self.decisions().iter().any(|d| d.winner == dot && !d.forfeit)
+    }
+
     /// A change that had not seen it beat it, in a decision that is not on any node yet.
     pub(crate) fn lost_just_now(&self, dot: Dot) -> bool {
         let made = |d: &&Made| d.number != Made::KEPT && !d.forfeit && d.loser == dot;
