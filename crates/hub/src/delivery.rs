@@ -56,6 +56,9 @@ pub struct DeliveryRow<I> {
     /// Its part in a key change. A held record must keep it: the change may be acknowledged, and never read again,
     /// before one half of it loses.
     pub half: Option<Box<Half<I>>>,
+    /// A landing that wrote something else over this change on its own node, which the delivery is to put right. A held
+    /// record must keep it: the landing may be folded before the next change is written there, over what it left.
+    pub overwritten: Option<Position>,
     /// The table is paused on the target: store the row as held.
     pub hold: bool,
     /// A held record of the key stands on the target. If the row is written, mark the record released by this landing
@@ -205,6 +208,7 @@ impl<I: Clone> Hub<I> {
             stamp: entry.stamp(),
             pair: entry.half().and_then(|h| h.partners.iter().find(together)).cloned().map(Box::new),
             half: entry.half().cloned().map(Box::new),
+            overwritten: self.overwritten_by(slot, node),
             hold: self.is_paused(entry.key.table, node),
             was_held: entry.unpassed_span(node, self.judged(node)),
         })

@@ -73,6 +73,8 @@ pub struct HeldRecord<I> {
     pub cover: Cover,
     /// The cover of the delivery that stored the record, or last replaced its row.
     pub reflects: Cover,
+    /// As [`DeliveryRow::overwritten`](crate::DeliveryRow::overwritten) was, or the landing of a TRUNCATE that swept it since.
+    pub overwritten: Option<Position>,
     /// The landing that wrote the key after all, if one did.
     pub released: Option<Position>,
     /// The times it was held before that, as long as changes of that time may not be judged yet.
@@ -105,6 +107,7 @@ impl<I> HeldRecord<I> {
         let cover = std::mem::replace(&mut self.cover, nothing);
         let since = std::mem::replace(&mut self.since, position);
         self.earlier.push(HeldBefore { since, until: position, cover });
+        self.overwritten = Some(position);
     }
 
     pub(crate) fn spans(&self) -> Vec<Span> {

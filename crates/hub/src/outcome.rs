@@ -6,7 +6,7 @@ use crate::change::{Op, State};
 use crate::decision::{Decision, Kind, Side};
 use crate::hub::Hub;
 use crate::judge::Transaction;
-use crate::key::{Dot, NodeSet, Position};
+use crate::key::{Dot, NodeId, NodeSet, Position};
 use crate::policy::Verdict;
 use crate::window::{Made, Mark, Write};
 
@@ -113,6 +113,13 @@ impl<I: Clone> Hub<I> {
             (own, truncated) => own.or(truncated),
         };
         last.filter(|w| !w.current)
+    }
+
+    /// The last landing on the node that wrote something else over the canonical, if that is the node's own.
+    pub(crate) fn overwritten_by(&self, slot: u32, node: NodeId) -> Option<Position> {
+        let own = self.window.get(slot).node == node;
+        let write = own.then(|| self.overriding_write(slot, Position(u64::MAX))).flatten();
+        write.map(|w| w.position)
     }
 
     /// Records a decision, unless this pair was decided on this key before.

@@ -13,6 +13,7 @@ use crate::decision::Side;
 use crate::hold::Span;
 use crate::key::{Dot, Key, Micros, NodeId, Position, Stamp};
 use crate::key_change::Half;
+use crate::window::Write;
 use crate::wrote::Touch;
 
 /// One change of a key.
@@ -119,6 +120,8 @@ pub(crate) struct Causality<'a> {
     /// Where TRUNCATEs of the table are held, and which they are.
     pub table_spans: &'a [Span],
     pub truncates: &'a [Dot],
+    /// Landings that wrote something else over the change of a held record, on its own node. They may be folded.
+    pub overwritten: &'a [Write],
     /// A change known from a held record, and what it stands for: everything that the record reflects.
     pub record: Option<&'a (Dot, Cover)>,
     pub broken: bool,
@@ -219,7 +222,16 @@ impl Causality<'_> {
         let between = landings[from..to.max(from)].iter();
         let touched = between.map(|l| (l, l.wrote.what(self.key)));
         let mut wrote = touched.filter(|(_, t)| matches!(t, Touch::Wrote | Touch::Swept));
-        match wrote.next_back() {
+        let last = wrote.next_back();
+        let noted = |w: &Write| {
+            let at = w.position;
+            let is_last = last.is_none_or(|(l, _)| l.position <= at);
+            w.node == change.dot.node && at > change.dot.position && at <= upto && is_last
+        };
+        if self.overwritten.iter().any(noted) {
+            return true;
+        }
+        match last {
             None => false,
             Some((last, _)) if !last.cover.contains(change.dot) => true,
             Some((_, Touch::Wrote)) => false,

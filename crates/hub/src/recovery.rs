@@ -41,6 +41,7 @@ pub struct Recovery<I> {
     truncates: HashMap<TableId, Vec<Past<I>>>,
     decisions: HashMap<Key, Vec<Made>>,
     spans: HashMap<Key, Vec<Span>>,
+    overwritten: HashMap<Key, Vec<Write>>,
 }
 
 impl<I: Clone> Recovery<I> {
@@ -73,6 +74,7 @@ impl<I: Clone> Recovery<I> {
             truncates: HashMap::new(),
             decisions: HashMap::new(),
             spans: HashMap::new(),
+            overwritten: HashMap::new(),
         };
         for kept in decisions {
             let Kept { key, winner, loser, forfeit } = kept;
@@ -93,6 +95,13 @@ impl<I: Clone> Recovery<I> {
         records.sort_by_key(|r| std::cmp::Reverse((reflected(r), r.released.is_none())));
         for record in records {
             self.spans.entry(record.key.clone()).or_default().extend(record.spans());
+            let landings = &self.landings[record.node.index()];
+            // What was written there after a release that is folded was written over the released row.
+            let counts = record.released.is_none_or(|at| landings.iter().any(|l| l.position == at));
+            if let Some(position) = record.overwritten.filter(|_| counts) {
+                let write = Write::other(record.node, position);
+                self.overwritten.entry(record.key.clone()).or_default().push(write);
+            }
             let will_be_read = record.dot.position > self.starts[record.dot.node.index()];
             let history = self.history(&record.key);
             if history.from_record.is_some() {
@@ -233,6 +242,7 @@ impl<I: Clone> Recovery<I> {
         self.add_truncates(&key, &mut history);
         let spans = self.spans.get(&key).cloned().unwrap_or_default();
         let table_spans = self.spans.get(&Key::whole_table(key.table)).cloned().unwrap_or_default();
+        let overwritten = self.overwritten.remove(&key).unwrap_or_default();
         let truncates = self.truncates.get(&key.table).into_iter().flatten();
         let truncates: Vec<Dot> = truncates.map(|t| t.dot).collect();
         let kept = self.decisions.remove(&key).unwrap_or_default();
@@ -253,6 +263,7 @@ impl<I: Clone> Recovery<I> {
             spans: &spans,
             table_spans: &table_spans,
             truncates: &truncates,
+            overwritten: &overwritten,
             record: history.from_record.as_ref(),
             broken: self.hub.seen_is_broken(),
         };
@@ -409,7 +420,9 @@ impl<I: Clone> Recovery<I> {
                 });
             }
         }
-        self.hub.window.get_mut(slot).writes.extend(writes);
+        let known = |w: &&Write| writes.iter().any(|k: &Write| (k.node, k.position) == (w.node, w.position));
+        let noted: Vec<Write> = causality.overwritten.iter().filter(|w| !known(w)).copied().collect();
+        self.hub.window.get_mut(slot).writes.extend(writes.into_iter().chain(noted));
         #[cfg(test)]
         if self.hub.broken(crate::hub::Broken::Overwritten) {
             self.hub.window.get_mut(slot).writes.clear();

@@ -198,6 +198,7 @@ impl Database {
                     since: position,
                     cover: before.clone(),
                     reflects: delivery.cover.clone(),
+                    overwritten: row.overwritten,
                     released: None,
                     earlier: Vec::new(),
                 };
@@ -263,6 +264,7 @@ impl Database {
                     since: position,
                     cover: before,
                     reflects: delivery.cover.clone(),
+                    overwritten: None,
                     released: None,
                     earlier: Vec::new(),
                 };

@@ -74,7 +74,7 @@ async fn copy_decisions(from: &Control, to: &Control, ids: &[i64]) -> Result<(),
 pub async fn held_records(controls: &[Control], shapes: &Shapes) -> Result<Vec<HeldRecord<Image>>, ReachError> {
     const QUERY: &str = "SELECT table_id, key_bytes, source_node, source_position, stamp_node, \
             (extract(epoch FROM stamp - timestamptz '2000-01-01 00:00:00+00') * 1000000)::int8, row, cover, released, \
-            reflects, since, earlier \
+            reflects, since, earlier, overwritten \
         FROM pgtandem.held";
     let mut held = Vec::new();
     for control in controls {
@@ -94,6 +94,7 @@ pub async fn held_records(controls: &[Control], shapes: &Shapes) -> Result<Vec<H
                 stamp: Stamp { time: Micros(row.get(5)), node: node_id(row.get(4)) },
                 cover: cover_of(cover, controls.len()),
                 reflects: cover_of(row.get(9), controls.len()),
+                overwritten: row.get::<_, Option<PgLsn>>(12).map(|position| Position(position.into())),
                 earlier: earlier(&row.get(11), controls.len()),
                 released: row.get::<_, Option<PgLsn>>(8).map(|position| Position(position.into())),
                 key,

@@ -308,6 +308,7 @@ fn truncates(delivery: &Delivery<Image>) -> Vec<DeliveryRow<Image>> {
         stamp: truncate.stamp,
         pair: None,
         half: None,
+        overwritten: None,
         hold: truncate.hold,
         was_held: truncate.was_held,
     };

@@ -32,11 +32,11 @@ pub const DECIDE: &str = "INSERT INTO pgtandem.decision (table_id, key, key_byte
 /// target had seen of the key by then. Held again, it keeps what is known of the time until now
 /// ([`hub::HeldRecord::replaces`]).
 pub const HOLD: &str = "INSERT INTO pgtandem.held (table_id, key_bytes, key, source_node, source_position, stamp, \
-        stamp_node, row, since, cover, reflects, partner_key, reason, sqlstate, last_tried) \
+        stamp_node, row, since, cover, reflects, partner_key, reason, sqlstate, overwritten, last_tried) \
     VALUES ($1, $2, $3, $4, $5, timestamptz '2000-01-01 00:00:00+00' + $6::int8 * interval '1 microsecond', $7, $8, \
         (SELECT l.position FROM pgtandem.landing AS l WHERE l.id = $14), \
         coalesce((SELECT l.cover FROM pgtandem.landing AS l WHERE l.id < $14 ORDER BY l.id DESC LIMIT 1), '{}'), \
-        $12, $9, $10, $11, clock_timestamp()) \
+        $12, $9, $10, $11, $15, clock_timestamp()) \
     ON CONFLICT (table_id, key_bytes) DO UPDATE SET source_node = excluded.source_node, \
         source_position = excluded.source_position, stamp = excluded.stamp, stamp_node = excluded.stamp_node, \
         since = CASE WHEN $13 AND held.released IS NULL THEN held.since ELSE excluded.since END, \
@@ -44,12 +44,12 @@ pub const HOLD: &str = "INSERT INTO pgtandem.held (table_id, key_bytes, key, sou
         earlier = CASE WHEN NOT $13 THEN '[]' WHEN held.released IS NULL THEN held.earlier \
             ELSE held.earlier || jsonb_build_object('since', held.since, 'until', held.released, 'cover', held.cover) \
             END, \
-        reflects = excluded.reflects, \
+        reflects = excluded.reflects, overwritten = excluded.overwritten, \
         row = excluded.row, released = NULL, partner_key = excluded.partner_key, reason = excluded.reason, \
         sqlstate = excluded.sqlstate, last_tried = excluded.last_tried";
 
 /// A TRUNCATE swept what stood in the place of the table's held rows ([`hub::HeldRecord::swept`]).
-pub const SWEEP: &str = "UPDATE pgtandem.held AS h SET since = l.position, cover = '{}', \
+pub const SWEEP: &str = "UPDATE pgtandem.held AS h SET since = l.position, cover = '{}', overwritten = l.position, \
         earlier = h.earlier || jsonb_build_object('since', h.since, 'until', l.position, 'cover', h.cover) \
     FROM pgtandem.landing AS l WHERE l.id = $2 AND h.table_id = ANY ($1) AND h.released IS NULL";
 
@@ -89,8 +89,9 @@ impl Target {
         let partner = row.pair.as_ref().map(|pair| pair.bytes.to_vec());
         let position = PgLsn::from(row.dot.position.0);
         let (source, stamp_node) = (i16::from(row.dot.node.0), i16::from(row.stamp.node.0));
+        let overwritten = row.overwritten.map(|position| PgLsn::from(position.0));
         let reflects: Vec<PgLsn> = cover.0.iter().map(|position| PgLsn::from(position.0)).collect();
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 14] = [
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 15] = [
             &table,
             &&*row.key.bytes,
             &key_json,
@@ -105,6 +106,7 @@ impl Target {
             &reflects,
             &row.was_held,
             &id.0,
+            &overwritten,
         ];
         self.client.execute(&self.fixed.hold, &parameters).await?;
         Ok(())
