@@ -149,7 +149,7 @@ impl<I: Clone> Hub<I> {
             dot: entry.dot(),
             stamp: entry.stamp(),
             hold: self.is_paused(entry.key.table, node),
-            was_held: entry.unpassed_span(node, self.judged(node)),
+            was_held: entry.unpassed_span(node, self.acknowledged(node)),
         };
         entries.map(truncate).collect()
     }
@@ -210,7 +210,7 @@ impl<I: Clone> Hub<I> {
             half: entry.half().cloned().map(Box::new),
             overwritten: self.overwritten_by(slot, node),
             hold: self.is_paused(entry.key.table, node),
-            was_held: entry.unpassed_span(node, self.judged(node)),
+            was_held: entry.unpassed_span(node, self.acknowledged(node)),
         })
     }
 

@@ -200,13 +200,13 @@ impl<I> Entry<I> {
         self.spans().iter().any(|s| s.until.is_none())
     }
 
-    /// Whether a local change yet to be judged can lie in a span of the key on the node: then the record of the key, if
-    /// it is held anew, must keep that span.
-    pub(crate) fn unpassed_span(&self, node: NodeId, judged: Position) -> bool {
+    /// Whether a local change yet to be acknowledged can lie in a span of the key on the node: then the record of the key,
+    /// if it is held anew, must keep that span, since the change may be read again.
+    pub(crate) fn unpassed_span(&self, node: NodeId, acknowledged: Position) -> bool {
         self.spans()
             .iter()
             .filter(|s| s.node == node && !s.early)
-            .any(|s| s.until.is_none_or(|until| until.just_below() > judged))
+            .any(|s| s.until.is_none_or(|until| until.just_below() > acknowledged))
     }
 
     pub(crate) fn open_span(&mut self, node: NodeId, from: Position, cover: Cover) {

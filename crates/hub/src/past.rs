@@ -13,7 +13,7 @@ use crate::decision::Side;
 use crate::hold::Span;
 use crate::key::{Dot, Key, Micros, NodeId, Position, Stamp};
 use crate::key_change::Half;
-use crate::window::Write;
+use crate::window::{Made, Write};
 use crate::wrote::Touch;
 
 /// One change of a key.
@@ -120,6 +120,8 @@ pub(crate) struct Causality<'a> {
     /// Where TRUNCATEs of the table are held, and which they are.
     pub table_spans: &'a [Span],
     pub truncates: &'a [Dot],
+    /// The kept decisions that these won on this key.
+    pub truncated: &'a [Made],
     /// Landings that wrote something else over the change of a held record, on its own node. They may be folded.
     pub overwritten: &'a [Write],
     /// A change known from a held record, and what it stands for: everything that the record reflects.
@@ -150,16 +152,22 @@ impl Causality<'_> {
         cover.is_some_and(|cover| Span::seen(spans, change, other, cover))
     }
 
-    /// Whether a landing before the change wrote this key by itself when `other` was known.
+    /// Whether a landing before the change wrote this key by itself when `other` was known. Landings may be folded; but
+    /// what a TRUNCATE beat on a node, the next delivery there put right.
     fn was_delivered(&self, change: Dot, other: Dot) -> bool {
         let landings = self.landings[change.node.index()].iter();
         let mut before = landings.take_while(|l| l.position <= change.position);
-        before.any(|l| l.cover.contains(other) && matches!(l.wrote.what(self.key), Touch::Wrote | Touch::Swept))
+        let put_right = |l: &Landing| {
+            let beaten = |d: &Made| d.winner == other && d.loser.node == change.node && l.cover.contains(d.loser);
+            self.truncated.iter().any(beaten)
+        };
+        let wrote = |l: &Landing| matches!(l.wrote.what(self.key), Touch::Wrote | Touch::Swept);
+        before.any(|l| l.cover.contains(other) && (wrote(l) || put_right(l)))
     }
 
-    /// The record of a held key stays until the key retires.
-    pub(crate) fn was_held_at(&self, node: NodeId) -> bool {
-        self.spans.iter().any(|s| s.node == node)
+    /// Whether the key was held on the node when the landing at `position` had committed.
+    pub(crate) fn was_held_at(&self, node: NodeId, position: Position) -> bool {
+        self.spans.iter().any(|s| s.contains(Dot { node, position }))
     }
 
     /// Raises the stamps along seen changes, in an order in which each comes after those it had seen.
@@ -239,7 +247,7 @@ impl Causality<'_> {
             Some((last, _)) => {
                 let replaced = |by: &Dot| last.cover.contains(*by) && self.had_seen(*by, change.dot);
                 let mut others = changes.iter().map(|c| &c.dot).chain(self.truncates);
-                self.was_held_at(change.dot.node) && change.state.is_present() && !others.any(replaced)
+                self.was_held_at(change.dot.node, last.position) && change.state.is_present() && !others.any(replaced)
             }
         }
     }

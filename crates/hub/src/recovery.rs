@@ -244,8 +244,11 @@ impl<I: Clone> Recovery<I> {
         let table_spans = self.spans.get(&Key::whole_table(key.table)).cloned().unwrap_or_default();
         let overwritten = self.overwritten.remove(&key).unwrap_or_default();
         let truncates = self.truncates.get(&key.table).into_iter().flatten();
-        let truncates: Vec<Dot> = truncates.map(|t| t.dot).collect();
+        // A transaction may write the key behind its TRUNCATE: then that is what it did to the key.
+        let written = |dot: Dot| history.changes.iter().any(|c| c.dot == dot && c.op != Op::Truncate);
+        let truncates: Vec<Dot> = truncates.map(|t| t.dot).filter(|t| !written(*t)).collect();
         let kept = self.decisions.remove(&key).unwrap_or_default();
+        let truncated = kept.iter().filter(|d| truncates.contains(&d.winner)).copied().collect::<Vec<_>>();
         if history.changes.is_empty() {
             return;
         }
@@ -263,6 +266,7 @@ impl<I: Clone> Recovery<I> {
             spans: &spans,
             table_spans: &table_spans,
             truncates: &truncates,
+            truncated: &truncated,
             overwritten: &overwritten,
             record: history.from_record.as_ref(),
             broken: self.hub.seen_is_broken(),
@@ -409,8 +413,8 @@ impl<I: Clone> Recovery<I> {
             let wrote: Vec<_> = touched.filter(|(_, t)| *t != Touch::Nothing).collect();
             let passed = wrote.partition_point(|(l, _)| l.position <= self.reach[index]);
             for (landing, touch) in &wrote[passed.saturating_sub(1)..] {
-                // A row that was only swept is held: what is canonical was not written.
-                let held = entry.state.is_present() && causality.was_held_at(node);
+                // What is canonical was not written by a TRUNCATE that swept the key while its row was held.
+                let held = entry.state.is_present() && causality.was_held_at(node, landing.position);
                 let lacking = *touch == Touch::Swept && held;
                 writes.push(Write {
                     position: landing.position,

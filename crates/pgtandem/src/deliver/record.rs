@@ -56,7 +56,7 @@ pub const SWEEP: &str = "UPDATE pgtandem.held AS h SET since = l.position, cover
 /// The key was written after all. What the target had seen of it while it was held is needed until capture has passed
 /// this landing.
 pub const RELEASE: &str = "UPDATE pgtandem.held SET released = (SELECT l.position FROM pgtandem.landing AS l \
-    WHERE l.id = $3) WHERE table_id = $1 AND key_bytes = $2";
+    WHERE l.id = $3) WHERE table_id = $1 AND key_bytes = $2 AND released IS NULL";
 
 /// Recovery starts no earlier than what the landing says is acknowledged: landings below are not needed.
 pub const FOLD: &str = "DELETE FROM pgtandem.landing WHERE position < $1";
