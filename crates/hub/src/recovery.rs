@@ -321,8 +321,8 @@ impl<I: Clone> Recovery<I> {
         let lasts: Vec<&Past<I>> = nodes.filter_map(|n| history.last_of(n)).collect();
         let unseen = |c: &&&Past<I>| !lasts.iter().any(|d| causality.had_seen(d.dot, c.dot));
         let unseen: Vec<&Past<I>> = lasts.iter().filter(unseen).copied().collect();
-        let is_loser = |dot: Dot| self.was_beaten(slot, dot);
-        let mut newest: Vec<&Past<I>> = unseen.iter().copied().filter(|c| !is_loser(c.dot)).collect();
+        let is_loser = |c: &Past<I>| self.was_beaten(slot, c, causality, history);
+        let mut newest: Vec<&Past<I>> = unseen.iter().copied().filter(|c| !is_loser(c)).collect();
         if newest.is_empty() {
             // A slot went back to before its acknowledged position: what beat these was acknowledged on its own node
             // and is everywhere. Nothing is left to decide.
@@ -350,12 +350,34 @@ impl<I: Clone> Recovery<I> {
         self.fall_back_if_forfeited(slot);
     }
 
-    /// By a change of the key, or, as a TRUNCATE, by another of the table: the winner stands for both on the keys that
-    /// came into the window later. Where the loser itself had won something it had been judged before.
-    fn was_beaten(&self, slot: u32, dot: Dot) -> bool {
-        let entry = self.hub.window.get(slot);
-        let rival_won = |t: &Entry<I>| !entry.key.is_whole_table() && t.was_beaten(dot);
-        entry.was_beaten(dot) || self.hub.truncate_of(entry.key.table).is_some_and(rival_won) && !entry.has_won(dot)
+    /// By a change of the key, or, as a TRUNCATE, by another of the table that stood for both when the key came into the
+    /// window: the loser knew nothing of the key, or the winner met there what it did not know.
+    fn was_beaten(&self, slot: u32, past: &Past<I>, causality: &Causality<'_>, history: &History<I>) -> bool {
+        let (entry, dot) = (self.hub.window.get(slot), past.dot);
+        if entry.was_beaten(dot) {
+            return true;
+        }
+        let swept = past.op == Op::Truncate && !entry.key.is_whole_table();
+        let Some(table) = self.hub.truncate_of(entry.key.table).filter(|t| swept && t.was_beaten(dot)) else {
+            return false;
+        };
+        let decisions = entry.decisions();
+        // What it replaced: what it had seen, and what that had beaten.
+        let mut beaten: Vec<Dot> = Vec::new();
+        let replaced = |other: Dot, beaten: &[Dot]| causality.had_seen(dot, other) || beaten.contains(&other);
+        while let Some(next) =
+            decisions.iter().find(|d| !d.forfeit && !beaten.contains(&d.loser) && replaced(d.winner, &beaten))
+        {
+            beaten.push(next.loser);
+        }
+        let unknown = |other: Dot| other != dot && !replaced(other, &beaten);
+        let stood_for_both = |by: Dot| {
+            let met = |d: &Made| d.winner == by && unknown(d.loser) || d.loser == by && unknown(d.winner);
+            let mut known = history.changes.iter().map(|c| c.dot).chain(history.firsts.iter().copied());
+            decisions.iter().any(met) || known.all(|c| c == dot || unknown(c))
+        };
+        let mut lost = table.decisions().iter().filter(|d| d.loser == dot);
+        !entry.has_won(dot) && lost.any(|d| stood_for_both(d.winner))
     }
 
     fn crown(&mut self, slot: u32, past: &Past<I>) {
