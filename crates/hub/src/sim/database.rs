@@ -208,9 +208,6 @@ impl Database {
             }
             if let Some(record) = self.held.get_mut(&row.key) {
                 record.released.get_or_insert(position);
-                (record.dot, record.stamp, record.state) = (row.dot, row.stamp, row.state.clone());
-                record.half = row.half.as_deref().cloned();
-                record.reflects = delivery.cover.clone();
             }
             if !missed.contains(&row.key) {
                 let image = match row.state {
@@ -223,7 +220,14 @@ impl Database {
         }
         for truncate in delivery.truncates.iter().filter(|t| swept_now(t.table)) {
             let waiting = self.held.values_mut().filter(|r| r.key.table == truncate.table && r.released.is_none());
-            waiting.for_each(|record| record.swept(position));
+            for record in waiting {
+                record.swept(position);
+                // Who finds it swept has not seen what waits, also if the same transaction wrote it.
+                let waits = |cell: &&mut Cell| cell.dot == Some(record.dot);
+                if let Some(cell) = self.cells.get_mut(&record.key).filter(waits) {
+                    cell.dot = None;
+                }
+            }
         }
         for decision in &delivery.decisions {
             let same = |d: &Decision<Image>| {
