@@ -13,7 +13,7 @@ use crate::decision::Side;
 use crate::hold::Span;
 use crate::key::{Dot, Key, Micros, NodeId, Position, Stamp};
 use crate::key_change::Half;
-use crate::window::{Made, Write};
+use crate::window::Made;
 use crate::wrote::Touch;
 
 /// One change of a key.
@@ -123,7 +123,7 @@ pub(crate) struct Causality<'a> {
     /// The kept decisions that these won on this key.
     pub truncated: &'a [Made],
     /// Landings that wrote something else over the change of a held record, on its own node. They may be folded.
-    pub overwritten: &'a [Write],
+    pub overwritten: &'a [(Dot, Position)],
     /// A change known from a held record, and what it stands for: everything that the record reflects.
     pub record: Option<&'a (Dot, Cover)>,
     pub broken: bool,
@@ -231,10 +231,9 @@ impl Causality<'_> {
         let touched = between.map(|l| (l, l.wrote.what(self.key)));
         let mut wrote = touched.filter(|(_, t)| matches!(t, Touch::Wrote | Touch::Swept));
         let last = wrote.next_back();
-        let noted = |w: &Write| {
-            let at = w.position;
-            let is_last = last.is_none_or(|(l, _)| l.position <= at);
-            w.node == change.dot.node && at > change.dot.position && at <= upto && is_last
+        let noted = |(dot, at): &(Dot, Position)| {
+            let is_last = last.is_none_or(|(l, _)| l.position <= *at);
+            *dot == change.dot && *at <= upto && is_last
         };
         if self.overwritten.iter().any(noted) {
             return true;

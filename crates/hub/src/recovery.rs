@@ -41,7 +41,7 @@ pub struct Recovery<I> {
     truncates: HashMap<TableId, Vec<Past<I>>>,
     decisions: HashMap<Key, Vec<Made>>,
     spans: HashMap<Key, Vec<Span>>,
-    overwritten: HashMap<Key, Vec<Write>>,
+    overwritten: HashMap<Key, Vec<(Dot, Position)>>,
 }
 
 impl<I: Clone> Recovery<I> {
@@ -98,9 +98,9 @@ impl<I: Clone> Recovery<I> {
             let landings = &self.landings[record.node.index()];
             // What was written there after a release that is folded was written over the released row.
             let counts = record.released.is_none_or(|at| landings.iter().any(|l| l.position == at));
-            if let Some(position) = record.overwritten.filter(|_| counts) {
-                let write = Write::other(record.node, position);
-                self.overwritten.entry(record.key.clone()).or_default().push(write);
+            let own = record.dot.node == record.node;
+            if let Some(position) = record.overwritten.filter(|_| counts && own) {
+                self.overwritten.entry(record.key.clone()).or_default().push((record.dot, position));
             }
             let will_be_read = record.dot.position > self.starts[record.dot.node.index()];
             let history = self.history(&record.key);
@@ -446,8 +446,10 @@ impl<I: Clone> Recovery<I> {
                 });
             }
         }
-        let known = |w: &&Write| writes.iter().any(|k: &Write| (k.node, k.position) == (w.node, w.position));
-        let noted: Vec<Write> = causality.overwritten.iter().filter(|w| !known(w)).copied().collect();
+        let noted = causality.overwritten.iter().filter(|(dot, _)| *dot == entry.dot());
+        let noted = noted.map(|(dot, position)| Write::other(dot.node, *position));
+        let known = |w: &Write| writes.iter().any(|k: &Write| (k.node, k.position) == (w.node, w.position));
+        let noted: Vec<Write> = noted.filter(|w| !known(w)).collect();
         self.hub.window.get_mut(slot).writes.extend(writes.into_iter().chain(noted));
         #[cfg(test)]
         if self.hub.broken(crate::hub::Broken::Overwritten) {
