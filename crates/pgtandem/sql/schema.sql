@@ -116,6 +116,8 @@ CREATE TABLE pgtandem.held (
     held_since      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     last_tried      timestamptz,
     released        pg_lsn,                             -- the landing that wrote the key after all; the record is deleted once nobody needs it
+    half_keys       bytea[],                            -- the row is part of a key change: the other keys of it
+    half_row        jsonb,                              -- and what the key becomes if one of these loses; null: it is to be deleted
     overwritten     pg_lsn,                             -- a landing that wrote something else over the row, if it was written on this node
     earlier         jsonb NOT NULL DEFAULT '[]',        -- the times it was held before that: since, until and cover of each
     PRIMARY KEY (table_id, key_bytes)

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use hub::{Cover, Decision, Delivery, DeliveryRow, DeliveryTruncate, Key, NodeId, State};
+use hub::{Cover, Decision, Delivery, DeliveryRow, DeliveryTruncate, Half, Key, NodeId, State};
 use serde_json::{Map, Value as Json, json};
 use tokio_postgres::types::PgLsn;
 
@@ -32,11 +32,12 @@ pub const DECIDE: &str = "INSERT INTO pgtandem.decision (table_id, key, key_byte
 /// target had seen of the key by then. Held again, it keeps what is known of the time until now
 /// ([`hub::HeldRecord::replaces`]).
 pub const HOLD: &str = "INSERT INTO pgtandem.held (table_id, key_bytes, key, source_node, source_position, stamp, \
-        stamp_node, row, since, cover, reflects, partner_key, reason, sqlstate, overwritten, last_tried) \
+        stamp_node, row, since, cover, reflects, partner_key, reason, sqlstate, overwritten, \
+        half_keys, half_row, last_tried) \
     VALUES ($1, $2, $3, $4, $5, timestamptz '2000-01-01 00:00:00+00' + $6::int8 * interval '1 microsecond', $7, $8, \
         (SELECT l.position FROM pgtandem.landing AS l WHERE l.id = $14), \
         coalesce((SELECT l.cover FROM pgtandem.landing AS l WHERE l.id < $14 ORDER BY l.id DESC LIMIT 1), '{}'), \
-        $12, $9, $10, $11, $15, clock_timestamp()) \
+        $12, $9, $10, $11, $15, $16, $17, clock_timestamp()) \
     ON CONFLICT (table_id, key_bytes) DO UPDATE SET source_node = excluded.source_node, \
         source_position = excluded.source_position, stamp = excluded.stamp, stamp_node = excluded.stamp_node, \
         since = CASE WHEN $13 AND held.released IS NULL THEN held.since ELSE excluded.since END, \
@@ -45,6 +46,7 @@ pub const HOLD: &str = "INSERT INTO pgtandem.held (table_id, key_bytes, key, sou
             ELSE held.earlier || jsonb_build_object('since', held.since, 'until', held.released, 'cover', held.cover) \
             END, \
         reflects = excluded.reflects, overwritten = excluded.overwritten, \
+        half_keys = excluded.half_keys, half_row = excluded.half_row, \
         row = excluded.row, released = NULL, partner_key = excluded.partner_key, reason = excluded.reason, \
         sqlstate = excluded.sqlstate, last_tried = excluded.last_tried";
 
@@ -81,17 +83,21 @@ impl Target {
         cover: &Cover,
     ) -> Result<(), DeliverError> {
         let key_json = self.key_json(&row.key);
-        let image = match &row.state {
-            State::Absent => None,
-            State::Present(image) => Some(row_json(image, &self.shapes)?),
+        let row_json = |state: &State<Image>| match state {
+            State::Absent => Ok(None),
+            State::Present(image) => row_json(image, &self.shapes).map(Some),
         };
+        let image = row_json(&row.state)?;
+        let partners = |half: &Half<Image>| half.partners.iter().map(|key| key.bytes.to_vec()).collect();
+        let half_keys: Option<Vec<Vec<u8>>> = row.half.as_deref().map(partners);
+        let half_row = row.half.as_deref().map(|half| row_json(&half.fallback)).transpose()?.flatten();
         let table = i32::try_from(row.key.table.0).unwrap_or(i32::MAX);
         let partner = row.pair.as_ref().map(|pair| pair.bytes.to_vec());
         let position = PgLsn::from(row.dot.position.0);
         let (source, stamp_node) = (i16::from(row.dot.node.0), i16::from(row.stamp.node.0));
         let overwritten = row.overwritten.map(|position| PgLsn::from(position.0));
         let reflects: Vec<PgLsn> = cover.0.iter().map(|position| PgLsn::from(position.0)).collect();
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 15] = [
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 17] = [
             &table,
             &&*row.key.bytes,
             &key_json,
@@ -107,6 +113,8 @@ impl Target {
             &row.was_held,
             &id.0,
             &overwritten,
+            &half_keys,
+            &half_row,
         ];
         self.client.execute(&self.fixed.hold, &parameters).await?;
         Ok(())
