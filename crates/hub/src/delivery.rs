@@ -90,7 +90,7 @@ impl<I: Clone> Hub<I> {
         let mut slots = self.take_owed(node);
         let truncates = self.truncates_among(&slots, node);
         let carried_out = truncates.iter().filter(|t| !t.hold);
-        let truncated = carried_out.map(|t| t.table).collect();
+        let truncated = carried_out.map(|t| (t.table, t.dot)).collect();
         let (swept, uncovered) = self.add_truncated_rows(node, &truncates, &mut slots);
         // A delivery may have millions of rows: none is copied twice.
         let mut rows = Vec::with_capacity(slots.len());
@@ -223,9 +223,9 @@ impl<I: Clone> Hub<I> {
         let before = self.node(node).landings.cover_before(landed.position).clone();
         for key in &landed.held {
             if let Some(slot) = self.window.find(key) {
-                let truncated =
-                    flight.truncated.contains(&key.table) && !landed.held.contains(&Key::whole_table(key.table));
-                self.hold(slot, node, landed.position, &before, truncated);
+                let refused = || landed.held.contains(&Key::whole_table(key.table));
+                let swept_by = flight.swept_by(key.table).filter(|_| !refused());
+                self.hold(slot, node, landed.position, &before, swept_by);
             }
         }
         for key in &landed.missed {
@@ -236,11 +236,12 @@ impl<I: Clone> Hub<I> {
                 self.land_entry(slot, node, landed.before);
             }
         }
-        for slot in flight.uncovered {
+        for slot in flight.uncovered.iter().copied() {
             let nodes = self.nodes.len();
             let entry = self.window.get_mut(slot);
-            if !landed.held.contains(&Key::whole_table(entry.key.table)) {
-                entry.sweep_held(node, landed.position, nodes);
+            let table = entry.key.table;
+            if let Some(by) = flight.swept_by(table).filter(|_| !landed.held.contains(&Key::whole_table(table))) {
+                entry.sweep_held(node, landed.position, by, nodes);
             }
         }
         for slot in flight.swept {

@@ -69,7 +69,7 @@ pub struct HeldRecord<I> {
     pub half: Option<Half<I>>,
     /// The landing that first held it, or the last that swept away what stood in its place.
     pub since: Position,
-    /// What the target had seen of the key then; nothing, if it was swept.
+    /// What the target had seen of the key then: of a key that was swept only the TRUNCATE.
     pub cover: Cover,
     /// The cover of the delivery that stored the record, or last replaced its row.
     pub reflects: Cover,
@@ -102,9 +102,9 @@ impl<I> HeldRecord<I> {
     }
 
     /// A TRUNCATE that landed at `position` swept what stood in the held row's place.
-    pub fn swept(&mut self, position: Position) {
-        let nothing = Cover::nothing(self.cover.0.len());
-        let cover = std::mem::replace(&mut self.cover, nothing);
+    pub fn swept(&mut self, position: Position, by: Dot) {
+        let swept = Cover::swept(self.cover.0.len(), by, self.dot);
+        let cover = std::mem::replace(&mut self.cover, swept);
         let since = std::mem::replace(&mut self.since, position);
         self.earlier.push(HeldBefore { since, until: position, cover });
         self.overwritten = Some(position);
@@ -174,7 +174,7 @@ impl<I: Clone> Hub<I> {
     }
 
     /// The delivery at `position` stored the key as held. If it truncated the table, the row is gone all the same.
-    pub(crate) fn hold(&mut self, slot: u32, node: NodeId, position: Position, before: &Cover, truncated: bool) {
+    pub(crate) fn hold(&mut self, slot: u32, node: NodeId, position: Position, before: &Cover, swept_by: Option<Dot>) {
         let entry = self.window.get_mut(slot);
         if !entry.flying.contains(node) {
             return;
@@ -184,8 +184,8 @@ impl<I: Clone> Hub<I> {
         if !entry.is_held_at(node) {
             entry.open_span(node, position, before.clone());
         }
-        if truncated {
-            entry.sweep_held(node, position, before.0.len());
+        if let Some(by) = swept_by {
+            entry.sweep_held(node, position, by, before.0.len());
         }
         self.queue(slot);
     }
@@ -213,12 +213,13 @@ impl<I> Entry<I> {
         self.extra().spans.push(Span { node, from, until: None, cover, early: false });
     }
 
-    /// A TRUNCATE swept what stood in the held row's place. Who writes there from now on has seen nothing of the key,
-    /// even if the very row that is held had stood there before.
-    pub(crate) fn sweep_held(&mut self, node: NodeId, position: Position, nodes: usize) {
+    /// A TRUNCATE swept what stood in the held row's place. Who writes there from now on has seen nothing of the key but
+    /// the TRUNCATE, even if the very row that is held had stood there before.
+    pub(crate) fn sweep_held(&mut self, node: NodeId, position: Position, by: Dot, nodes: usize) {
         self.writes.push(Write::other(node, position));
         if self.close_span(node, position) {
-            self.open_span(node, position, Cover::nothing(nodes));
+            let cover = Cover::swept(nodes, by, self.dot());
+            self.open_span(node, position, cover);
         }
     }
 

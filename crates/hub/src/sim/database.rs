@@ -221,7 +221,7 @@ impl Database {
         for truncate in delivery.truncates.iter().filter(|t| swept_now(t.table)) {
             let waiting = self.held.values_mut().filter(|r| r.key.table == truncate.table && r.released.is_none());
             for record in waiting {
-                record.swept(position);
+                record.swept(position, truncate.dot);
                 // Who finds it swept has not seen what waits, also if the same transaction wrote it.
                 let waits = |cell: &&mut Cell| cell.dot == Some(record.dot);
                 if let Some(cell) = self.cells.get_mut(&record.key).filter(waits) {

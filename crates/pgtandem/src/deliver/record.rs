@@ -2,7 +2,7 @@
 
 use std::io;
 
-use hub::{Cover, Decision, Delivery, DeliveryRow, DeliveryTruncate, Half, Key, NodeId, State};
+use hub::{Cover, Decision, Delivery, DeliveryRow, DeliveryTruncate, Dot, Half, Key, NodeId, Position, State};
 use serde_json::{Map, Value as Json, json};
 use tokio_postgres::types::PgLsn;
 
@@ -50,10 +50,13 @@ pub const HOLD: &str = "INSERT INTO pgtandem.held (table_id, key_bytes, key, sou
         row = excluded.row, released = NULL, partner_key = excluded.partner_key, reason = excluded.reason, \
         sqlstate = excluded.sqlstate, last_tried = excluded.last_tried";
 
-/// A TRUNCATE swept what stood in the place of the table's held rows ([`hub::HeldRecord::swept`]).
-pub const SWEEP: &str = "UPDATE pgtandem.held AS h SET since = l.position, cover = '{}', overwritten = l.position, \
+/// A TRUNCATE swept what stood in the place of the table's held rows ([`hub::HeldRecord::swept`]): of those its own
+/// transaction wrote it has seen less.
+pub const SWEEP: &str = "UPDATE pgtandem.held AS h SET since = l.position, overwritten = l.position, \
+        cover = CASE WHEN (h.source_node, h.source_position) = ($3::int2, $4::pg_lsn) THEN $6::pg_lsn[] \
+            ELSE $5::pg_lsn[] END, \
         earlier = h.earlier || jsonb_build_object('since', h.since, 'until', l.position, 'cover', h.cover) \
-    FROM pgtandem.landing AS l WHERE l.id = $2 AND h.table_id = ANY ($1) AND h.released IS NULL";
+    FROM pgtandem.landing AS l WHERE l.id = $2 AND h.table_id = $1 AND h.released IS NULL";
 
 /// The key was written after all. What the target had seen of it while it was held is needed until capture has passed
 /// this landing.
@@ -133,9 +136,14 @@ impl Target {
         truncates: impl Iterator<Item = &DeliveryTruncate>,
         id: LandingId,
     ) -> Result<(), tokio_postgres::Error> {
-        let tables: Vec<i32> = truncates.map(|t| i32::try_from(t.table.0).unwrap_or(i32::MAX)).collect();
-        if !tables.is_empty() {
-            self.client.execute(&self.fixed.sweep, &[&tables, &id.0]).await?;
+        let stored = |cover: Cover| -> Vec<PgLsn> { cover.0.iter().map(|position| PgLsn::from(position.0)).collect() };
+        for DeliveryTruncate { table, dot, .. } in truncates {
+            let table = i32::try_from(table.0).unwrap_or(i32::MAX);
+            let (node, position) = (i16::from(dot.node.0), PgLsn::from(dot.position.0));
+            let nodes = usize::from(dot.node.0) + 1;
+            let other = Dot { position: Position(0), ..*dot };
+            let (seen, own) = (stored(Cover::swept(nodes, *dot, other)), stored(Cover::swept(nodes, *dot, *dot)));
+            self.client.execute(&self.fixed.sweep, &[&table, &id.0, &node, &position, &seen, &own]).await?;
         }
         Ok(())
     }
