@@ -169,7 +169,8 @@ impl<I: Clone> Hub<I> {
                 true => Standing::Seen,
                 false => Standing::Same,
             }
-        } else if self.had_seen(transaction, entry) {
+        } else if self.had_seen(transaction, entry) || entry.was_beaten(entry.dot()) {
+            // After a slot went back, a loser stands for what had beaten it, which every node has settled on.
             Standing::Seen
         } else {
             Standing::Rival

@@ -371,9 +371,9 @@ impl Simulation {
             for index in 0..self.databases.len() {
                 if self.rng.random_bool(0.3) {
                     let back = Position(self.acknowledged[index].0.saturating_sub(self.rng.random_range(0..=10)));
+                    // Whoever recovers reads what the landings say was acknowledged, and starts no earlier.
                     let durable = self.databases[index].landings.iter().map(|l| l.acknowledged).max();
-                    let floor = durable.filter(|_| self.fold).unwrap_or_default();
-                    self.acknowledged[index] = back.max(floor);
+                    self.acknowledged[index] = back.max(durable.unwrap_or_default());
                 }
             }
         }

@@ -67,20 +67,21 @@ impl Target {
         held.extend(delivery.rows.iter().filter(|row| !row.hold && is_partial(row)).map(incomplete));
         held.extend(self.write_units(&placed, &missed).await?);
         let refused: HashSet<&Key> = held.iter().map(|held| &held.key).collect();
-        for row in delivery.rows.iter().chain(&truncates(delivery)).filter(|row| refused.contains(&row.key)) {
-            let why = held.iter().find(|held| held.key == row.key).expect("just looked up");
-            self.hold(row, why, &delivery.cover).await?;
-        }
         if let Some(decisions) = decisions_json(delivery, &self.shapes, &self.tables)? {
             self.client.execute(&self.fixed.decide, &[&decisions]).await?;
         }
         let mut position = Position(0);
         self.land(id, delivery, &held, &mut position).await?;
         for row in delivery.rows.iter().chain(&truncates(delivery)) {
-            if row.was_held && !refused.contains(&row.key) {
+            if refused.contains(&row.key) {
+                let why = held.iter().find(|held| held.key == row.key).expect("just looked up");
+                self.hold(id, row, why, &delivery.cover).await?;
+            } else if row.was_held {
                 self.release(&row.key, id).await?;
             }
         }
+        let carried_out = |truncate: &&DeliveryTruncate| !refused.contains(&Key::whole_table(truncate.table));
+        self.sweep_held(delivery.truncates.iter().filter(carried_out), id).await?;
         self.client.batch_execute("COMMIT").await?;
         Ok(Landing { position, before, missed: missed.into_inner().unwrap_or_default(), held })
     }
@@ -307,6 +308,8 @@ fn truncates(delivery: &Delivery<Image>) -> Vec<DeliveryRow<Image>> {
         stamp: truncate.stamp,
         presence: Presence::Unknown,
         pair: None,
+        half: None,
+        overwritten: None,
         hold: truncate.hold,
         was_held: truncate.was_held,
     };

@@ -87,6 +87,7 @@ pub(super) struct Fixed {
     pub(super) decide: Statement,
     pub(super) hold: Statement,
     pub(super) release: Statement,
+    pub(super) sweep: Statement,
     pub(super) forget: Statement,
     pub(super) fold: Statement,
 }
@@ -108,6 +109,7 @@ impl Target {
             decide: client.prepare(record::DECIDE).await?,
             hold: client.prepare(record::HOLD).await?,
             release: client.prepare(record::RELEASE).await?,
+            sweep: client.prepare(record::SWEEP).await?,
             forget: client.prepare(record::FORGET).await?,
             fold: client.prepare(record::FOLD).await?,
         };
@@ -252,6 +254,9 @@ impl Target {
                 pipeline.send(async { this.client.execute(&this.fixed.decide, &[decisions]).await.map(drop) }).await;
             }
             pipeline.send(this.land(id, delivery, &[], &mut position)).await;
+            if truncate.is_some() {
+                pipeline.send(this.sweep_held(delivery.truncates.iter(), id)).await;
+            }
             if let Some(below) = &fold {
                 pipeline.send(async { this.client.execute(&this.fixed.fold, &[below]).await.map(drop) }).await;
             }
