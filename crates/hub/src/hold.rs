@@ -240,3 +240,74 @@ impl<I> Entry<I> {
         open.map(|span| span.until = Some(position)).is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Change, Landing, Micros, Newest, Op, Recovery, Wrote};
+
+    const TABLE: TableId = TableId(1);
+
+    fn cover(positions: [u64; 2]) -> Cover {
+        Cover(positions.map(Position).into_iter().collect())
+    }
+
+    fn dot(node: u8, position: u64) -> Dot {
+        Dot { node: NodeId(node), position: Position(position) }
+    }
+
+    fn record(since: u64, seen: [u64; 2], released: Option<u64>) -> HeldRecord<u8> {
+        HeldRecord {
+            node: NodeId(1),
+            key: Key::new(TABLE, [1]),
+            state: State::Present(1),
+            dot: dot(0, 3),
+            stamp: Stamp { time: Micros(1), node: NodeId(0) },
+            half: None,
+            since: Position(since),
+            cover: cover(seen),
+            reflects: cover([3, 4]),
+            overwritten: None,
+            released: released.map(Position),
+            earlier: Vec::new(),
+        }
+    }
+
+    /// Held at 5, written at 10, held again at 15; then the hub restarts, and judges a change written at `position`.
+    fn conflicts_of_a_change_at(position: u64) -> usize {
+        let mut held = record(15, [3, 4], None);
+        held.replaces(record(5, [0, 0], Some(10)));
+        let landing = |position, cover| Landing { position: Position(position), cover, wrote: Wrote::keys([]) };
+        let on_target = vec![landing(5, cover([3, 4])), landing(10, cover([3, 4])), landing(15, cover([3, 4]))];
+        let starts = vec![Position(3), Position(4)];
+        let mut hub = Recovery::new(starts, vec![Vec::new(), on_target], [], [held], Box::new(Newest)).finish();
+        let write = Change::Row { key: Key::new(TABLE, [1]), op: Op::Update, state: State::Present(2) };
+        hub.judge(NodeId(1), Position(position), Micros(2), [write]);
+        hub.cut(NodeId(0)).expect("something was judged").decisions.len()
+    }
+
+    #[test]
+    fn only_a_change_written_while_the_key_was_held_had_not_seen_it() {
+        assert_eq!(conflicts_of_a_change_at(7), 1);
+        assert_eq!(conflicts_of_a_change_at(12), 0);
+    }
+
+    #[test]
+    fn a_record_held_again_before_its_release_keeps_what_was_seen_first() {
+        let mut held = record(15, [3, 4], None);
+        held.replaces(record(5, [0, 0], None));
+        assert_eq!((held.since, held.cover, held.earlier), (Position(5), cover([0, 0]), vec![]));
+    }
+
+    /// Of the row that waits nothing is seen any more, even if it had stood there.
+    #[test]
+    fn who_writes_over_a_swept_row_has_seen_the_truncate_alone() {
+        let mut other = record(5, [3, 4], None);
+        other.swept(Position(9), dot(1, 8));
+        assert_eq!((other.since, other.cover, other.overwritten), (Position(9), cover([0, 8]), Some(Position(9))));
+        assert_eq!(other.earlier, [HeldBefore { since: Position(5), until: Position(9), cover: cover([3, 4]) }]);
+        let mut of_same_transaction = record(5, [3, 4], None);
+        of_same_transaction.swept(Position(9), dot(0, 3));
+        assert_eq!(of_same_transaction.cover, cover([2, 0]));
+    }
+}

@@ -96,10 +96,12 @@ impl<I: Clone> Recovery<I> {
         for record in records {
             self.spans.entry(record.key.clone()).or_default().extend(record.spans());
             let landings = &self.landings[record.node.index()];
-            // What was written there after a release that is folded was written over the released row.
-            let counts = record.released.is_none_or(|at| landings.iter().any(|l| l.position == at));
+            // What was written there after a release was written over the released row: only a release that is not
+            // folded, and a later one, leaves anything in between that may be read.
+            let listed = |at: Position| landings.iter().any(|l| l.position == at);
+            let counts = |by: &Position| record.released.is_none_or(|at| at > *by && listed(at));
             let own = record.dot.node == record.node;
-            if let Some(position) = record.overwritten.filter(|_| counts && own) {
+            if let Some(position) = record.overwritten.filter(|by| own && counts(by)) {
                 self.overwritten.entry(record.key.clone()).or_default().push((record.dot, position));
             }
             let will_be_read = record.dot.position > self.starts[record.dot.node.index()];
