@@ -67,7 +67,10 @@ impl From<LifecycleError> for Failure {
         let code = match error {
             LifecycleError::Refused { .. } => 1,
             LifecycleError::Unknown { .. } => 2,
-            LifecycleError::Connect { .. } | LifecycleError::Sql { .. } | LifecycleError::Replication { .. } => 3,
+            LifecycleError::Connect { .. }
+            | LifecycleError::Sql { .. }
+            | LifecycleError::Replication { .. }
+            | LifecycleError::Several(_) => 3,
         };
         Self { code, message: error.to_string(), is_report: false, remedy: error.remedy() }
     }

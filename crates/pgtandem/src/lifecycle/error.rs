@@ -12,6 +12,9 @@ pub enum LifecycleError {
     Sql { node: String, doing: String, error: tokio_postgres::Error },
     #[error("node {node}: {doing}: {error}")]
     Replication { node: String, doing: String, error: wire::Error },
+    /// Of several nodes.
+    #[error("{}", several(.0))]
+    Several(Vec<LifecycleError>),
     /// It was not tried, or was taken back, because it would not have been right.
     #[error("{what}")]
     Refused { what: String, remedy: String },
@@ -42,7 +45,7 @@ impl LifecycleError {
         match self {
             Self::Connect { error, .. } => Some(error.remedy()),
             Self::Sql { error, .. } => error.as_db_error().and_then(|error| error.hint()).map(str::to_owned),
-            Self::Replication { .. } => None,
+            Self::Replication { .. } | Self::Several(_) => None,
             Self::Refused { remedy, .. } | Self::Unknown { remedy, .. } => Some(remedy.clone()),
         }
     }
@@ -51,9 +54,21 @@ impl LifecycleError {
         match self {
             Self::Sql { error, .. } => error.code().map(|state| state.code()),
             Self::Replication { error, .. } => error.code(),
-            Self::Connect { .. } | Self::Refused { .. } | Self::Unknown { .. } => None,
+            Self::Connect { .. } | Self::Several(_) | Self::Refused { .. } | Self::Unknown { .. } => None,
         }
     }
+}
+
+/// Each with its remedy: whoever mends one after the other need not run the command more than once.
+fn several(errors: &[LifecycleError]) -> String {
+    let mut text = format!("{} nodes cannot be reached", errors.len());
+    for error in errors {
+        let _ = write!(text, "\n  {error}");
+        if let Some(remedy) = error.remedy() {
+            let _ = write!(text, "\n    try: {remedy}");
+        }
+    }
+    text
 }
 
 /// tokio-postgres shows a server's error as "db error" and keeps the rest for those who ask.

@@ -71,8 +71,19 @@ pub async fn open_nodes(config: &Config) -> Opened {
 }
 
 impl Opened {
-    /// All, or the first fault.
+    /// All, or what is wrong with each that cannot be had.
     pub fn all(self) -> Result<Vec<OpenNode>, LifecycleError> {
-        self.nodes.into_iter().collect()
+        let (mut open, mut errors) = (Vec::new(), Vec::new());
+        for node in self.nodes {
+            match node {
+                Ok(node) => open.push(node),
+                Err(error) => errors.push(error),
+            }
+        }
+        match errors.len() {
+            0 => Ok(open),
+            1 => Err(errors.remove(0)),
+            _ => Err(LifecycleError::Several(errors)),
+        }
     }
 }

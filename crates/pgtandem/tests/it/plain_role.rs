@@ -113,3 +113,38 @@ fn plain_role_check_refuses_triggers_that_would_fire_again() {
     let said = pair.pgtandem(["check"]).exits(1);
     assert!(said.stdout.contains("would fire again"), "{}{}", said.stdout, said.stderr);
 }
+
+/// Exactly the statements of docs/roles.md: a role that owns nothing and is a member of the role that does.
+#[test]
+fn plain_role_with_the_grants_of_the_documentation() {
+    let create = "CREATE TABLE things (id bigserial PRIMARY KEY, name text)";
+    let pair = Pair::with(Setup::shared().linking("things"));
+    let mut config = std::fs::read_to_string(pair.config()).unwrap();
+    for node in pair.nodes() {
+        let database = node.database();
+        let (owner, role) = (format!("owner_{database}"), format!("pgtandem_{database}"));
+        node.sql(&format!("CREATE ROLE {owner}; CREATE ROLE app_{database} LOGIN; GRANT {owner} TO app_{database}"));
+        node.sql(&format!("GRANT ALL ON SCHEMA public TO {owner}; SET ROLE {owner}; {create}"));
+        node.sql(&format!("CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'secret'"));
+        node.sql(&format!("GRANT {owner} TO {role}; GRANT CREATE ON DATABASE {database} TO {role}"));
+        let version: u32 = node.sql("SELECT current_setting('server_version_num')").parse().unwrap();
+        if version >= 150_000 {
+            node.sql(&format!("GRANT SET ON PARAMETER session_replication_role TO {role}"));
+        }
+        config = config.replace(&node.url(), &node.cluster.url_as(&role, "secret", database));
+    }
+    std::fs::write(pair.config(), &config).unwrap();
+    pair.pgtandem(["check"]).ok();
+    pair["new"].sql("INSERT INTO things (name) SELECT 'old' FROM generate_series(1, 100)");
+    let hub = pair.linked();
+    for node in pair.nodes() {
+        node.sql("INSERT INTO things (name) SELECT 'by ' || current_database() FROM generate_series(1, 20)");
+        node.sql("UPDATE things SET name = 'changed' WHERE id % 7 = 0; DELETE FROM things WHERE id % 11 = 0");
+        pair.settle();
+    }
+    hub.terminate();
+    pair.pgtandem(["down", "--yes"]).ok();
+    for node in pair.nodes() {
+        assert_eq!(node.sql("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgtandem'"), "0");
+    }
+}
