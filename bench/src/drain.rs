@@ -3,13 +3,12 @@
 //! The clock runs from the source's walsender being at work (native: the apply worker has connected; pgtandem: the hub
 //! has) to the last transaction's row being visible on the target. Starting up until then is given separately.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::figures::{Bound, Compared, Series};
 use crate::pair::{Content, Pair, TPCB_TABLES};
 use crate::processes::{Cpu, peak_memory_mib};
 use crate::report::Report;
-use crate::sql::Sql;
 use crate::system::{Stage, System};
 
 /// What is drained.
@@ -42,9 +41,6 @@ pub const VARIED: Load = Load {
     transactions: 20_000,
 };
 
-/// The row written last; its table is among those that replicate.
-const LAST: &str = "bench_last";
-
 #[derive(Default)]
 struct Results {
     rate: Compared,
@@ -66,7 +62,7 @@ pub fn run(pair: &Pair, report: &mut Report, repeats: usize, load: &Load) {
     }
     let is_tpcb = load.script.is_none();
     let name = load.name;
-    let rate_bound = is_tpcb.then_some(Bound::AtLeast { must: 2.0, aim: 3.5 });
+    let rate_bound = is_tpcb.then_some(Bound::at_least(2.0, 3.5));
     report.compare(&format!("drain of {name}, transactions/s"), 0, &results.rate, rate_bound);
     report.compare(&format!("start-up before a drain of {name}, ms"), 0, &results.startup, None);
     let per = format!("ms of CPU per 1,000 transactions of {name}");
@@ -74,20 +70,17 @@ pub fn run(pair: &Pair, report: &mut Report, repeats: usize, load: &Load) {
     report.compare(&format!("target server, {per}"), 1, &results.cpu_target, None);
     report.alone(&format!("pgtandem, {per}"), 1, &results.cpu_hub, None);
     report.compare(&format!("all together, {per}"), 1, &results.cpu_all, None);
-    let memory_bound = Some(Bound::AtMost { must: 128.0, aim: 64.0 });
+    let memory_bound = Some(Bound::at_most(128.0, 64.0));
     report.alone(&format!("peak memory of pgtandem in a drain of {name}, MiB"), 0, &results.memory, memory_bound);
 }
 
 fn once(pair: &Pair, system: System, load: &Load, results: &mut Results) {
-    let prepare = format!("{}; CREATE TABLE {LAST} (id int PRIMARY KEY)", load.prepare);
-    let mut tables = load.tables.to_vec();
-    tables.push(LAST);
-    let mut stage = Stage::set(pair, system, load.content, &prepare, &tables);
+    let mut stage = Stage::set(pair, system, load.content, load.prepare, load.tables);
     write_backlog(&stage, load);
     let target = stage.target();
     let before = Cpu::of(&stage);
     let began = stage.start();
-    wait_for_last(&mut stage, &target);
+    stage.wait_for_mark(&target, 1);
     let took = began.streaming_since.elapsed();
     // The servers may still be busy with it: pgtandem's deliveries are read back by their own server's slot.
     let cpu = settled_cpu(&stage).since(before);
@@ -103,7 +96,7 @@ fn once(pair: &Pair, system: System, load: &Load, results: &mut Results) {
     if let Some(pid) = stage.hub_pid() {
         results.cpu_hub.push(ms(cpu.hub));
         results.memory.push(peak_memory_mib(pid));
-        let deliveries = target.field::<i64>("SELECT coalesce(max(id), 0) FROM pgtandem.landing").unwrap_or_default();
+        let deliveries = stage.deliveries(&target);
         said += &format!(" in {deliveries} deliveries, hub {:.0} MiB", peak_memory_mib(pid));
     }
     println!(
@@ -116,32 +109,19 @@ fn once(pair: &Pair, system: System, load: &Load, results: &mut Results) {
 }
 
 fn write_backlog(stage: &Stage<'_>, load: &Load) {
-    let dir = tempfile::tempdir().expect("a temporary directory");
     let clients = 4;
     let per_client = (load.transactions / clients).to_string();
     let mut args = vec!["-n", "-c", "4", "-j", "2", "-t", &per_client];
-    let script = dir.path().join("script");
-    let script_name = script.to_string_lossy().into_owned();
-    if let Some(text) = load.script {
-        std::fs::write(&script, text).expect("the script can be written");
-        args.extend(["-f", &script_name]);
+    let script = load.script.map(|text| stage.pair.write_file("load.pgbench", text).display().to_string());
+    if let Some(script) = &script {
+        args.extend(["-f", script]);
     }
     let mut command = stage.pair.pgbench_command(&stage.pair.source, stage.database(), &args);
     // How it is written does not matter here, only that it is soon done.
     command.env("PGOPTIONS", "-c synchronous_commit=off");
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    stage.source().run(&format!("INSERT INTO {LAST} VALUES (1)"));
-}
-
-fn wait_for_last(stage: &mut Stage<'_>, target: &Sql) {
-    let query = target.prepare(&format!("SELECT 1 FROM {LAST} WHERE id = 1"));
-    let began = Instant::now();
-    while target.query(&query, &[]).is_empty() {
-        std::thread::sleep(Duration::from_millis(1));
-        stage.check_alive();
-        assert!(began.elapsed() < Duration::from_secs(300), "{}: the backlog does not arrive", stage.system);
-    }
+    stage.mark(&stage.pair.source, 1);
 }
 
 /// CPU times once nobody has been at work for a while.

@@ -11,6 +11,10 @@ impl Series {
         self.0.push(value);
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn quantile(&self, part: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -46,7 +50,7 @@ impl Compared {
         }
     }
 
-    /// pgtandem's median over native's.
+    /// pgtandem's median over native's; not a number if one of them was not measured.
     pub fn ratio(&self) -> f64 {
         self.tandem.median() / self.native.median()
     }
@@ -63,6 +67,14 @@ pub enum Bound {
 const TOLERANCE: f64 = 0.05;
 
 impl Bound {
+    pub const fn at_least(must: f64, aim: f64) -> Bound {
+        Bound::AtLeast { must, aim }
+    }
+
+    pub const fn at_most(must: f64, aim: f64) -> Bound {
+        Bound::AtMost { must, aim }
+    }
+
     pub fn verdict(self, value: f64) -> &'static str {
         let (must, aim) = match self {
             Bound::AtLeast { must, aim } => (value >= must * (1.0 - TOLERANCE), value >= aim * (1.0 - TOLERANCE)),
@@ -77,6 +89,8 @@ impl Bound {
 
     pub fn show(self) -> String {
         match self {
+            #[expect(clippy::float_cmp)] // both are written down in this program
+            Bound::AtMost { must, aim } if must == aim => format!("at most {must}"),
             Bound::AtLeast { must, aim } => format!("at least {must}, aim {aim}"),
             Bound::AtMost { must, aim } => format!("at most {must}, aim {aim}"),
         }

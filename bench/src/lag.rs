@@ -35,7 +35,7 @@ pub fn run(pair: &Pair, report: &mut Report, repeats: usize, seconds: u32) {
             stage.tear_down();
         }
     }
-    let bound = Some(Bound::AtMost { must: 3.0, aim: 1.5 });
+    let bound = Some(Bound::at_most(3.0, 1.5));
     report.compare("lag p50, ms", 3, &p50, bound);
     report.compare("lag p99, ms", 3, &p99, bound);
 }

@@ -1,8 +1,12 @@
 //! pgtandem and native logical replication side by side on the same two servers, in one run, in turns.
 
+mod application;
+mod both_ways;
+mod copy;
 mod drain;
 mod figures;
 mod lag;
+mod large;
 mod native;
 mod pair;
 mod processes;
@@ -10,6 +14,7 @@ mod report;
 mod sql;
 mod system;
 mod tandem;
+mod writer;
 
 use std::process::ExitCode;
 
@@ -37,9 +42,20 @@ struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Section {
+    /// A backlog of pgbench's TPC-B
     Drain,
+    /// A backlog with foreign keys, a unique index and TOAST
     Varied,
+    /// From commit to visible
     Lag,
+    /// Filling an empty table
+    Copy,
+    /// Speed of the application that writes
+    Application,
+    /// Both sides write
+    Both,
+    /// What the target's application notices of a large delivery
+    Large,
 }
 
 fn main() -> ExitCode {
@@ -57,6 +73,18 @@ fn main() -> ExitCode {
     }
     if wanted(Section::Lag) {
         lag::run(&pair, &mut report, repeats, seconds);
+    }
+    if wanted(Section::Copy) {
+        copy::run(&pair, &mut report, repeats);
+    }
+    if wanted(Section::Application) {
+        application::run(&pair, &mut report, repeats, 2 * seconds);
+    }
+    if wanted(Section::Both) {
+        both_ways::run(&pair, &mut report, repeats, seconds);
+    }
+    if wanted(Section::Large) {
+        large::run(&pair, &mut report, repeats, seconds.min(3));
     }
     report.print_table();
     if report.missed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

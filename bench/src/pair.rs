@@ -1,5 +1,6 @@
 //! The two servers, and on them one fresh pair of databases per run.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -75,12 +76,22 @@ impl Pair {
         [&self.source, &self.target]
     }
 
-    /// Runs pgbench to its end and returns what it printed.
-    pub fn pgbench(&self, cluster: &Cluster, database: &str, args: &[&str]) -> String {
+    /// Where a file may be put: a directory that goes with the servers, even when this program is killed.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.source.dir().join(name)
+    }
+
+    pub fn write_file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        path
+    }
+
+    /// Runs pgbench to its end.
+    pub fn pgbench(&self, cluster: &Cluster, database: &str, args: &[&str]) {
         let mut command = self.pgbench_command(cluster, database, args);
         let output = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     pub fn pgbench_command(&self, cluster: &Cluster, database: &str, args: &[&str]) -> Command {
@@ -125,13 +136,7 @@ impl Pair {
         }
     }
 
-    /// Fails unless the tables are equal on both sides.
-    pub fn check_equal(&self, database: &str, tables: &[&str]) {
-        if let Some(difference) = self.difference(database, tables) {
-            panic!("WRONG RESULT: {difference}");
-        }
-    }
-
+    /// The first table that is not the same on both sides, and how.
     pub fn difference(&self, database: &str, tables: &[&str]) -> Option<String> {
         let sums = self.clusters().map(|cluster| {
             let sql = Sql::connect(cluster, database);

@@ -15,6 +15,21 @@ struct Row {
     wanted: String,
 }
 
+impl Row {
+    /// `judged` is what `bound` is on.
+    fn of(what: &str, digits: usize, compared: &Compared, bound: Option<Bound>, judged: f64) -> Row {
+        let show = |series: &Series| if series.is_empty() { "-".to_owned() } else { series.show(digits) };
+        let ratio = compared.ratio();
+        Row {
+            what: what.to_owned(),
+            native: show(&compared.native),
+            tandem: show(&compared.tandem),
+            ratio: if ratio.is_finite() { format!("{ratio:.2}") } else { String::new() },
+            wanted: bound.map_or_else(String::new, |bound| format!("{}: {}", bound.show(), bound.verdict(judged))),
+        }
+    }
+}
+
 impl Report {
     fn push(&mut self, row: Row) {
         println!(
@@ -30,26 +45,18 @@ impl Report {
 
     /// A quantity of both systems; `bound` is on the ratio.
     pub fn compare(&mut self, what: &str, digits: usize, compared: &Compared, bound: Option<Bound>) {
-        let ratio = compared.ratio();
-        self.push(Row {
-            what: what.to_owned(),
-            native: compared.native.show(digits),
-            tandem: compared.tandem.show(digits),
-            ratio: format!("{ratio:.2}"),
-            wanted: bound.map_or_else(String::new, |bound| format!("{}: {}", bound.show(), bound.verdict(ratio))),
-        });
+        self.push(Row::of(what, digits, compared, bound, compared.ratio()));
+    }
+
+    /// A quantity of both systems; `bound` is on pgtandem's median, whatever native's is.
+    pub fn beside(&mut self, what: &str, digits: usize, compared: &Compared, bound: Bound) {
+        self.push(Row::of(what, digits, compared, Some(bound), compared.tandem.median()));
     }
 
     /// A quantity of pgtandem alone; `bound` is on its median.
     pub fn alone(&mut self, what: &str, digits: usize, series: &Series, bound: Option<Bound>) {
-        self.push(Row {
-            what: what.to_owned(),
-            native: "-".to_owned(),
-            tandem: series.show(digits),
-            ratio: String::new(),
-            wanted: bound
-                .map_or_else(String::new, |bound| format!("{}: {}", bound.show(), bound.verdict(series.median()))),
-        });
+        let compared = Compared { tandem: series.clone(), ..Compared::default() };
+        self.push(Row::of(what, digits, &compared, bound, series.median()));
     }
 
     /// All results as a table in Markdown.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use pgtandem::cluster::Cluster;
+
 use crate::native::Native;
 use crate::pair::{Content, Pair};
 use crate::sql::Sql;
@@ -34,7 +36,10 @@ impl fmt::Display for System {
     }
 }
 
-/// A pair of databases, linked by one system, that goes when this is dropped.
+/// A table of every run; what is written to it last tells that everything before it has arrived.
+const MARKS: &str = "bench_marks";
+
+/// A pair of databases, linked by one system.
 pub struct Stage<'p> {
     pub pair: &'p Pair,
     pub system: System,
@@ -43,6 +48,7 @@ pub struct Stage<'p> {
 }
 
 enum Link {
+    NotYet,
     Native(Box<Native>),
     Tandem(Box<Tandem>),
 }
@@ -56,16 +62,47 @@ pub struct Began {
 impl<'p> Stage<'p> {
     /// Fresh databases, `prepare` run on both, the tables linked, nothing running.
     pub fn set(pair: &'p Pair, system: System, content: Content, prepare: &str, tables: &[&'static str]) -> Stage<'p> {
-        let database = system.database();
-        pair.create_databases(database, content);
-        for cluster in pair.clusters() {
-            Sql::connect(cluster, database).run(prepare);
-        }
-        let link = match system {
-            System::Native => Link::Native(Box::new(Native::link(pair, database, tables))),
-            System::Tandem => Link::Tandem(Box::new(Tandem::link(pair, database, tables))),
+        let mut stage = Stage::fresh(pair, system, content, prepare, tables);
+        let database = stage.database();
+        stage.link = match system {
+            System::Native => Link::Native(Box::new(Native::link(pair, database, &stage.tables))),
+            System::Tandem => Link::Tandem(Box::new(Tandem::link(pair, database, &stage.tables))),
         };
-        Stage { pair, system, tables: tables.to_vec(), link }
+        stage
+    }
+
+    /// Fresh databases, not linked.
+    pub fn fresh(
+        pair: &'p Pair,
+        system: System,
+        content: Content,
+        prepare: &str,
+        tables: &[&'static str],
+    ) -> Stage<'p> {
+        pair.create_databases(system.database(), content);
+        let stage = Stage { pair, system, tables: [tables, &[MARKS]].concat(), link: Link::NotYet };
+        for sql in [stage.source(), stage.target()] {
+            sql.run(&format!("{prepare}; CREATE TABLE {MARKS} (id int PRIMARY KEY)"));
+        }
+        stage
+    }
+
+    /// What is written on either side appears on the other; pgtandem knows no other way.
+    pub fn link_both_ways(&mut self) {
+        let (pair, database) = (self.pair, self.database());
+        self.link = match self.system {
+            System::Native => Link::Native(Box::new(Native::link_both_ways(pair, database, &self.tables))),
+            System::Tandem => Link::Tandem(Box::new(Tandem::link(pair, database, &self.tables))),
+        };
+    }
+
+    /// Links tables that are empty on the target; returns when the rows are there. Native replicates from then on.
+    pub fn link_and_copy(&mut self) {
+        let (pair, database) = (self.pair, self.database());
+        self.link = match self.system {
+            System::Native => Link::Native(Box::new(Native::link_and_copy(pair, database, &self.tables))),
+            System::Tandem => Link::Tandem(Box::new(Tandem::link(pair, database, &self.tables))),
+        };
     }
 
     pub fn database(&self) -> &'static str {
@@ -82,12 +119,19 @@ impl<'p> Stage<'p> {
 
     /// Starts replicating; returns when the source streams.
     pub fn start(&mut self) -> Began {
-        let slots = Sql::connect(&self.pair.source, "postgres");
         let began = Instant::now();
         match &mut self.link {
+            Link::NotYet => panic!("{} is not linked", self.system),
             Link::Native(native) => native.start(),
             Link::Tandem(tandem) => tandem.start(),
         }
+        self.wait_until_streaming(&self.pair.source);
+        Began { startup: began.elapsed(), streaming_since: Instant::now() }
+    }
+
+    pub fn wait_until_streaming(&mut self, cluster: &Cluster) {
+        let slots = Sql::connect(cluster, "postgres");
+        let began = Instant::now();
         let query = format!(
             "SELECT true FROM pg_stat_replication AS r JOIN pg_replication_slots AS s ON s.active_pid = r.pid \
              WHERE s.database = '{}' AND r.state IN ('catchup', 'streaming')",
@@ -99,14 +143,37 @@ impl<'p> Stage<'p> {
             self.check_alive();
             assert!(began.elapsed() < Duration::from_secs(60), "{} does not start", self.system);
         }
-        Began { startup: began.elapsed(), streaming_since: Instant::now() }
+    }
+
+    /// Writes mark `id` on one side.
+    pub fn mark(&self, on: &Cluster, id: i32) {
+        Sql::connect(on, self.database()).run(&format!("INSERT INTO {MARKS} VALUES ({id})"));
+    }
+
+    /// Waits until mark `id`, and so what its side wrote before it, is seen on the other.
+    pub fn wait_for_mark(&mut self, seen_by: &Sql, id: i32) {
+        let query = seen_by.prepare(&format!("SELECT 1 FROM {MARKS} WHERE id = {id}"));
+        let began = Instant::now();
+        while seen_by.query(&query, &[]).is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+            self.check_alive();
+            assert!(began.elapsed() < Duration::from_secs(300), "{}: the changes do not arrive", self.system);
+        }
     }
 
     /// The process of pgtandem, while it runs.
     pub fn hub_pid(&self) -> Option<u32> {
         match &self.link {
-            Link::Native(_) => None,
+            Link::NotYet | Link::Native(_) => None,
             Link::Tandem(tandem) => tandem.pid(),
+        }
+    }
+
+    /// How many deliveries of pgtandem landed there.
+    pub fn deliveries(&self, landed_on: &Sql) -> i64 {
+        match self.system {
+            System::Native => 0,
+            System::Tandem => landed_on.field("SELECT coalesce(max(id), 0) FROM pgtandem.landing").unwrap_or_default(),
         }
     }
 
@@ -116,12 +183,32 @@ impl<'p> Stage<'p> {
         }
     }
 
+    /// Fails unless the tables are equal on both sides.
     pub fn check_equal(&self) {
-        self.pair.check_equal(self.database(), &self.tables);
+        if let Some(difference) = self.difference() {
+            panic!("WRONG RESULT: {}: {difference}", self.system);
+        }
+    }
+
+    /// Both sides were written to, so that what lost a conflict may still have to be put right; returns when all is.
+    pub fn wait_until_equal(&mut self) -> Instant {
+        let began = Instant::now();
+        loop {
+            let looked = Instant::now();
+            let Some(difference) = self.difference() else { return looked };
+            self.check_alive();
+            let given_up = began.elapsed() > Duration::from_secs(60);
+            assert!(!given_up, "WRONG RESULT: {} stays unequal: {difference}", self.system);
+        }
+    }
+
+    fn difference(&self) -> Option<String> {
+        self.pair.difference(self.database(), &self.tables)
     }
 
     pub fn tear_down(self) {
         match self.link {
+            Link::NotYet => {}
             Link::Native(native) => native.unlink(self.pair),
             Link::Tandem(tandem) => tandem.unlink(self.pair),
         }

@@ -21,6 +21,14 @@ impl Cover {
         Cover(SmallVec::from_elem(Position(0), nodes))
     }
 
+    /// What is seen of a key whose row was swept by a TRUNCATE while `held` waits: the TRUNCATE, and no more.
+    pub fn swept(nodes: usize, by: Dot, held: Dot) -> Cover {
+        let mut cover = Cover::nothing(nodes);
+        // Of one transaction, what waits was written behind its TRUNCATE.
+        cover.0[by.node.index()] = if by == held { by.position.just_below() } else { by.position };
+        cover
+    }
+
     pub fn of(&self, node: NodeId) -> Position {
         self.0.get(node.index()).copied().unwrap_or_default()
     }

@@ -3,19 +3,21 @@
 //! One delivery per node is in flight. It carries each owed key's canonical state as of the cut, the cover it brings
 //! about, and the decisions the node has not written down yet.
 
-use crate::change::State;
+use crate::change::{Op, State};
 use crate::cover::Cover;
 use crate::decision::Decision;
 use crate::hold::Span;
 use crate::hub::{Flight, Hub};
 use crate::key::{Dot, Key, NodeId, Position, Stamp, TableId};
-use crate::window::{Entry, Write};
+use crate::key_change::Half;
+use crate::window::{Entry, Mark, Write};
 
 /// One transaction on a target.
 #[derive(Clone, Debug)]
 pub struct Delivery<I> {
     pub node: NodeId,
-    /// To be carried out before the rows are written.
+    /// To be carried out before the rows are written. The records of the table's held rows that are not released by this
+    /// landing are [`HeldRecord::swept`](crate::HeldRecord::swept) by it.
     pub truncates: Vec<DeliveryTruncate>,
     pub rows: Vec<DeliveryRow<I>>,
     /// For the landing.
@@ -49,14 +51,34 @@ pub struct DeliveryRow<I> {
     pub state: State<I>,
     pub dot: Dot,
     pub stamp: Stamp,
+    pub presence: Presence,
     /// The other half of a key change: if one of the two is held, so must the other be.
     pub pair: Option<Box<Key>>,
+    /// Its part in a key change. A held record must keep it: the change may be acknowledged, and never read again,
+    /// before one half of it loses.
+    pub half: Option<Box<Half<I>>>,
+    /// A landing that wrote something else over this change on its own node, which the delivery is to put right. A held
+    /// record must keep it: the landing may be folded before the next change is written there, over what it left.
+    pub overwritten: Option<Position>,
     /// The table is paused on the target: store the row as held.
     pub hold: bool,
     /// A held record of the key stands on the target. If the row is written, mark the record released by this landing
-    /// (it goes when [`Delivery::released`] names it); if it is held again, replace the record's row and dot and clear
-    /// its release, but leave its cover. When this is false and the row must be held, replace any record whole.
+    /// (it goes when [`Delivery::released`] names it); if it is held again, the new record [`HeldRecord::replaces`] it.
+    /// When this is false and the row must be held, replace any record whole.
+    ///
+    /// [`HeldRecord::replaces`]: crate::HeldRecord::replaces
     pub was_held: bool,
+}
+
+/// What the target most likely has of a key before the delivery. A hint for how to write the row, never a fact: the
+/// target's own changes are judged later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Presence {
+    Unknown,
+    /// The source updated a row that both had, or one that a landing brought here.
+    Present,
+    /// The source inserted it, and no landing has brought it here.
+    Absent,
 }
 
 /// How a delivery ended that committed.
@@ -80,7 +102,7 @@ impl<I: Clone> Hub<I> {
         let mut slots = self.take_owed(node);
         let truncates = self.truncates_among(&slots, node);
         let carried_out = truncates.iter().filter(|t| !t.hold);
-        let truncated = carried_out.map(|t| t.table).collect();
+        let truncated = carried_out.map(|t| (t.table, t.dot)).collect();
         let (swept, uncovered) = self.add_truncated_rows(node, &truncates, &mut slots);
         // A delivery may have millions of rows: none is copied twice.
         let mut rows = Vec::with_capacity(slots.len());
@@ -139,7 +161,7 @@ impl<I: Clone> Hub<I> {
             dot: entry.dot(),
             stamp: entry.stamp(),
             hold: self.is_paused(entry.key.table, node),
-            was_held: entry.unpassed_span(node, self.judged(node)),
+            was_held: entry.unpassed_span(node, self.acknowledged(node)),
         };
         entries.map(truncate).collect()
     }
@@ -196,9 +218,12 @@ impl<I: Clone> Hub<I> {
             state: entry.state.clone(),
             dot: entry.dot(),
             stamp: entry.stamp(),
+            presence: entry.presence_at(node),
             pair: entry.half().and_then(|h| h.partners.iter().find(together)).cloned().map(Box::new),
+            half: entry.half().cloned().map(Box::new),
+            overwritten: self.overwritten_by(slot, node),
             hold: self.is_paused(entry.key.table, node),
-            was_held: entry.unpassed_span(node, self.judged(node)),
+            was_held: entry.unpassed_span(node, self.acknowledged(node)),
         })
     }
 
@@ -211,9 +236,9 @@ impl<I: Clone> Hub<I> {
         let before = self.node(node).landings.cover_before(landed.position).clone();
         for key in &landed.held {
             if let Some(slot) = self.window.find(key) {
-                let truncated =
-                    flight.truncated.contains(&key.table) && !landed.held.contains(&Key::whole_table(key.table));
-                self.hold(slot, node, landed.position, &before, truncated);
+                let refused = || landed.held.contains(&Key::whole_table(key.table));
+                let swept_by = flight.swept_by(key.table).filter(|_| !refused());
+                self.hold(slot, node, landed.position, &before, swept_by);
             }
         }
         for key in &landed.missed {
@@ -224,10 +249,12 @@ impl<I: Clone> Hub<I> {
                 self.land_entry(slot, node, landed.before);
             }
         }
-        for slot in flight.uncovered {
+        for slot in flight.uncovered.iter().copied() {
+            let nodes = self.nodes.len();
             let entry = self.window.get_mut(slot);
-            if !landed.held.contains(&Key::whole_table(entry.key.table)) {
-                entry.writes.push(Write::other(node, landed.position));
+            let table = entry.key.table;
+            if let Some(by) = flight.swept_by(table).filter(|_| !landed.held.contains(&Key::whole_table(table))) {
+                entry.sweep_held(node, landed.position, by, nodes);
             }
         }
         for slot in flight.swept {
@@ -303,5 +330,17 @@ impl<I: Clone> Hub<I> {
         let state = self.node_mut(node);
         state.news = true;
         state.released.extend(flight.released);
+    }
+}
+
+impl<I> Entry<I> {
+    fn presence_at(&self, node: NodeId) -> Presence {
+        let landed = self.writes.iter().any(|w| w.node == node);
+        let came_here = landed || self.sources.contains(node);
+        match (self.marks.has(Mark::Inserted) && !came_here, self.marks.op()) {
+            (true, _) => Presence::Absent,
+            (false, Op::Update) => Presence::Present,
+            (false, _) => Presence::Unknown,
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use crate::cover::{Cover, Landings};
 use crate::decision::Log;
 use crate::fifo::Fifo;
-use crate::key::{NodeId, NodeSet, Position, TableId};
+use crate::key::{Dot, NodeId, NodeSet, Position, TableId};
 use crate::policy::Policies;
 use crate::window::{SlotRef, Window};
 
@@ -59,11 +59,18 @@ pub(crate) struct Flight {
     /// Entries held on the target, whose row a TRUNCATE in the delivery sweeps.
     pub uncovered: Vec<u32>,
     /// The tables it truncates, unless the target refuses.
-    pub truncated: Vec<TableId>,
+    pub truncated: Vec<(TableId, Dot)>,
     pub cover: Cover,
     pub sequence: u64,
     pub decisions_end: u64,
     pub released: Vec<crate::key::Key>,
+}
+
+impl Flight {
+    /// The TRUNCATE of the table that it carries out, unless the target refuses.
+    pub(crate) fn swept_by(&self, table: TableId) -> Option<Dot> {
+        self.truncated.iter().find(|(t, _)| *t == table).map(|(_, dot)| *dot)
+    }
 }
 
 /// The first change of a node to an entry.

@@ -108,7 +108,11 @@ impl<I: Clone> Hub<I> {
         match self.standing(transaction, slot) {
             Standing::Same => self.replace_own(transaction, slot, state),
             Standing::Lost => self.replace_lost(transaction, slot, state),
-            Standing::First | Standing::Seen => self.win(transaction, slot, op, state),
+            Standing::First => {
+                self.window.get_mut(slot).marks.set(Mark::Inserted, op == Op::Insert);
+                self.win(transaction, slot, op, state);
+            }
+            Standing::Seen => self.win(transaction, slot, op, state),
             Standing::Rival => {
                 let verdict = self.verdict(transaction, slot, op);
                 if verdict.challenger_wins {
@@ -165,7 +169,8 @@ impl<I: Clone> Hub<I> {
                 true => Standing::Seen,
                 false => Standing::Same,
             }
-        } else if self.had_seen(transaction, entry) {
+        } else if self.had_seen(transaction, entry) || entry.was_beaten(entry.dot()) {
+            // After a slot went back, a loser stands for what had beaten it, which every node has settled on.
             Standing::Seen
         } else {
             Standing::Rival

@@ -6,13 +6,22 @@
 
 use std::borrow::Cow;
 
+use smallvec::SmallVec;
+
 use crate::change::{Op, State};
 use crate::decision::{Kind, Side};
 use crate::hub::Hub;
 use crate::judge::{Standing, Transaction};
 use crate::key::{Dot, Key};
 use crate::policy::Verdict;
-use crate::window::Half;
+
+/// The canonical is part of a key change; usually one of two halves, more when one transaction moves rows in a ring.
+#[derive(Clone, Debug)]
+pub struct Half<I> {
+    pub partners: SmallVec<[Key; 1]>,
+    /// What the key becomes when a partner loses.
+    pub fallback: State<I>,
+}
 
 /// One key of a key change, about to be judged.
 struct Part<I> {
@@ -66,6 +75,19 @@ impl<I: Clone> Hub<I> {
 
     fn part_verdict(&mut self, transaction: &Transaction, part: &Part<I>) -> Option<Verdict> {
         (part.standing == Standing::Rival).then(|| self.verdict(transaction, part.slot, part.op))
+    }
+
+    /// Where the canonical of the entry is part of a key change: the other keys on which it stands.
+    pub(crate) fn other_halves(&self, slot: u32) -> SmallVec<[u32; 1]> {
+        let entry = self.window.get(slot);
+        let partners = entry.half().map_or(&[][..], |h| &h.partners);
+        let found = partners.iter().filter_map(|p| self.window.find(p));
+        found
+            .filter(|p| {
+                let partner = self.window.get(*p);
+                partner.dot() == entry.dot() && partner.half().is_some()
+            })
+            .collect()
     }
 
     fn same_rival(&self, one: &Part<I>, other: &Part<I>) -> bool {

@@ -6,7 +6,7 @@ use crate::change::{Op, State};
 use crate::decision::{Decision, Kind, Side};
 use crate::hub::Hub;
 use crate::judge::Transaction;
-use crate::key::{Dot, NodeSet, Position};
+use crate::key::{Dot, NodeId, NodeSet, Position};
 use crate::policy::Verdict;
 use crate::window::{Made, Mark, Write};
 
@@ -81,9 +81,10 @@ impl<I: Clone> Hub<I> {
     /// The canonical is of the winner's node, but not what the winner was written over.
     fn record_written_over(&mut self, slot: u32, winner: Side<I>) {
         let entry = self.window.get(slot);
-        // What a key change left behind when it lost is recorded as its loser already.
+        // What a key change left behind when it lost is recorded as its loser already, and so is what stands, after a
+        // slot went back, for the acknowledged change that had beaten it.
         if entry.node != winner.dot.node
-            || entry.has_forfeited(entry.dot())
+            || entry.has_lost(entry.dot())
             || self.overriding_write(slot, winner.dot.position).is_none()
         {
             return;
@@ -114,6 +115,13 @@ impl<I: Clone> Hub<I> {
         last.filter(|w| !w.current)
     }
 
+    /// The last landing on the node that wrote something else over the canonical, if that is the node's own.
+    pub(crate) fn overwritten_by(&self, slot: u32, node: NodeId) -> Option<Position> {
+        let own = self.window.get(slot).node == node;
+        let write = own.then(|| self.overriding_write(slot, Position(u64::MAX))).flatten();
+        write.map(|w| w.position)
+    }
+
     /// Records a decision, unless this pair was decided on this key before.
     pub(crate) fn record(
         &mut self,
@@ -125,11 +133,11 @@ impl<I: Clone> Hub<I> {
         why: Cow<'static, str>,
     ) {
         let entry = self.window.get(slot);
-        if entry.kept(winner.dot, loser.dot).is_some() {
+        let forfeit = kind == Kind::KeyChange;
+        if entry.is_recorded(winner.dot, loser.dot, forfeit) {
             return;
         }
         let (winning, losing) = (winner.dot, loser.dot);
-        let forfeit = kind == Kind::KeyChange;
         let number = self.log.push(Decision { key: entry.key.clone(), kind, winner, loser, policy, why });
         let made = Made { winner: winning, loser: losing, forfeit, number };
         self.window.get_mut(slot).extra().decisions.push(made);

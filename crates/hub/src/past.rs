@@ -12,7 +12,8 @@ use crate::cover::{Cover, Landing};
 use crate::decision::Side;
 use crate::hold::Span;
 use crate::key::{Dot, Key, Micros, NodeId, Position, Stamp};
-use crate::window::Half;
+use crate::key_change::Half;
+use crate::window::Made;
 use crate::wrote::Touch;
 
 /// One change of a key.
@@ -33,7 +34,7 @@ pub(crate) struct History<I> {
     pub firsts: SmallVec<[Dot; 2]>,
     /// The other keys of its key changes.
     pub bound: Vec<Key>,
-    /// Known from a held record; its change was acknowledged.
+    /// Known from a held record: this change, which may have been acknowledged, and what the record reflects.
     pub from_record: Option<(Dot, Cover)>,
 }
 
@@ -49,11 +50,7 @@ impl<I: Clone> History<I> {
         if !self.firsts.iter().any(|d| d.node == node) {
             self.firsts.push(change.dot);
         }
-        for partner in change.half.iter().flat_map(|h| &h.partners) {
-            if !self.bound.contains(partner) {
-                self.bound.push(partner.clone());
-            }
-        }
+        self.bind(&change);
         let Some(index) = self.changes.iter().rposition(|c| c.dot.node == node) else {
             return self.changes.push(change);
         };
@@ -69,6 +66,14 @@ impl<I: Clone> History<I> {
             *last = change;
         } else {
             self.changes.push(change);
+        }
+    }
+
+    pub(crate) fn bind(&mut self, change: &Past<I>) {
+        for partner in change.half.iter().flat_map(|h| &h.partners) {
+            if !self.bound.contains(partner) {
+                self.bound.push(partner.clone());
+            }
         }
     }
 
@@ -115,6 +120,10 @@ pub(crate) struct Causality<'a> {
     /// Where TRUNCATEs of the table are held, and which they are.
     pub table_spans: &'a [Span],
     pub truncates: &'a [Dot],
+    /// The kept decisions that these won on this key.
+    pub truncated: &'a [Made],
+    /// Landings that wrote something else over the change of a held record, on its own node. They may be folded.
+    pub overwritten: &'a [(Dot, Position)],
     /// A change known from a held record, and what it stands for: everything that the record reflects.
     pub record: Option<&'a (Dot, Cover)>,
     pub broken: bool,
@@ -143,16 +152,22 @@ impl Causality<'_> {
         cover.is_some_and(|cover| Span::seen(spans, change, other, cover))
     }
 
-    /// Whether a landing before the change wrote this key by itself when `other` was known.
+    /// Whether a landing before the change wrote this key by itself when `other` was known. Landings may be folded; but
+    /// what a TRUNCATE beat on a node, the next delivery there put right.
     fn was_delivered(&self, change: Dot, other: Dot) -> bool {
         let landings = self.landings[change.node.index()].iter();
         let mut before = landings.take_while(|l| l.position <= change.position);
-        before.any(|l| l.cover.contains(other) && matches!(l.wrote.what(self.key), Touch::Wrote | Touch::Swept))
+        let put_right = |l: &Landing| {
+            let beaten = |d: &Made| d.winner == other && d.loser.node == change.node && l.cover.contains(d.loser);
+            self.truncated.iter().any(beaten)
+        };
+        let wrote = |l: &Landing| matches!(l.wrote.what(self.key), Touch::Wrote | Touch::Swept);
+        before.any(|l| l.cover.contains(other) && (wrote(l) || put_right(l)))
     }
 
-    /// The record of a held key stays until the key retires.
-    pub(crate) fn was_held_at(&self, node: NodeId) -> bool {
-        self.spans.iter().any(|s| s.node == node)
+    /// Whether the key was held on the node when the landing at `position` had committed.
+    pub(crate) fn was_held_at(&self, node: NodeId, position: Position) -> bool {
+        self.spans.iter().any(|s| s.contains(Dot { node, position }))
     }
 
     /// Raises the stamps along seen changes, in an order in which each comes after those it had seen.
@@ -215,7 +230,15 @@ impl Causality<'_> {
         let between = landings[from..to.max(from)].iter();
         let touched = between.map(|l| (l, l.wrote.what(self.key)));
         let mut wrote = touched.filter(|(_, t)| matches!(t, Touch::Wrote | Touch::Swept));
-        match wrote.next_back() {
+        let last = wrote.next_back();
+        let noted = |(dot, at): &(Dot, Position)| {
+            let is_last = last.is_none_or(|(l, _)| l.position <= *at);
+            *dot == change.dot && *at <= upto && is_last
+        };
+        if self.overwritten.iter().any(noted) {
+            return true;
+        }
+        match last {
             None => false,
             Some((last, _)) if !last.cover.contains(change.dot) => true,
             Some((_, Touch::Wrote)) => false,
@@ -223,7 +246,7 @@ impl Causality<'_> {
             Some((last, _)) => {
                 let replaced = |by: &Dot| last.cover.contains(*by) && self.had_seen(*by, change.dot);
                 let mut others = changes.iter().map(|c| &c.dot).chain(self.truncates);
-                self.was_held_at(change.dot.node) && change.state.is_present() && !others.any(replaced)
+                self.was_held_at(change.dot.node, last.position) && change.state.is_present() && !others.any(replaced)
             }
         }
     }

@@ -17,9 +17,10 @@ use crate::hold::{HeldRecord, Span};
 use crate::hub::{First, Hub};
 use crate::judge::Transaction;
 use crate::key::{Dot, Key, Micros, NodeId, Position, TableId};
+use crate::key_change::Half;
 use crate::past::{Causality, History, Past};
 use crate::policy::{Policies, Verdict};
-use crate::window::{Entry, Half, Made, SlotRef, Write};
+use crate::window::{Entry, Made, SlotRef, Write};
 use crate::wrote::Touch;
 
 /// Per node, how far its changes can have had an effect: recovery reads the changes in (start, reach].
@@ -40,6 +41,7 @@ pub struct Recovery<I> {
     truncates: HashMap<TableId, Vec<Past<I>>>,
     decisions: HashMap<Key, Vec<Made>>,
     spans: HashMap<Key, Vec<Span>>,
+    overwritten: HashMap<Key, Vec<(Dot, Position)>>,
 }
 
 impl<I: Clone> Recovery<I> {
@@ -72,6 +74,7 @@ impl<I: Clone> Recovery<I> {
             truncates: HashMap::new(),
             decisions: HashMap::new(),
             spans: HashMap::new(),
+            overwritten: HashMap::new(),
         };
         for kept in decisions {
             let Kept { key, winner, loser, forfeit } = kept;
@@ -84,22 +87,30 @@ impl<I: Clone> Recovery<I> {
         recovery
     }
 
-    /// A held record stands for its change, which may have been acknowledged.
+    /// A held record says what was canonical when all that it reflects had been judged, whether or not its change is
+    /// read again: of what it stands for a part may be, and a part acknowledged.
     fn take_records(&mut self, mut records: Vec<HeldRecord<I>>) {
-        // Of several records of a key, the one that still waits is the newest, and then the last stamp.
-        records.sort_by_key(|r| std::cmp::Reverse((r.released.is_none(), r.stamp)));
+        // Covers only grow from one delivery to the next, whatever their targets: the newest record reflects most.
+        let reflected = |r: &HeldRecord<I>| r.reflects.0.iter().map(|p| u128::from(p.0)).sum::<u128>();
+        records.sort_by_key(|r| std::cmp::Reverse((reflected(r), r.released.is_none())));
         for record in records {
-            let span = Span {
-                node: record.node,
-                from: Position(0),
-                until: record.released,
-                cover: record.cover,
-                early: false,
-            };
-            self.spans.entry(record.key.clone()).or_default().push(span);
+            self.spans.entry(record.key.clone()).or_default().extend(record.spans());
+            let landings = &self.landings[record.node.index()];
+            // What was written there after a release was written over the released row: only a release that is not
+            // folded, and a later one, leaves anything in between that may be read.
+            let listed = |at: Position| landings.iter().any(|l| l.position == at);
+            let counts = |by: &Position| record.released.is_none_or(|at| at > *by && listed(at));
+            let own = record.dot.node == record.node;
+            if let Some(position) = record.overwritten.filter(|by| own && counts(by)) {
+                self.overwritten.entry(record.key.clone()).or_default().push((record.dot, position));
+            }
             let will_be_read = record.dot.position > self.starts[record.dot.node.index()];
             let history = self.history(&record.key);
-            if will_be_read || history.from_record.is_some() {
+            if history.from_record.is_some() {
+                continue;
+            }
+            history.from_record = Some((record.dot, record.reflects));
+            if will_be_read {
                 continue;
             }
             let truncate = record.key.is_whole_table();
@@ -108,8 +119,8 @@ impl<I: Clone> Recovery<I> {
                 State::Absent if truncate => Op::Truncate,
                 State::Absent => Op::Delete,
             };
-            let past = Past { dot: record.dot, time: record.stamp.time, op, state: record.state, half: None };
-            history.from_record = Some((past.dot, record.reflects));
+            let past = Past { dot: record.dot, time: record.stamp.time, op, state: record.state, half: record.half };
+            history.bind(&past);
             history.changes.push(past.clone());
             if truncate {
                 self.truncates.entry(record.key.table).or_default().push(past);
@@ -233,9 +244,13 @@ impl<I: Clone> Recovery<I> {
         self.add_truncates(&key, &mut history);
         let spans = self.spans.get(&key).cloned().unwrap_or_default();
         let table_spans = self.spans.get(&Key::whole_table(key.table)).cloned().unwrap_or_default();
+        let overwritten = self.overwritten.remove(&key).unwrap_or_default();
         let truncates = self.truncates.get(&key.table).into_iter().flatten();
-        let truncates: Vec<Dot> = truncates.map(|t| t.dot).collect();
+        // A transaction may write the key behind its TRUNCATE: then that is what it did to the key.
+        let written = |dot: Dot| history.changes.iter().any(|c| c.dot == dot && c.op != Op::Truncate);
+        let truncates: Vec<Dot> = truncates.map(|t| t.dot).filter(|t| !written(*t)).collect();
         let kept = self.decisions.remove(&key).unwrap_or_default();
+        let truncated = kept.iter().filter(|d| truncates.contains(&d.winner)).copied().collect::<Vec<_>>();
         if history.changes.is_empty() {
             return;
         }
@@ -253,6 +268,8 @@ impl<I: Clone> Recovery<I> {
             spans: &spans,
             table_spans: &table_spans,
             truncates: &truncates,
+            truncated: &truncated,
+            overwritten: &overwritten,
             record: history.from_record.as_ref(),
             broken: self.hub.seen_is_broken(),
         };
@@ -306,8 +323,8 @@ impl<I: Clone> Recovery<I> {
         let lasts: Vec<&Past<I>> = nodes.filter_map(|n| history.last_of(n)).collect();
         let unseen = |c: &&&Past<I>| !lasts.iter().any(|d| causality.had_seen(d.dot, c.dot));
         let unseen: Vec<&Past<I>> = lasts.iter().filter(unseen).copied().collect();
-        let is_loser = |dot: Dot| self.hub.window.get(slot).was_beaten(dot);
-        let mut newest: Vec<&Past<I>> = unseen.iter().copied().filter(|c| !is_loser(c.dot)).collect();
+        let is_loser = |c: &Past<I>| self.was_beaten(slot, c, causality, history);
+        let mut newest: Vec<&Past<I>> = unseen.iter().copied().filter(|c| !is_loser(c)).collect();
         if newest.is_empty() {
             // A slot went back to before its acknowledged position: what beat these was acknowledged on its own node
             // and is everywhere. Nothing is left to decide.
@@ -333,6 +350,36 @@ impl<I: Clone> Recovery<I> {
             }
         }
         self.fall_back_if_forfeited(slot);
+    }
+
+    /// By a change of the key, or, as a TRUNCATE, by another of the table that stood for both when the key came into the
+    /// window: the loser knew nothing of the key, or the winner met there what it did not know.
+    fn was_beaten(&self, slot: u32, past: &Past<I>, causality: &Causality<'_>, history: &History<I>) -> bool {
+        let (entry, dot) = (self.hub.window.get(slot), past.dot);
+        if entry.was_beaten(dot) {
+            return true;
+        }
+        let swept = past.op == Op::Truncate && !entry.key.is_whole_table();
+        let Some(table) = self.hub.truncate_of(entry.key.table).filter(|t| swept && t.was_beaten(dot)) else {
+            return false;
+        };
+        let decisions = entry.decisions();
+        // What it replaced: what it had seen, and what that had beaten.
+        let mut beaten: Vec<Dot> = Vec::new();
+        let replaced = |other: Dot, beaten: &[Dot]| causality.had_seen(dot, other) || beaten.contains(&other);
+        while let Some(next) =
+            decisions.iter().find(|d| !d.forfeit && !beaten.contains(&d.loser) && replaced(d.winner, &beaten))
+        {
+            beaten.push(next.loser);
+        }
+        let unknown = |other: Dot| other != dot && !replaced(other, &beaten);
+        let stood_for_both = |by: Dot| {
+            let met = |d: &Made| d.winner == by && unknown(d.loser) || d.loser == by && unknown(d.winner);
+            let mut known = history.changes.iter().map(|c| c.dot).chain(history.firsts.iter().copied());
+            decisions.iter().any(met) || known.all(|c| c == dot || unknown(c))
+        };
+        let mut lost = table.decisions().iter().filter(|d| d.loser == dot);
+        !entry.has_won(dot) && lost.any(|d| stood_for_both(d.winner))
     }
 
     fn crown(&mut self, slot: u32, past: &Past<I>) {
@@ -390,8 +437,8 @@ impl<I: Clone> Recovery<I> {
             let wrote: Vec<_> = touched.filter(|(_, t)| *t != Touch::Nothing).collect();
             let passed = wrote.partition_point(|(l, _)| l.position <= self.reach[index]);
             for (landing, touch) in &wrote[passed.saturating_sub(1)..] {
-                // A row that was only swept is held: what is canonical was not written.
-                let held = entry.state.is_present() && causality.was_held_at(node);
+                // What is canonical was not written by a TRUNCATE that swept the key while its row was held.
+                let held = entry.state.is_present() && causality.was_held_at(node, landing.position);
                 let lacking = *touch == Touch::Swept && held;
                 writes.push(Write {
                     position: landing.position,
@@ -401,7 +448,11 @@ impl<I: Clone> Recovery<I> {
                 });
             }
         }
-        self.hub.window.get_mut(slot).writes.extend(writes);
+        let noted = causality.overwritten.iter().filter(|(dot, _)| *dot == entry.dot());
+        let noted = noted.map(|(dot, position)| Write::other(dot.node, *position));
+        let known = |w: &Write| writes.iter().any(|k: &Write| (k.node, k.position) == (w.node, w.position));
+        let noted: Vec<Write> = noted.filter(|w| !known(w)).collect();
+        self.hub.window.get_mut(slot).writes.extend(writes.into_iter().chain(noted));
         #[cfg(test)]
         if self.hub.broken(crate::hub::Broken::Overwritten) {
             self.hub.window.get_mut(slot).writes.clear();

@@ -105,8 +105,9 @@ impl<I: Clone> Hub<I> {
         if !key.is_whole_table() && self.truncate_waits(slot) {
             return; // queued again when it has landed
         }
+        let waits = self.waits_for_writing(slot);
         let entry = self.window.get_mut(slot);
-        if entry.is_held() {
+        if waits {
             // Nothing of it need be read again: the record will bring it back. It waits for being written.
             entry.sources = Default::default();
             self.window.renew(slot);
@@ -117,10 +118,19 @@ impl<I: Clone> Hub<I> {
         }
         let entry = self.window.remove(slot);
         for span in entry.spans().iter().filter(|s| !s.early) {
-            self.node_mut(span.node).released.push(entry.key.clone());
+            let released = &mut self.node_mut(span.node).released;
+            if released.last() != Some(&entry.key) {
+                released.push(entry.key.clone());
+            }
         }
         self.release_truncate(&entry);
         self.queue_all(&bound);
+    }
+
+    /// Held, or the other half of a key change is: that one may lose yet, and take this one with it.
+    fn waits_for_writing(&self, slot: u32) -> bool {
+        let held = |slot: u32| self.window.get(slot).is_held();
+        held(slot) || self.other_halves(slot).into_iter().any(held)
     }
 
     /// Whether nothing but what it is bound to keeps the entry.
@@ -136,7 +146,7 @@ impl<I: Clone> Hub<I> {
                 continue;
             };
             let entry = self.window.get(slot);
-            let settled_as_held = entry.is_held() && entry.sources.is_empty();
+            let settled_as_held = entry.sources.is_empty() && self.waits_for_writing(slot);
             if !settled_as_held {
                 self.queue(slot);
                 self.woken = true;

@@ -12,6 +12,7 @@ use crate::change::{Op, State};
 use crate::decision::Side;
 use crate::hold::Span;
 use crate::key::{Dot, Key, NodeId, NodeSet, Position, Stamp, TableId};
+use crate::key_change::Half;
 
 /// The canonical state of a key and what is known of it on each node.
 #[derive(Debug)]
@@ -72,6 +73,8 @@ pub(crate) enum Mark {
     Again = 4,
     /// It began from an unretired TRUNCATE of its table, which must not retire before it.
     Derived = 8,
+    /// It came into the window by an INSERT.
+    Inserted = 64,
 }
 
 const OPS: [Op; 4] = [Op::Insert, Op::Update, Op::Delete, Op::Truncate];
@@ -91,7 +94,7 @@ impl Marks {
 
     pub(crate) fn set_op(&mut self, op: Op) {
         let number = OPS.iter().position(|o| *o == op).unwrap_or_default();
-        self.0 = self.0 & 0x0f | (number as u8) << 4;
+        self.0 = self.0 & !0x30 | (number as u8) << 4;
     }
 }
 
@@ -109,6 +112,10 @@ pub(crate) struct Made {
 impl Made {
     /// Made before a restart.
     pub(crate) const KEPT: u64 = u64::MAX;
+
+    fn is(&self, winner: Dot, loser: Dot) -> bool {
+        (self.winner, self.loser) == (winner, loser)
+    }
 }
 
 /// What few entries have.
@@ -129,14 +136,6 @@ impl<I> Default for Extra<I> {
     fn default() -> Self {
         Extra { decisions: Vec::new(), spans: Vec::new(), half: None, bound: Vec::new(), dependents: 0 }
     }
-}
-
-/// The canonical is part of a key change; usually one of two halves, more when one transaction moves rows in a ring.
-#[derive(Clone, Debug)]
-pub(crate) struct Half<I> {
-    pub partners: SmallVec<[Key; 1]>,
-    /// What the key becomes when a partner loses.
-    pub fallback: State<I>,
 }
 
 impl<I> Entry<I> {
@@ -217,13 +216,20 @@ impl<I> Entry<I> {
         self.extra.as_ref().map_or(&[], |x| &x.spans)
     }
 
-    /// The kept decision about these two, if there is one: whether `challenger` won.
+    /// The kept decision about these two, if there is one: whether `challenger` won. Who beat a key change on its other
+    /// key also beats what it fell back to here, unless a decision about this key says otherwise.
     pub(crate) fn kept(&self, challenger: Dot, other: Dot) -> Option<bool> {
-        let decisions = &self.extra.as_ref()?.decisions;
-        decisions.iter().find_map(|Made { winner, loser, .. }| {
-            let about = (*winner, *loser) == (challenger, other) || (*winner, *loser) == (other, challenger);
-            about.then_some(*winner == challenger)
-        })
+        let about = |d: &&Made| d.is(challenger, other) || d.is(other, challenger);
+        let mut about = self.decisions().iter().filter(about);
+        let first = about.next()?;
+        let decided = if first.forfeit { about.find(|d| !d.forfeit).unwrap_or(first) } else { first };
+        Some(decided.winner == challenger)
+    }
+
+    /// Whether recording this would say nothing new. Who loses to a change here may have beaten it on its other key.
+    pub(crate) fn is_recorded(&self, winner: Dot, loser: Dot, forfeit: bool) -> bool {
+        let decided_here = |d: &Made| !forfeit && !d.forfeit && d.is(loser, winner);
+        self.decisions().iter().any(|d| d.is(winner, loser) || decided_here(d))
     }
 
     pub(crate) fn decisions(&self) -> &[Made] {
@@ -238,6 +244,11 @@ impl<I> Entry<I> {
     /// Another change of this key beat it.
     pub(crate) fn was_beaten(&self, dot: Dot) -> bool {
         self.decisions().iter().any(|d| d.loser == dot && !d.forfeit)
+    }
+
+    /// A decision about this key names the change as its winner.
+    pub(crate) fn has_won(&self, dot: Dot) -> bool {
+        self.decisions().iter().any(|d| d.winner == dot && !d.forfeit)
     }
 
     /// A change that had not seen it beat it, in a decision that is not on any node yet.

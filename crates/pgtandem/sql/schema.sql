@@ -107,7 +107,8 @@ CREATE TABLE pgtandem.held (
     stamp           timestamptz NOT NULL,
     stamp_node      smallint NOT NULL,
     row             jsonb,                              -- null: the key is to be deleted
-    cover           pg_lsn[] NOT NULL,                  -- what this node had seen of the key when it was first held; index = node number + 1
+    since           pg_lsn NOT NULL DEFAULT '0/0',      -- the landing that first held it, or that last swept what stood in its place
+    cover           pg_lsn[] NOT NULL,                  -- what this node had seen of the key then; index = node number + 1
     reflects        pg_lsn[] NOT NULL DEFAULT '{}',     -- the cover of the delivery that stored the row
     partner_key     bytea,                              -- the other half of a key change
     reason          text NOT NULL,
@@ -115,6 +116,10 @@ CREATE TABLE pgtandem.held (
     held_since      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     last_tried      timestamptz,
     released        pg_lsn,                             -- the landing that wrote the key after all; the record is deleted once nobody needs it
+    half_keys       bytea[],                            -- the row is part of a key change: the other keys of it
+    half_row        jsonb,                              -- and what the key becomes if one of these loses; null: it is to be deleted
+    overwritten     pg_lsn,                             -- a landing that wrote something else over the row, if it was written on this node
+    earlier         jsonb NOT NULL DEFAULT '[]',        -- the times it was held before that: since, until and cover of each
     PRIMARY KEY (table_id, key_bytes)
 );
 

@@ -31,6 +31,7 @@ mod feedback;
 pub mod frame;
 mod lsn;
 mod options;
+mod pace;
 pub mod pgoutput;
 mod quote;
 mod secret;

@@ -12,6 +12,7 @@ use crate::feedback::Feedback;
 use crate::frame::{Frame, Frames};
 use crate::lsn::Lsn;
 use crate::options::ProtoVersion;
+use crate::pace::{Pace, REST};
 use crate::pgoutput::{Decoded, Decoder, Message};
 use crate::transport::ReadHalf;
 
@@ -46,6 +47,7 @@ pub struct Stream {
     decoder: Decoder,
     silence_timeout: Option<Duration>,
     silence: Silence,
+    pace: Pace,
     /// When the feedback task was found to have given up.
     send_failed: Option<Instant>,
 }
@@ -83,6 +85,7 @@ impl Stream {
             decoder: Decoder::new(proto_version),
             silence_timeout,
             silence: Silence::default(),
+            pace: Pace::new(Instant::now()),
             send_failed: None,
         }
     }
@@ -172,6 +175,9 @@ impl Stream {
     /// Waits until something has been received.
     async fn wait(&mut self) -> Result<()> {
         let waiting = Waiting { silence: &mut self.silence, since: Instant::now() };
+        if self.pace.is_fast() {
+            sleep(REST).await;
+        }
         loop {
             let waited = waiting.silence.waited + waiting.since.elapsed();
             let limit = match (self.send_failed, self.silence_timeout) {
@@ -184,9 +190,11 @@ impl Stream {
             tokio::select! {
                 biased;
                 read = self.frames.fill() => {
-                    if read? == 0 {
+                    let read = read?;
+                    if read == 0 {
                         return Err(Error::Closed);
                     }
+                    self.pace.read(read, Instant::now());
                     // `waiting` adds its own time when it is dropped, so that goes first.
                     drop(waiting);
                     self.silence = Silence::default();

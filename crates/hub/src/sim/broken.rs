@@ -110,6 +110,6 @@ fn overrides_are_recorded() {
 /// A held record stands until the landing that wrote the key is passed.
 #[test]
 fn held_records_outlive_their_release() {
-    let shape = Shape { holds: true, ..CRASH };
+    let shape = Shape { nodes: 2, holds: true, outages: false, ..CRASH };
     notices(Broken::Released, shape);
 }

@@ -167,7 +167,11 @@ impl Database {
             self.held.remove(key);
         }
         let mut held = self.land_truncates(delivery, swept, position);
-        let swept_now = |table| delivery.truncates.iter().any(|t| t.table == table) && held.is_empty();
+        let refused_truncates = held.clone();
+        let swept_now = |table| {
+            let carried_out = !refused_truncates.contains(&Key::whole_table(table));
+            carried_out && delivery.truncates.iter().any(|t| t.table == table)
+        };
         // A delete behind a TRUNCATE finds no row, so nothing can refuse it.
         let refused = |row: &DeliveryRow<Image>| {
             self.refused.contains(&row.key) && (row.state.is_present() || !swept_now(row.key.table))
@@ -184,28 +188,26 @@ impl Database {
         }
         for row in &delivery.rows {
             if hold.contains(&row.key) {
-                let cover = match self.held.get(&row.key) {
-                    Some(record) if row.was_held => record.cover.clone(),
-                    _ => before.clone(),
-                };
                 let record = HeldRecord {
                     node: self.node,
                     key: row.key.clone(),
                     state: row.state.clone(),
                     dot: row.dot,
                     stamp: row.stamp,
-                    cover,
+                    half: row.half.as_deref().cloned(),
+                    since: position,
+                    cover: before.clone(),
                     reflects: delivery.cover.clone(),
+                    overwritten: row.overwritten,
                     released: None,
+                    earlier: Vec::new(),
                 };
-                self.held.insert(row.key.clone(), record);
+                self.hold(record, row.was_held);
                 held.push(row.key.clone());
                 continue;
             }
             if let Some(record) = self.held.get_mut(&row.key) {
                 record.released.get_or_insert(position);
-                (record.dot, record.stamp, record.state) = (row.dot, row.stamp, row.state.clone());
-                record.reflects = delivery.cover.clone();
             }
             if !missed.contains(&row.key) {
                 let image = match row.state {
@@ -214,6 +216,17 @@ impl Database {
                 };
                 self.deleted_twice.remove(&row.key);
                 self.cells.insert(row.key.clone(), Cell { image, dot: Some(row.dot) });
+            }
+        }
+        for truncate in delivery.truncates.iter().filter(|t| swept_now(t.table)) {
+            let waiting = self.held.values_mut().filter(|r| r.key.table == truncate.table && r.released.is_none());
+            for record in waiting {
+                record.swept(position, truncate.dot);
+                // Who finds it swept has not seen what waits, also if the same transaction wrote it.
+                let waits = |cell: &&mut Cell| cell.dot == Some(record.dot);
+                if let Some(cell) = self.cells.get_mut(&record.key).filter(waits) {
+                    cell.dot = None;
+                }
             }
         }
         for decision in &delivery.decisions {
@@ -245,21 +258,21 @@ impl Database {
             let whole = Key::whole_table(truncate.table);
             if truncate.hold || self.refused.contains(&whole) {
                 let before = self.landings.last().map_or(Cover::nothing(delivery.cover.0.len()), |l| l.cover.clone());
-                let cover = match self.held.get(&whole) {
-                    Some(record) if truncate.was_held => record.cover.clone(),
-                    _ => before,
-                };
                 let record = HeldRecord {
                     node: self.node,
                     key: whole.clone(),
                     state: State::Absent,
                     dot: truncate.dot,
                     stamp: truncate.stamp,
-                    cover,
+                    half: None,
+                    since: position,
+                    cover: before,
                     reflects: delivery.cover.clone(),
+                    overwritten: None,
                     released: None,
+                    earlier: Vec::new(),
                 };
-                self.held.insert(whole.clone(), record);
+                self.hold(record, truncate.was_held);
                 held.push(whole);
                 continue;
             }
@@ -276,6 +289,13 @@ impl Database {
             }
         }
         held
+    }
+
+    fn hold(&mut self, mut record: HeldRecord<Image>, was_held: bool) {
+        if let Some(before) = self.held.remove(&record.key).filter(|_| was_held) {
+            record.replaces(before);
+        }
+        self.held.insert(record.key.clone(), record);
     }
 
     pub fn fold(&mut self, below: Position) {

@@ -57,6 +57,7 @@ pub struct Simulation {
     pub paused: BTreeSet<(TableId, NodeId)>,
     pub now: i64,
     pub crashes: usize,
+    pub truncate_held_across_crash: bool,
     busy: f64,
     fold: bool,
     gaps: bool,
@@ -103,6 +104,7 @@ impl Simulation {
             paused: BTreeSet::new(),
             now: 0,
             crashes: 0,
+            truncate_held_across_crash: false,
             busy,
             fold,
             gaps: !shape.crash,
@@ -371,9 +373,9 @@ impl Simulation {
             for index in 0..self.databases.len() {
                 if self.rng.random_bool(0.3) {
                     let back = Position(self.acknowledged[index].0.saturating_sub(self.rng.random_range(0..=10)));
+                    // Whoever recovers reads what the landings say was acknowledged, and starts no earlier.
                     let durable = self.databases[index].landings.iter().map(|l| l.acknowledged).max();
-                    let floor = durable.filter(|_| self.fold).unwrap_or_default();
-                    self.acknowledged[index] = back.max(floor);
+                    self.acknowledged[index] = back.max(durable.unwrap_or_default());
                 }
             }
         }
@@ -413,6 +415,7 @@ impl Simulation {
         };
         let landings = self.databases.iter().map(|d| d.landings.iter().map(landing).collect()).collect();
         let held: Vec<_> = self.databases.iter().flat_map(|d| d.held.values().cloned()).collect();
+        self.truncate_held_across_crash |= held.iter().any(|r| r.key.is_whole_table());
         self.note(|| format!("crash; start {:?}, held {held:?}", self.acknowledged));
         let policies = policy(self.shape.policy, &mut self.rng);
         let mut recovery = Recovery::new(self.acknowledged.clone(), landings, kept, held, policies);

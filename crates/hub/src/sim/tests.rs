@@ -12,9 +12,7 @@ fn shape(number: u64) -> Shape {
         steps: if number.is_multiple_of(5) { 400 } else { 300 },
         crash: bit(1) || bit(4),
         jump_back: bit(4),
-        // Known limit: with a slot that falls back *and* a TRUNCATE, about one schedule in a hundred thousand still
-        // fails an oracle (ARCHITECTURE.md, "Known limits").
-        truncates: bit(2) && !bit(4),
+        truncates: bit(2),
         moves: bit(3),
         holds: bit(5),
         outages: bit(6),

@@ -106,6 +106,7 @@ impl Conductor {
     /// # Errors
     /// When the hub must stop: deposed, or a fault that only a person can mend.
     pub async fn turn(&mut self, deadline: Instant) -> Result<Option<Ended>, RunError> {
+        let deadline = self.due().map_or(deadline, |due| deadline.min(due));
         let heard = tokio::time::timeout_at(deadline.into(), poll_fn(|cx| self.poll_heard(cx))).await;
         let woken = Instant::now();
         let mut next = heard.ok();
@@ -130,6 +131,16 @@ impl Conductor {
             seat.doubt_flight(now, &self.report);
         }
         Ok(None)
+    }
+
+    /// When the first delivery may begin that is owed rows and waits only for its turn.
+    fn due(&self) -> Option<Instant> {
+        let waiting = self
+            .seats
+            .iter()
+            .filter(|seat| matches!(seat.delivering, Delivering::Idle(_)) && self.hub.owed(seat.node) > 0);
+        let now = Instant::now();
+        waiting.map(Seat::due).filter(|due| *due > now).min()
     }
 
     fn poll_heard(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Heard> {

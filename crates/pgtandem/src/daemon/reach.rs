@@ -1,6 +1,6 @@
 //! Reaching a node: who it must be, the session that delivers to it, the stream that reads it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hub::{NodeId, Position, TableId};
@@ -14,7 +14,7 @@ use super::tables::read_target_tables;
 use crate::capture::Shapes;
 use crate::capture::wal::CapturedTables;
 use crate::connect::{Endpoint, Host, Retry, Session};
-use crate::deliver::{Landing, LandingId, Patience, Target, TargetRole};
+use crate::deliver::{Experience, Landing, LandingId, Patience, Target, TargetRole};
 use crate::link;
 use crate::sql::QualifiedName;
 
@@ -37,6 +37,8 @@ pub struct NodeContext {
     pub captured: Arc<CapturedTables>,
     pub linked: Arc<Vec<(TableId, QualifiedName)>>,
     pub shapes: Shapes,
+    /// Outlives the sessions that gained it.
+    pub experience: Arc<Mutex<Experience>>,
     pub status_interval: Duration,
     pub silence_timeout: Duration,
 }
@@ -105,7 +107,8 @@ pub async fn open_target(context: &NodeContext, client: Client) -> Result<Target
     let names: Vec<_> = context.linked.iter().cloned().collect();
     let tables = read_target_tables(&client, &names, is_replica).await?;
     let shapes = context.shapes.clone();
-    let role = TargetRole { epoch: context.epoch, pid, patience, is_replica };
+    let experience = Arc::clone(&context.experience);
+    let role = TargetRole { epoch: context.epoch, pid, patience, experience, is_replica };
     Ok(Target::new(context.id, context.name.clone(), client, tables, shapes, role).await?)
 }
 

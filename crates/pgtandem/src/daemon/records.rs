@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use hub::{Cover, Dot, HeldRecord, Kept, Key, Kind, Micros, NodeId, Position, Stamp, State};
+use hub::{Cover, Dot, Half, HeldBefore, HeldRecord, Kept, Key, Kind, Micros, NodeId, Position, Stamp, State};
 use serde_json::Value as Json;
 use tokio_postgres::Row;
 use tokio_postgres::types::PgLsn;
@@ -74,30 +74,52 @@ async fn copy_decisions(from: &Control, to: &Control, ids: &[i64]) -> Result<(),
 pub async fn held_records(controls: &[Control], shapes: &Shapes) -> Result<Vec<HeldRecord<Image>>, ReachError> {
     const QUERY: &str = "SELECT table_id, key_bytes, source_node, source_position, stamp_node, \
             (extract(epoch FROM stamp - timestamptz '2000-01-01 00:00:00+00') * 1000000)::int8, row, cover, released, \
-            reflects \
+            reflects, since, earlier, overwritten, half_keys, half_row \
         FROM pgtandem.held";
     let mut held = Vec::new();
     for control in controls {
         for row in control.client.query(QUERY, &[]).await? {
             let key = key(&row);
-            let state = match row.get::<_, Option<Json>>(6) {
+            let state_of = |json: Option<Json>| match json {
                 None => State::Absent,
                 Some(json) => State::Present(image_of_json(&key, &json, shapes)),
             };
+            let half = row.get::<_, Option<Vec<Vec<u8>>>>(13).map(|keys| Half {
+                partners: keys.into_iter().map(|bytes| Key::new(key.table, bytes)).collect(),
+                fallback: state_of(row.get(14)),
+            });
             let cover: Vec<PgLsn> = row.get(7);
             held.push(HeldRecord {
                 node: control.id,
-                state,
+                state: state_of(row.get(6)),
                 dot: dot(&row, 2),
+                half,
+                since: Position(row.get::<_, PgLsn>(10).into()),
                 stamp: Stamp { time: Micros(row.get(5)), node: node_id(row.get(4)) },
                 cover: cover_of(cover, controls.len()),
                 reflects: cover_of(row.get(9), controls.len()),
+                overwritten: row.get::<_, Option<PgLsn>>(12).map(|position| Position(position.into())),
+                earlier: earlier(&row.get(11), controls.len()),
                 released: row.get::<_, Option<PgLsn>>(8).map(|position| Position(position.into())),
                 key,
             });
         }
     }
     Ok(held)
+}
+
+/// What a held record tells of the times before: see `HOLD` and `SWEEP` in `deliver/record.rs`. What cannot be read as a
+/// position counts as none: too little seen is the safe side.
+fn earlier(stored: &Json, nodes: usize) -> Vec<HeldBefore> {
+    let lsn = |json: &Json| json.as_str().and_then(|text| text.parse::<PgLsn>().ok()).unwrap_or(PgLsn::from(0));
+    let position = |json: &Json| Position(lsn(json).into());
+    let times = stored.as_array().into_iter().flatten();
+    let time = |time: &Json| HeldBefore {
+        since: position(&time["since"]),
+        until: position(&time["until"]),
+        cover: cover_of(time["cover"].as_array().into_iter().flatten().map(lsn).collect(), nodes),
+    };
+    times.map(time).collect()
 }
 
 /// A cover as it is stored; one made before a node joined is shorter.

@@ -25,6 +25,12 @@ const HELD_REPORTED: usize = 5;
 const SHORTEST_BACKOFF: Duration = Duration::from_millis(10);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 
+/// Under load, deliveries to a node begin no closer together than this, so that more transactions share one: a delivery
+/// costs the same for one row as for ten, and the application wants the processors, too.
+const SPACING: Duration = Duration::from_millis(3);
+/// So many in a row may begin at once: what comes now and then must not wait.
+const BURST: u32 = 8;
+
 /// A node that was there for so long has not been lost again for the same reason.
 const STAYED: Duration = Duration::from_secs(10);
 /// A node that comes and goes more often than this is not reported each time.
@@ -103,6 +109,8 @@ pub struct Seat {
     last_lag: Duration,
     /// Nothing is delivered before the node's own stream has been judged up to here.
     catch_up_to: Position,
+    /// When the next delivery would begin if all had kept their [`SPACING`].
+    spaced: Instant,
     retry_at: Option<Instant>,
     backoff: Duration,
     /// The capture, or, while the node is away, the attempts to come back to it.
@@ -146,6 +154,7 @@ impl Seat {
             flying_deletes: false,
             flying_rows: 0,
             catch_up_to: Position(0),
+            spaced: Instant::now(),
             retry_at: None,
             backoff: SHORTEST_BACKOFF,
             task: Task::default(),
@@ -171,6 +180,13 @@ impl Seat {
         matches!(self.delivering, Delivering::Idle(_))
             && self.retry_at.is_none_or(|at| at <= now)
             && judged >= self.catch_up_to
+            && self.due() <= now
+    }
+
+    /// When a delivery may begin, as far as the load is concerned.
+    #[must_use]
+    pub fn due(&self) -> Instant {
+        self.spaced.checked_sub(SPACING * BURST).unwrap_or(self.spaced)
     }
 
     /// To be told after each turn whether the node is owed anything.
@@ -204,6 +220,7 @@ impl Seat {
         if !delivery.rows.is_empty() {
             self.owed_since.get_or_insert(heard);
         }
+        self.spaced = self.spaced.max(Instant::now()) + SPACING;
         self.flying_deletes = delivery.rows.iter().any(|row| !row.state.is_present());
         self.flying_rows = delivery.rows.len();
         match std::mem::replace(&mut self.delivering, Delivering::Flying(id)) {
@@ -259,6 +276,8 @@ impl Seat {
         if let Some(since) = self.owed_since.take() {
             self.last_lag = since.elapsed();
         }
+        let (rows, took_ms) = (delivery.rows.len(), self.at_work.elapsed().as_secs_f64() * 1000.0);
+        tracing::debug!(node = %self.name, landing = id.0, rows, took_ms, "delivered");
         self.counters.deliveries += 1;
         self.counters.rows_delivered += delivery.rows.len() as u64;
         self.counters.last_error = None;

@@ -153,6 +153,7 @@ async fn context(
         captured: Arc::new(captured),
         linked: Arc::new(own.iter().map(|table| (table_id(table.id), table.name.clone())).collect()),
         shapes: shapes.clone(),
+        experience: Arc::default(),
         status_interval: config.hub.status_interval,
         silence_timeout: config.hub.silence_timeout,
     })

@@ -51,6 +51,8 @@ fn target_table(id: TableId, shape: &TableShape, rank: usize, is_replica: bool) 
     TargetTable {
         id,
         name: shape.name.clone(),
+        is_replica,
+        row_security: shape.row_security,
         may_leave_out: has_fixed || shape.triggers.iter().any(fires),
         unchecked: if is_replica { deferrable(shape) } else { Vec::new() },
         referrers: if is_replica {

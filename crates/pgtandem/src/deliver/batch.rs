@@ -3,17 +3,24 @@
 use std::collections::HashMap;
 use std::io;
 
-use hub::{DeliveryRow, Key, State, TableId};
+use bytes::Bytes;
+use hub::{DeliveryRow, Key, Presence, State, TableId};
 use tokio_postgres::Statement;
 
 use super::arrays::TextArray;
-use super::target::TargetTables;
+use super::copy_text::CopyText;
+use super::target::{TargetTable, TargetTables};
+pub use super::trust::Trust;
 use crate::capture::{Image, ShapeId, Shapes, key};
 
 /// A statement takes no more rows than this.
 const BATCH_ROWS: usize = 4_096;
 /// A statement's values take no more than about this, in bytes.
 const BATCH_BYTES: usize = 1 << 20;
+/// A COPY takes a round trip of its own, so it takes more.
+const COPY_ROWS: usize = 16_384;
+/// For fewer rows a form of their own is not worth its statement.
+const WORTH_A_FORM: usize = 64;
 
 /// What one statement does; statements are prepared once per form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,6 +29,10 @@ pub enum Form {
     Move(TableId),
     Delete(TableId),
     Upsert(TableId, ShapeId),
+    /// The row is expected to be there.
+    Update(TableId, ShapeId),
+    /// The row is expected not to be there.
+    Insert(TableId, ShapeId),
 }
 
 /// A prepared form.
@@ -33,7 +44,8 @@ pub struct Prepared {
     pub after: Vec<Statement>,
     /// Which of the parameters are the key's, in key order.
     pub key: Vec<usize>,
-    /// Upsert: for each value of an image, the parameter it goes to, if any.
+    /// Where whole rows are written: for each value of an image, the parameter (of a COPY: the column) it goes to, if
+    /// any; in the order of the values.
     pub parameter_of: Vec<Option<usize>>,
     pub parameters: usize,
 }
@@ -55,6 +67,7 @@ pub fn place<'a>(
     rows: impl Iterator<Item = &'a DeliveryRow<Image>>,
     tables: &TargetTables,
     shapes: &Shapes,
+    trust: Trust,
 ) -> Vec<Placed<'a>> {
     let mut placed = Vec::with_capacity(rows.size_hint().1.unwrap_or(0));
     let mut key_changes = Vec::new();
@@ -68,6 +81,9 @@ pub fn place<'a>(
             key_changes.push(row);
         }
     }
+    if trust == Trust::Presence && placed.len() >= WORTH_A_FORM {
+        expect(&mut placed, tables);
+    }
     placed.extend(moves(&key_changes, tables, shapes));
     let rank = |table: TableId| tables.get(&table).map_or(0, |table| table.rank);
     let is_parent = |table: TableId| tables.get(&table).is_some_and(|table| !table.referrers.is_empty());
@@ -75,7 +91,7 @@ pub fn place<'a>(
         Form::Move(table) => (0, rank(table)),
         Form::Delete(table) if is_parent(table) => (3, usize::MAX - rank(table)),
         Form::Delete(table) => (1, usize::MAX - rank(table)),
-        Form::Upsert(table, _) => (2, rank(table)),
+        Form::Upsert(table, _) | Form::Update(table, _) | Form::Insert(table, _) => (2, rank(table)),
     };
     placed.sort_unstable_by(|a, b| {
         // Nearly all comparisons are within one form.
@@ -85,6 +101,50 @@ pub fn place<'a>(
         (order(a), a.form).cmp(&(order(b), b.form))
     });
     placed
+}
+
+/// Gives many rows that are expected to be there, or not to be, the form for that.
+fn expect(placed: &mut [Placed<'_>], tables: &TargetTables) {
+    let expected = |placed: &Placed<'_>| {
+        let Form::Upsert(id, shape) = placed.form else { return None };
+        let table = tables.get(&id)?;
+        match placed.row.presence {
+            Presence::Present if table.may_update() => Some(Form::Update(id, shape)),
+            Presence::Absent if table.may_copy() => Some(Form::Insert(id, shape)),
+            _ => None,
+        }
+    };
+    let mut counts: Vec<(Form, usize)> = Vec::new();
+    let mut last = 0;
+    let wanted: Vec<Option<Form>> = placed.iter().map(expected).collect();
+    for form in wanted.iter().flatten() {
+        if counts.get(last).is_none_or(|(counted, _)| counted != form) {
+            last = counts.iter().position(|(counted, _)| counted == form).unwrap_or(counts.len());
+            if last == counts.len() {
+                counts.push((*form, 0));
+            }
+        }
+        counts[last].1 += 1;
+    }
+    let is_worth_it = |form: Form| counts.iter().any(|(counted, count)| *counted == form && *count >= WORTH_A_FORM);
+    for (placed, form) in placed.iter_mut().zip(wanted) {
+        if let Some(form) = form.filter(|form| is_worth_it(*form)) {
+            placed.form = form;
+        }
+    }
+}
+
+impl TargetTable {
+    /// Rows can be copied in: nothing has to be looked at behind them.
+    fn may_copy(&self) -> bool {
+        self.is_replica && !self.row_security && !self.may_leave_out && self.unchecked.is_empty()
+    }
+
+    /// Rows can be updated by key, all columns but the key's.
+    fn may_update(&self) -> bool {
+        let free = |column: &super::TargetColumn| !column.is_fixed || self.key.contains(&column.name);
+        self.may_copy() && !self.key_is_spelled && self.columns.len() > self.key.len() && self.columns.iter().all(free)
+    }
 }
 
 /// Old halves of key changes whose row is to stay itself, and whose new key nobody else takes.
@@ -109,6 +169,8 @@ fn moves<'a>(rows: &[&'a DeliveryRow<Image>], tables: &TargetTables, shapes: &Sh
 pub struct Batch<'p> {
     pub form: Form,
     pub parameters: Vec<TextArray>,
+    /// What a COPY sends instead.
+    pub copy: Bytes,
     pub rows: &'p [Placed<'p>],
 }
 
@@ -119,9 +181,12 @@ pub struct Batch<'p> {
 pub fn next_batch<'p>(rows: &mut &'p [Placed<'p>], forms: &PreparedForms) -> io::Result<Option<Batch<'p>>> {
     let Some(first) = rows.first() else { return Ok(None) };
     let prepared = &forms[&first.form];
-    let mut parameters: Vec<TextArray> = (0..prepared.parameters).map(|_| TextArray::default()).collect();
+    let is_copy = matches!(first.form, Form::Insert(..));
+    let mut parameters: Vec<TextArray> =
+        (0..if is_copy { 0 } else { prepared.parameters }).map(|_| TextArray::default()).collect();
+    let mut copy = CopyText::default();
     let (mut row_count, mut bytes) = (0, 0);
-    for placed in rows.iter().take(BATCH_ROWS) {
+    for placed in rows.iter().take(if is_copy { COPY_ROWS } else { BATCH_ROWS }) {
         if placed.form != first.form || bytes > BATCH_BYTES {
             break;
         }
@@ -129,27 +194,31 @@ pub fn next_batch<'p>(rows: &mut &'p [Placed<'p>], forms: &PreparedForms) -> io:
             Form::Move(_) => {
                 push_keys(std::iter::once(&placed.row.key).chain(placed.row.pair.as_deref()), &mut parameters)
             }
-            Form::Delete(_) | Form::Upsert(..) => push_row(placed.row, prepared, &mut parameters)?,
+            Form::Delete(_) => push_keys([&placed.row.key], &mut parameters),
+            Form::Upsert(..) | Form::Update(..) => {
+                push_row(placed.row, prepared, |parameter, raw| parameters[parameter].push_raw(raw))?
+            }
+            Form::Insert(..) => {
+                let bytes = push_row(placed.row, prepared, |_, raw| copy.push_raw(raw))?;
+                copy.end_row();
+                bytes
+            }
         };
         row_count += 1;
     }
     let (taken, rest) = rows.split_at(row_count);
     *rows = rest;
-    Ok(Some(Batch { form: first.form, parameters, rows: taken }))
+    Ok(Some(Batch { form: first.form, parameters, copy: copy.freeze(), rows: taken }))
 }
 
-fn push_row(row: &DeliveryRow<Image>, prepared: &Prepared, parameters: &mut [TextArray]) -> io::Result<usize> {
+fn push_row(row: &DeliveryRow<Image>, prepared: &Prepared, mut push: impl FnMut(usize, &[u8])) -> io::Result<usize> {
+    let State::Present(image) = &row.state else { return Ok(0) };
+    let loaded = image.load()?;
     let mut bytes = 0;
-    match &row.state {
-        State::Absent => bytes += push_keys([&row.key], parameters),
-        State::Present(image) => {
-            let loaded = image.load()?;
-            for (raw, parameter) in loaded.raw_values().zip(&prepared.parameter_of) {
-                if let Some(parameter) = parameter {
-                    parameters[*parameter].push_raw(raw);
-                    bytes += raw.len();
-                }
-            }
+    for (raw, parameter) in loaded.raw_values().zip(&prepared.parameter_of) {
+        if let Some(parameter) = parameter {
+            push(*parameter, raw);
+            bytes += raw.len();
         }
     }
     Ok(bytes)

@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
-use hub::{Delivery, DeliveryRow, DeliveryTruncate, Key, Position, State};
+use hub::{Delivery, DeliveryRow, DeliveryTruncate, Key, Position, Presence, State};
 
-use super::batch::{Form, Placed, is_partial, next_batch, place};
+use super::batch::{Form, Placed, Trust, is_partial, next_batch, place};
 use super::error::DeliverError;
 use super::record::{Held, decisions_json};
 use super::session::{Landing, LandingId, Target};
@@ -53,7 +53,7 @@ impl Target {
 
     async fn write_carefully(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
         let whole = delivery.rows.iter().filter(|row| !row.hold && !is_partial(row));
-        let placed = place(whole, &self.tables, &self.shapes);
+        let placed = place(whole, &self.tables, &self.shapes, Trust::Nothing);
         let (placed, misfits) = self.prepare_what_fits(placed).await?;
         self.client.batch_execute("BEGIN").await?;
         let before = self.open(id).await?;
@@ -67,20 +67,21 @@ impl Target {
         held.extend(delivery.rows.iter().filter(|row| !row.hold && is_partial(row)).map(incomplete));
         held.extend(self.write_units(&placed, &missed).await?);
         let refused: HashSet<&Key> = held.iter().map(|held| &held.key).collect();
-        for row in delivery.rows.iter().chain(&truncates(delivery)).filter(|row| refused.contains(&row.key)) {
-            let why = held.iter().find(|held| held.key == row.key).expect("just looked up");
-            self.hold(row, why, &delivery.cover).await?;
-        }
         if let Some(decisions) = decisions_json(delivery, &self.shapes, &self.tables)? {
             self.client.execute(&self.fixed.decide, &[&decisions]).await?;
         }
         let mut position = Position(0);
         self.land(id, delivery, &held, &mut position).await?;
         for row in delivery.rows.iter().chain(&truncates(delivery)) {
-            if row.was_held && !refused.contains(&row.key) {
+            if refused.contains(&row.key) {
+                let why = held.iter().find(|held| held.key == row.key).expect("just looked up");
+                self.hold(id, row, why, &delivery.cover).await?;
+            } else if row.was_held {
                 self.release(&row.key, id).await?;
             }
         }
+        let carried_out = |truncate: &&DeliveryTruncate| !refused.contains(&Key::whole_table(truncate.table));
+        self.sweep_held(delivery.truncates.iter().filter(carried_out), id).await?;
         self.client.batch_execute("COMMIT").await?;
         Ok(Landing { position, before, missed: missed.into_inner().unwrap_or_default(), held })
     }
@@ -305,7 +306,10 @@ fn truncates(delivery: &Delivery<Image>) -> Vec<DeliveryRow<Image>> {
         state: State::Absent,
         dot: truncate.dot,
         stamp: truncate.stamp,
+        presence: Presence::Unknown,
         pair: None,
+        half: None,
+        overwritten: None,
         hold: truncate.hold,
         was_held: truncate.was_held,
     };

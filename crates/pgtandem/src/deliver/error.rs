@@ -72,6 +72,15 @@ impl DeliverError {
         }
     }
 
+    /// It may come of how the rows were written, by what was expected to be there, and not of the rows.
+    #[must_use]
+    pub fn may_come_of_trust(&self) -> bool {
+        match self {
+            Self::Row(_) | Self::Shape(_) | Self::NotAllowed(_) | Self::Unknown(_) => true,
+            Self::Deposed(_) | Self::Lost(_) | Self::Passing(_) | Self::UnknownTable(_) | Self::Spill(_) => false,
+        }
+    }
+
     /// A table, or what hangs on it, is not what the delivery took it for.
     #[must_use]
     pub fn is_about_shape(&self) -> bool {

@@ -7,7 +7,7 @@ use super::error::DeliverError;
 use super::session::Target;
 use super::target::TargetTable;
 use crate::capture::ShapeId;
-use crate::sql;
+use crate::sql::{self, WrittenColumn};
 
 impl Target {
     /// Prepares the forms that `placed` needs and that are not prepared yet.
@@ -24,12 +24,25 @@ impl Target {
     }
 
     async fn prepare_form(&self, form: Form) -> Result<Prepared, DeliverError> {
-        let (Form::Move(id) | Form::Delete(id) | Form::Upsert(id, _)) = form;
+        let (Form::Move(id) | Form::Delete(id) | Form::Upsert(id, _) | Form::Update(id, _) | Form::Insert(id, _)) =
+            form;
         let table = self.tables.get(&id).ok_or(DeliverError::UnknownTable(id))?;
         match form {
             Form::Move(_) => self.prepare_move(table).await,
             Form::Delete(_) => self.prepare_delete(table).await,
             Form::Upsert(_, shape) => self.prepare_upsert(table, shape).await,
+            Form::Update(_, shape) => {
+                let update = |columns: &[WrittenColumn]| sql::counted_update(&table.name, columns);
+                self.prepare_expecting(table, shape, update, Vec::new()).await
+            }
+            Form::Insert(_, shape) => {
+                let copy = |columns: &[WrittenColumn]| {
+                    let names: Vec<_> = columns.iter().map(|column| column.name.clone()).collect();
+                    sql::copy_in(&table.name, &names, false)
+                };
+                // What a COPY may have to wait for shows before it, where it does no harm.
+                self.prepare_expecting(table, shape, copy, vec![sql::lock_for_writing(&table.name)]).await
+            }
         }
     }
 
@@ -78,12 +91,35 @@ impl Target {
         })
     }
 
-    async fn prepare_upsert(&self, table: &TargetTable, shape: ShapeId) -> Result<Prepared, DeliverError> {
+    async fn prepare_expecting(
+        &self,
+        table: &TargetTable,
+        shape: ShapeId,
+        text: impl FnOnce(&[WrittenColumn]) -> String,
+        before: Vec<String>,
+    ) -> Result<Prepared, DeliverError> {
+        let (parameter_of, columns) = self.written(table, shape);
+        Ok(Prepared {
+            statement: self.client.prepare(&text(&columns)).await?,
+            before: self.prepare_all(before).await?,
+            after: Vec::new(),
+            key: Vec::new(),
+            parameter_of,
+            parameters: columns.len(),
+        })
+    }
+
+    /// For each value of an image of `shape` which column it goes to, and the columns.
+    fn written(&self, table: &TargetTable, shape: ShapeId) -> (Vec<Option<usize>>, Vec<WrittenColumn>) {
         let shape = self.shapes.get(shape);
         let written = table.written(&shape);
         let parameter_of =
             (0..shape.columns.len()).map(|at| written.iter().position(|(from, _)| *from == at)).collect();
-        let columns: Vec<_> = written.into_iter().map(|(_, column)| column).collect();
+        (parameter_of, written.into_iter().map(|(_, column)| column).collect())
+    }
+
+    async fn prepare_upsert(&self, table: &TargetTable, shape: ShapeId) -> Result<Prepared, DeliverError> {
+        let (parameter_of, columns) = self.written(table, shape);
         let key = table.key_columns();
         let place = |name| columns.iter().position(|column| column.name == name);
         let upsert = if table.may_leave_out { sql::counted_upsert } else { sql::upsert };

@@ -3,6 +3,7 @@
 mod arrays;
 mod batch;
 mod careful;
+mod copy_text;
 mod error;
 mod forms;
 mod patience;
@@ -10,6 +11,7 @@ mod pipeline;
 mod record;
 mod session;
 mod target;
+mod trust;
 
 pub use careful::PAUSED;
 pub use error::DeliverError;
@@ -17,3 +19,4 @@ pub use patience::Patience;
 pub use record::{Held, row_json};
 pub use session::{Landing, LandingId, Target, TargetRole};
 pub use target::{Referrer, TargetColumn, TargetTable, TargetTables};
+pub use trust::Experience;

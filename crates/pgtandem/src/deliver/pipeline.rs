@@ -40,6 +40,14 @@ impl<'a> Pipeline<'a> {
         }
     }
 
+    /// Waits for all answers so far; whether none of them was an error.
+    pub async fn catch_up(&mut self) -> bool {
+        while !self.waiting.is_empty() {
+            self.receive().await;
+        }
+        !self.has_failed()
+    }
+
     /// An answer was an error: nothing more need be sent.
     #[must_use]
     pub fn has_failed(&self) -> bool {
@@ -59,9 +67,7 @@ impl<'a> Pipeline<'a> {
     /// # Errors
     /// The first error of all requests.
     pub async fn finish(mut self) -> Result<(), Error> {
-        while !self.waiting.is_empty() {
-            self.receive().await;
-        }
+        self.catch_up().await;
         self.first_error.map_or(Ok(()), Err)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use hub::{Cover, Decision, Delivery, DeliveryRow, Key, NodeId, State};
+use hub::{Cover, Decision, Delivery, DeliveryRow, DeliveryTruncate, Dot, Half, Key, NodeId, Position, State};
 use serde_json::{Map, Value as Json, json};
 use tokio_postgres::types::PgLsn;
 
@@ -28,23 +28,40 @@ pub const DECIDE: &str = "INSERT INTO pgtandem.decision (table_id, key, key_byte
         kind text, winner_row jsonb, loser_row jsonb, policy text, why text) \
     ON CONFLICT DO NOTHING";
 
-/// The cover of the landing before this one says what the target had seen of the key when it was first held; later
-/// holds of the same key keep it.
+/// After the landing: its position is since when the key is held, and the cover of the landing before it says what the
+/// target had seen of the key by then. Held again, it keeps what is known of the time until now
+/// ([`hub::HeldRecord::replaces`]).
 pub const HOLD: &str = "INSERT INTO pgtandem.held (table_id, key_bytes, key, source_node, source_position, stamp, \
-        stamp_node, row, cover, reflects, partner_key, reason, sqlstate, last_tried) \
+        stamp_node, row, since, cover, reflects, partner_key, reason, sqlstate, overwritten, \
+        half_keys, half_row, last_tried) \
     VALUES ($1, $2, $3, $4, $5, timestamptz '2000-01-01 00:00:00+00' + $6::int8 * interval '1 microsecond', $7, $8, \
-        coalesce((SELECT l.cover FROM pgtandem.landing AS l ORDER BY l.id DESC LIMIT 1), '{}'), $12, $9, $10, $11, \
-        clock_timestamp()) \
+        (SELECT l.position FROM pgtandem.landing AS l WHERE l.id = $14), \
+        coalesce((SELECT l.cover FROM pgtandem.landing AS l WHERE l.id < $14 ORDER BY l.id DESC LIMIT 1), '{}'), \
+        $12, $9, $10, $11, $15, $16, $17, clock_timestamp()) \
     ON CONFLICT (table_id, key_bytes) DO UPDATE SET source_node = excluded.source_node, \
         source_position = excluded.source_position, stamp = excluded.stamp, stamp_node = excluded.stamp_node, \
-        cover = CASE WHEN $13 THEN held.cover ELSE excluded.cover END, reflects = excluded.reflects, \
+        since = CASE WHEN $13 AND held.released IS NULL THEN held.since ELSE excluded.since END, \
+        cover = CASE WHEN $13 AND held.released IS NULL THEN held.cover ELSE excluded.cover END, \
+        earlier = CASE WHEN NOT $13 THEN '[]' WHEN held.released IS NULL THEN held.earlier \
+            ELSE held.earlier || jsonb_build_object('since', held.since, 'until', held.released, 'cover', held.cover) \
+            END, \
+        reflects = excluded.reflects, overwritten = excluded.overwritten, \
+        half_keys = excluded.half_keys, half_row = excluded.half_row, \
         row = excluded.row, released = NULL, partner_key = excluded.partner_key, reason = excluded.reason, \
         sqlstate = excluded.sqlstate, last_tried = excluded.last_tried";
+
+/// A TRUNCATE swept what stood in the place of the table's held rows ([`hub::HeldRecord::swept`]): of those its own
+/// transaction wrote it has seen less.
+pub const SWEEP: &str = "UPDATE pgtandem.held AS h SET since = l.position, overwritten = l.position, \
+        cover = CASE WHEN (h.source_node, h.source_position) = ($3::int2, $4::pg_lsn) THEN $6::pg_lsn[] \
+            ELSE $5::pg_lsn[] END, \
+        earlier = h.earlier || jsonb_build_object('since', h.since, 'until', l.position, 'cover', h.cover) \
+    FROM pgtandem.landing AS l WHERE l.id = $2 AND h.table_id = $1 AND h.released IS NULL";
 
 /// The key was written after all. What the target had seen of it while it was held is needed until capture has passed
 /// this landing.
 pub const RELEASE: &str = "UPDATE pgtandem.held SET released = (SELECT l.position FROM pgtandem.landing AS l \
-    WHERE l.id = $3) WHERE table_id = $1 AND key_bytes = $2";
+    WHERE l.id = $3) WHERE table_id = $1 AND key_bytes = $2 AND released IS NULL";
 
 /// Recovery starts no earlier than what the landing says is acknowledged: landings below are not needed.
 pub const FOLD: &str = "DELETE FROM pgtandem.landing WHERE position < $1";
@@ -61,18 +78,29 @@ pub struct Held {
 
 impl Target {
     /// Stores a change whole on the target instead of writing it.
-    pub(super) async fn hold(&self, row: &DeliveryRow<Image>, held: &Held, cover: &Cover) -> Result<(), DeliverError> {
+    pub(super) async fn hold(
+        &self,
+        id: LandingId,
+        row: &DeliveryRow<Image>,
+        held: &Held,
+        cover: &Cover,
+    ) -> Result<(), DeliverError> {
         let key_json = self.key_json(&row.key);
-        let image = match &row.state {
-            State::Absent => None,
-            State::Present(image) => Some(row_json(image, &self.shapes)?),
+        let row_json = |state: &State<Image>| match state {
+            State::Absent => Ok(None),
+            State::Present(image) => row_json(image, &self.shapes).map(Some),
         };
+        let image = row_json(&row.state)?;
+        let partners = |half: &Half<Image>| half.partners.iter().map(|key| key.bytes.to_vec()).collect();
+        let half_keys: Option<Vec<Vec<u8>>> = row.half.as_deref().map(partners);
+        let half_row = row.half.as_deref().map(|half| row_json(&half.fallback)).transpose()?.flatten();
         let table = i32::try_from(row.key.table.0).unwrap_or(i32::MAX);
         let partner = row.pair.as_ref().map(|pair| pair.bytes.to_vec());
         let position = PgLsn::from(row.dot.position.0);
         let (source, stamp_node) = (i16::from(row.dot.node.0), i16::from(row.stamp.node.0));
+        let overwritten = row.overwritten.map(|position| PgLsn::from(position.0));
         let reflects: Vec<PgLsn> = cover.0.iter().map(|position| PgLsn::from(position.0)).collect();
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 13] = [
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 17] = [
             &table,
             &&*row.key.bytes,
             &key_json,
@@ -86,6 +114,10 @@ impl Target {
             &held.sqlstate,
             &reflects,
             &row.was_held,
+            &id.0,
+            &overwritten,
+            &half_keys,
+            &half_row,
         ];
         self.client.execute(&self.fixed.hold, &parameters).await?;
         Ok(())
@@ -95,6 +127,24 @@ impl Target {
     pub(super) async fn release(&self, key: &Key, id: LandingId) -> Result<(), DeliverError> {
         let table = i32::try_from(key.table.0).unwrap_or(i32::MAX);
         self.client.execute(&self.fixed.release, &[&table, &&*key.bytes, &id.0]).await?;
+        Ok(())
+    }
+
+    /// After the landing, and after what it released.
+    pub(super) async fn sweep_held(
+        &self,
+        truncates: impl Iterator<Item = &DeliveryTruncate>,
+        id: LandingId,
+    ) -> Result<(), tokio_postgres::Error> {
+        let stored = |cover: Cover| -> Vec<PgLsn> { cover.0.iter().map(|position| PgLsn::from(position.0)).collect() };
+        for DeliveryTruncate { table, dot, .. } in truncates {
+            let table = i32::try_from(table.0).unwrap_or(i32::MAX);
+            let (node, position) = (i16::from(dot.node.0), PgLsn::from(dot.position.0));
+            let nodes = usize::from(dot.node.0) + 1;
+            let other = Dot { position: Position(0), ..*dot };
+            let (seen, own) = (stored(Cover::swept(nodes, *dot, other)), stored(Cover::swept(nodes, *dot, *dot)));
+            self.client.execute(&self.fixed.sweep, &[&table, &id.0, &node, &position, &seen, &own]).await?;
+        }
         Ok(())
     }
 

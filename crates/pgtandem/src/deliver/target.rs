@@ -20,6 +20,10 @@ pub struct TargetTable {
     pub key_is_spelled: bool,
     /// Parents before children: rows are inserted in this order and deleted in the opposite one.
     pub rank: usize,
+    /// Neither triggers nor foreign keys act on what is delivered.
+    pub is_replica: bool,
+    /// Its policies might apply to the role; COPY refuses such a table.
+    pub row_security: bool,
     /// Something may leave a row out silently: a trigger that fires for deliveries, too, or a column that no update
     /// may set.
     pub may_leave_out: bool,

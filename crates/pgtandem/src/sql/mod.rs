@@ -15,8 +15,9 @@ pub use copying::{
     row_hashes,
 };
 pub use rows::{
-    NOT_WRITTEN, WrittenColumn, copy_rows, counted_upsert, delete, delete_all, delete_found, lock_rows, move_rows,
-    refuse_duplicates, refuse_present, refuse_referenced, select_values, stash, truncate, unstash, upsert,
+    NOT_WRITTEN, WrittenColumn, copy_rows, counted_update, counted_upsert, delete, delete_all, delete_found,
+    lock_for_writing, lock_rows, move_rows, refuse_duplicates, refuse_present, refuse_referenced, select_values, stash,
+    truncate, unstash, upsert,
 };
 pub use sequence::{SequenceOptions, highest_value, sequence_state, set_value};
 pub use table::{add_to_publication, alter_replica_identity, create_publication, drop_from_publication, lock_table};

@@ -145,3 +145,32 @@ fn s23_a_write_that_saw_another_wins_over_it_whatever_the_clocks_say() {
     assert_eq!(decisions(&pair, "1"), "");
     assert!(hub.is_running());
 }
+
+/// Many rows at once are written as they are expected to be met: the source's updates as updates, its inserts copied
+/// in. Here half of them are met otherwise.
+#[test]
+fn s22_many_rows_are_met_otherwise_than_expected() {
+    let (pair, hub) = linked_pair("resolve = \"prefer:new\"");
+    pair["new"].sql("INSERT INTO items SELECT i, E'a\\tb\\nc\\\\.' || i, i FROM generate_series(1, 200) i");
+    at_once(
+        &pair,
+        &hub,
+        [
+            r"UPDATE items SET name = E'\\N', price = NULL WHERE id <= 150;
+              INSERT INTO items SELECT i, NULLIF(E'new\r\n\t\\' || i, E'new\r\n\t\\1111'), i
+              FROM generate_series(1001, 1200) i",
+            "DELETE FROM items WHERE id <= 100;
+             INSERT INTO items SELECT i, 'legacy' || i, i FROM generate_series(1101, 1300) i",
+        ],
+    );
+    let counts = "SELECT kind, count(*) FROM pgtandem.decision GROUP BY kind ORDER BY kind";
+    assert_eq!(pair["legacy"].sql(counts), "insert/insert|100\nupdate/delete|100");
+    let rows = r"SELECT count(*) FILTER (WHERE name = E'\\N' AND price IS NULL),
+                        count(*) FILTER (WHERE name = E'new\r\n\t\\' || id),
+                        count(*) FILTER (WHERE name = 'legacy' || id), count(*) FILTER (WHERE name IS NULL) FROM items";
+    assert_eq!(pair["legacy"].sql(rows), "150|199|100|1");
+    // And as they are expected to be met.
+    pair["new"].sql("UPDATE items SET price = 1; INSERT INTO items SELECT i, '', i FROM generate_series(2001, 2100) i");
+    pair.settle();
+    pair.equal("items");
+}
