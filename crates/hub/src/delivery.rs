@@ -209,17 +209,14 @@ impl<I: Clone> Hub<I> {
         if entry.key.is_whole_table() {
             return None;
         }
-        let together = |key: &&Key| {
-            let partner = self.window.find(key).map(|s| self.window.get(s));
-            partner.is_some_and(|p| p.flying.contains(node) && p.dot() == entry.dot() && p.half().is_some())
-        };
+        let mut others = self.other_halves(slot).into_iter().map(|slot| self.window.get(slot));
         Some(DeliveryRow {
             key: entry.key.clone(),
             state: entry.state.clone(),
             dot: entry.dot(),
             stamp: entry.stamp(),
             presence: entry.presence_at(node),
-            pair: entry.half().and_then(|h| h.partners.iter().find(together)).cloned().map(Box::new),
+            pair: others.find(|other| other.flying.contains(node)).map(|other| Box::new(other.key.clone())),
             half: entry.half().cloned().map(Box::new),
             overwritten: self.overwritten_by(slot, node),
             hold: self.is_paused(entry.key.table, node),

@@ -114,21 +114,14 @@ fn expect(placed: &mut [Placed<'_>], tables: &TargetTables) {
             _ => None,
         }
     };
-    let mut counts: Vec<(Form, usize)> = Vec::new();
-    let mut last = 0;
     let wanted: Vec<Option<Form>> = placed.iter().map(expected).collect();
+    let mut counts: HashMap<Form, usize> = HashMap::new();
     for form in wanted.iter().flatten() {
-        if counts.get(last).is_none_or(|(counted, _)| counted != form) {
-            last = counts.iter().position(|(counted, _)| counted == form).unwrap_or(counts.len());
-            if last == counts.len() {
-                counts.push((*form, 0));
-            }
-        }
-        counts[last].1 += 1;
+        *counts.entry(*form).or_default() += 1;
     }
-    let is_worth_it = |form: Form| counts.iter().any(|(counted, count)| *counted == form && *count >= WORTH_A_FORM);
+    counts.retain(|_, count| *count >= WORTH_A_FORM);
     for (placed, form) in placed.iter_mut().zip(wanted) {
-        if let Some(form) = form.filter(|form| is_worth_it(*form)) {
+        if let Some(form) = form.filter(|form| counts.contains_key(form)) {
             placed.form = form;
         }
     }
@@ -181,12 +174,11 @@ pub struct Batch<'p> {
 pub fn next_batch<'p>(rows: &mut &'p [Placed<'p>], forms: &PreparedForms) -> io::Result<Option<Batch<'p>>> {
     let Some(first) = rows.first() else { return Ok(None) };
     let prepared = &forms[&first.form];
-    let is_copy = matches!(first.form, Form::Insert(..));
-    let mut parameters: Vec<TextArray> =
-        (0..if is_copy { 0 } else { prepared.parameters }).map(|_| TextArray::default()).collect();
+    let mut parameters: Vec<TextArray> = (0..prepared.parameters).map(|_| TextArray::default()).collect();
     let mut copy = CopyText::default();
     let (mut row_count, mut bytes) = (0, 0);
-    for placed in rows.iter().take(if is_copy { COPY_ROWS } else { BATCH_ROWS }) {
+    let most = if matches!(first.form, Form::Insert(..)) { COPY_ROWS } else { BATCH_ROWS };
+    for placed in rows.iter().take(most) {
         if placed.form != first.form || bytes > BATCH_BYTES {
             break;
         }

@@ -99,13 +99,15 @@ impl Target {
         before: Vec<String>,
     ) -> Result<Prepared, DeliverError> {
         let (parameter_of, columns) = self.written(table, shape);
+        let statement = self.client.prepare(&text(&columns)).await?;
         Ok(Prepared {
-            statement: self.client.prepare(&text(&columns)).await?,
             before: self.prepare_all(before).await?,
             after: Vec::new(),
             key: Vec::new(),
             parameter_of,
-            parameters: columns.len(),
+            // A COPY has none.
+            parameters: statement.params().len(),
+            statement,
         })
     }
 
