@@ -3,6 +3,9 @@
 //! One delivery per node is in flight. It carries each owed key's canonical state as of the cut, the cover it brings
 //! about, and the decisions the node has not written down yet.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
 use crate::change::{Op, State};
 use crate::cover::Cover;
 use crate::decision::Decision;
@@ -45,18 +48,26 @@ pub struct DeliveryTruncate {
     pub was_held: bool,
 }
 
+/// A delivery may have millions of rows: what neighbours have in common they share.
 #[derive(Clone, Debug)]
 pub struct DeliveryRow<I> {
     pub key: Key,
     pub state: State<I>,
+    about: Arc<About<I>>,
+}
+
+/// What is known of a row beside its state.
+#[derive(Clone, Debug)]
+pub struct About<I> {
+    /// The change whose state it is.
     pub dot: Dot,
     pub stamp: Stamp,
     pub presence: Presence,
     /// The other half of a key change: if one of the two is held, so must the other be.
-    pub pair: Option<Box<Key>>,
+    pub pair: Option<Key>,
     /// Its part in a key change. A held record must keep it: the change may be acknowledged, and never read again,
     /// before one half of it loses.
-    pub half: Option<Box<Half<I>>>,
+    pub half: Option<Half<I>>,
     /// A landing that wrote something else over this change on its own node, which the delivery is to put right. A held
     /// record must keep it: the landing may be folded before the next change is written there, over what it left.
     pub overwritten: Option<Position>,
@@ -68,6 +79,43 @@ pub struct DeliveryRow<I> {
     ///
     /// [`HeldRecord::replaces`]: crate::HeldRecord::replaces
     pub was_held: bool,
+}
+
+impl<I> Deref for DeliveryRow<I> {
+    type Target = About<I>;
+
+    fn deref(&self) -> &About<I> {
+        &self.about
+    }
+}
+
+impl<I> DeliveryRow<I> {
+    /// What is stored where a TRUNCATE is held, under [`Key::whole_table`].
+    pub fn of_truncate(truncate: &DeliveryTruncate) -> DeliveryRow<I> {
+        let about = About {
+            dot: truncate.dot,
+            stamp: truncate.stamp,
+            presence: Presence::Unknown,
+            pair: None,
+            half: None,
+            overwritten: None,
+            hold: truncate.hold,
+            was_held: truncate.was_held,
+        };
+        DeliveryRow { key: Key::whole_table(truncate.table), state: State::Absent, about: Arc::new(about) }
+    }
+}
+
+impl<I> About<I> {
+    /// Whether `other` says the same; where a key change is involved, it does not matter.
+    fn is(&self, other: &About<I>) -> bool {
+        let simple = |about: &About<I>| {
+            let About { dot, stamp, presence, pair, half, overwritten, hold, was_held } = about;
+            let alone = pair.is_none() && half.is_none();
+            alone.then_some((*dot, *stamp, *presence, *overwritten, *hold, *was_held))
+        };
+        simple(self).is_some_and(|this| simple(other) == Some(this))
+    }
 }
 
 /// What the target most likely has of a key before the delivery. A hint for how to write the row, never a fact: the
@@ -106,7 +154,9 @@ impl<I: Clone> Hub<I> {
         let (swept, uncovered) = self.add_truncated_rows(node, &truncates, &mut slots);
         // A delivery may have millions of rows: none is copied twice.
         let mut rows = Vec::with_capacity(slots.len());
-        rows.extend(slots.iter().filter_map(|slot| self.row(*slot, node)));
+        for slot in &slots {
+            rows.extend(self.row(*slot, node, rows.last()));
+        }
         let cover = Cover(self.nodes.iter().map(|n| n.judged).collect());
         let acknowledged = self.acknowledged(node);
         let fold_below = self.fold_below(node);
@@ -157,10 +207,10 @@ impl<I: Clone> Hub<I> {
         }
         let entries = slots.iter().map(|s| self.window.get(*s)).filter(|e| e.key.is_whole_table());
         let truncate = |entry: &Entry<I>| DeliveryTruncate {
-            table: entry.key.table,
+            table: entry.key.table(),
             dot: entry.dot(),
             stamp: entry.stamp(),
-            hold: self.is_paused(entry.key.table, node),
+            hold: self.is_paused(entry.key.table(), node),
             was_held: entry.unpassed_span(node, self.acknowledged(node)),
         };
         entries.map(truncate).collect()
@@ -204,24 +254,27 @@ impl<I: Clone> Hub<I> {
         (swept, uncovered)
     }
 
-    fn row(&self, slot: u32, node: NodeId) -> Option<DeliveryRow<I>> {
+    fn row(&self, slot: u32, node: NodeId, before: Option<&DeliveryRow<I>>) -> Option<DeliveryRow<I>> {
         let entry = self.window.get(slot);
         if entry.key.is_whole_table() {
             return None;
         }
         let mut others = self.other_halves(slot).into_iter().map(|slot| self.window.get(slot));
-        Some(DeliveryRow {
-            key: entry.key.clone(),
-            state: entry.state.clone(),
+        let about = About {
             dot: entry.dot(),
             stamp: entry.stamp(),
             presence: entry.presence_at(node),
-            pair: others.find(|other| other.flying.contains(node)).map(|other| Box::new(other.key.clone())),
-            half: entry.half().cloned().map(Box::new),
+            pair: others.find(|other| other.flying.contains(node)).map(|other| other.key.clone()),
+            half: entry.half().cloned(),
             overwritten: self.overwritten_by(slot, node),
-            hold: self.is_paused(entry.key.table, node),
+            hold: self.is_paused(entry.key.table(), node),
             was_held: entry.unpassed_span(node, self.acknowledged(node)),
-        })
+        };
+        let about = match before {
+            Some(before) if before.about.is(&about) => Arc::clone(&before.about),
+            _ => Arc::new(about),
+        };
+        Some(DeliveryRow { key: entry.key.clone(), state: entry.state.clone(), about })
     }
 
     /// The delivery in flight to the node committed.
@@ -233,8 +286,8 @@ impl<I: Clone> Hub<I> {
         let before = self.node(node).landings.cover_before(landed.position).clone();
         for key in &landed.held {
             if let Some(slot) = self.window.find(key) {
-                let refused = || landed.held.contains(&Key::whole_table(key.table));
-                let swept_by = flight.swept_by(key.table).filter(|_| !refused());
+                let refused = || landed.held.contains(&Key::whole_table(key.table()));
+                let swept_by = flight.swept_by(key.table()).filter(|_| !refused());
                 self.hold(slot, node, landed.position, &before, swept_by);
             }
         }
@@ -249,13 +302,13 @@ impl<I: Clone> Hub<I> {
         for slot in flight.uncovered.iter().copied() {
             let nodes = self.nodes.len();
             let entry = self.window.get_mut(slot);
-            let table = entry.key.table;
+            let table = entry.key.table();
             if let Some(by) = flight.swept_by(table).filter(|_| !landed.held.contains(&Key::whole_table(table))) {
                 entry.sweep_held(node, landed.position, by, nodes);
             }
         }
         for slot in flight.swept {
-            let whole = Key::whole_table(self.window.get(slot).key.table);
+            let whole = Key::whole_table(self.window.get(slot).key.table());
             if landed.held.contains(&whole) {
                 self.window.get_mut(slot).flying.remove(node);
             }
@@ -293,7 +346,7 @@ impl<I: Clone> Hub<I> {
             let was_held = entry.close_span(node, position);
             let key = &entry.key;
             if was_held && key.is_whole_table() {
-                let table = key.table;
+                let table = key.table();
                 self.truncate_landed(table);
             }
         }

@@ -31,6 +31,14 @@ impl<T> Fifo<T> {
         self.pieces.front()?.front()
     }
 
+    pub(crate) fn front_mut(&mut self) -> Option<&mut T> {
+        self.pieces.front_mut()?.front_mut()
+    }
+
+    pub(crate) fn back_mut(&mut self) -> Option<&mut T> {
+        self.pieces.back_mut()?.back_mut()
+    }
+
     pub(crate) fn pop(&mut self) -> Option<T> {
         let piece = self.pieces.front_mut()?;
         let item = piece.pop_front();

@@ -128,7 +128,7 @@ impl<I: Clone> Hub<I> {
     pub fn resume(&mut self, table: TableId, node: NodeId) {
         self.paused.remove(&(table, node));
         let slots: Vec<u32> = self.window.slots().collect();
-        let held = slots.into_iter().filter(|s| self.window.get(*s).key.table == table);
+        let held = slots.into_iter().filter(|s| self.window.get(*s).key.table() == table);
         for slot in held.collect::<Vec<_>>() {
             self.retry(slot, node);
         }
@@ -159,7 +159,7 @@ impl<I: Clone> Hub<I> {
         let key = &self.window.get(slot).key;
         if key.is_whole_table() {
             // It will sweep every key of its table.
-            for swept in self.window.slots_of(key.table) {
+            for swept in self.window.slots_of(key.table()) {
                 self.touch(swept, None);
             }
         }

@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use crate::cover::{Cover, Landings};
 use crate::decision::Log;
 use crate::fifo::Fifo;
+use crate::firsts::Firsts;
 use crate::key::{Dot, NodeId, NodeSet, Position, TableId};
 use crate::policy::Policies;
 use crate::window::{SlotRef, Window};
@@ -44,7 +45,7 @@ pub(crate) struct Node {
     /// Another node's change was judged since the last landing here: it must be covered, rows or not.
     pub news: bool,
     pub flight: Option<Flight>,
-    pub firsts: Fifo<First>,
+    pub firsts: Firsts,
     /// The first decision this node has yet to write down.
     pub next_decision: u64,
     /// Held records on this node whose keys have retired.
@@ -71,12 +72,6 @@ impl Flight {
     pub(crate) fn swept_by(&self, table: TableId) -> Option<Dot> {
         self.truncated.iter().find(|(t, _)| *t == table).map(|(_, dot)| *dot)
     }
-}
-
-/// The first change of a node to an entry.
-pub(crate) struct First {
-    pub position: Position,
-    pub entry: SlotRef,
 }
 
 /// A rule switched off, to see the oracles fail without it.
@@ -169,7 +164,7 @@ impl<I: Clone> Hub<I> {
         if self.broken(Broken::Ack) {
             return node.judged;
         }
-        node.firsts.front().map_or(node.judged, |first| first.position.just_below())
+        node.firsts.front().map_or(node.judged, |(first, _)| first.just_below())
     }
 
     /// Landing rows of the node with a position below this one may be deleted.
@@ -241,7 +236,7 @@ impl Node {
             owed_count: 0,
             news: false,
             flight: None,
-            firsts: Fifo::new(),
+            firsts: Firsts::new(),
             next_decision: 0,
             released: Vec::new(),
         }

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use crate::change::{Change, Op, State};
 use crate::cover::Cover;
 use crate::hold::Span;
-use crate::hub::{First, Hub};
+use crate::hub::Hub;
 use crate::key::{Dot, Key, Micros, NodeId, Position, Stamp};
 use crate::policy::{Contender, Verdict};
 use crate::window::{Entry, Mark, SlotRef, Write};
@@ -145,7 +145,7 @@ impl<I: Clone> Hub<I> {
         {
             entry.sources.insert(dot.node);
             let reference = SlotRef { slot, generation: entry.generation };
-            self.node_mut(dot.node).firsts.push(First { position: dot.position, entry: reference });
+            self.node_mut(dot.node).firsts.push(dot.position, reference);
         }
         if let Some(dot) = by
             && self.exempt(slot) != Some(dot.node)
@@ -189,7 +189,7 @@ impl<I: Clone> Hub<I> {
         let Dot { node, position } = transaction.dot;
         let delivered = |w: &Write| w.node == node && w.current && w.sure && w.position <= position;
         let of_truncate = (entry.is_untouched_truncate() && !entry.writes.iter().any(delivered))
-            .then(|| self.truncate_of(entry.key.table))
+            .then(|| self.truncate_of(entry.key.table()))
             .flatten();
         let inherited = of_truncate.map_or(&[][..], |t| t.spans());
         let spans = entry.spans().iter().chain(inherited);
@@ -203,7 +203,7 @@ impl<I: Clone> Hub<I> {
         let canonical = Contender { dot: entry.dot(), stamp: entry.stamp(), op: entry.marks.op() };
         let stamp = transaction.stamp();
         let challenger = Contender { dot: transaction.dot, stamp, op };
-        let table = entry.key.table;
+        let table = entry.key.table();
         let partners = entry.half().map_or(&[][..], |h| &h.partners);
         let partner_entries = partners.iter().filter_map(|p| self.window.find(p)).map(|s| self.window.get(s));
         // Two truncates meet on every key of their table, with one outcome.

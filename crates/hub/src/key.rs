@@ -1,5 +1,6 @@
 //! Names of things: nodes, positions, tables, keys, and what identifies a change.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -56,34 +57,73 @@ impl Stamp {
 /// A table and the bytes of its primary-key values. Cheap to clone.
 ///
 /// Empty bytes name the whole table: that is how a TRUNCATE lives in the window. No row has an empty key.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    pub table: TableId,
-    pub bytes: Arc<[u8]>,
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Key(Repr);
+
+/// A window holds millions of keys, and most are a number or two: those need no memory of their own. Bytes that fit are
+/// never shared, so that equal keys look the same.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Repr {
+    Inline { table: TableId, len: u8, bytes: [u8; Key::INLINE] },
+    Shared { table: TableId, bytes: Arc<[u8]> },
 }
 
 impl Key {
-    pub fn new(table: TableId, bytes: impl Into<Arc<[u8]>>) -> Key {
-        Key { table, bytes: bytes.into() }
+    /// As much as leaves a key three words.
+    const INLINE: usize = 18;
+
+    pub fn new(table: TableId, bytes: impl AsRef<[u8]>) -> Key {
+        let bytes = bytes.as_ref();
+        if bytes.len() > Key::INLINE {
+            return Key(Repr::Shared { table, bytes: bytes.into() });
+        }
+        let mut inline = [0; Key::INLINE];
+        inline[..bytes.len()].copy_from_slice(bytes);
+        Key(Repr::Inline { table, len: bytes.len() as u8, bytes: inline })
     }
 
     /// The key that stands for every row of a table.
     pub fn whole_table(table: TableId) -> Key {
-        Key { table, bytes: Arc::from([].as_slice()) }
+        Key::new(table, [])
     }
 
     pub fn is_whole_table(&self) -> bool {
-        self.bytes.is_empty()
+        self.bytes().is_empty()
+    }
+
+    pub fn table(&self) -> TableId {
+        match self.0 {
+            Repr::Inline { table, .. } | Repr::Shared { table, .. } => table,
+        }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Repr::Inline { len, bytes, .. } => &bytes[..usize::from(*len)],
+            Repr::Shared { bytes, .. } => bytes,
+        }
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Key) -> Ordering {
+        (self.table(), self.bytes()).cmp(&(other.table(), other.bytes()))
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Key) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/", self.table.0)?;
+        write!(f, "{}/", self.table().0)?;
         if self.is_whole_table() {
             return f.write_str("*");
         }
-        self.bytes.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        self.bytes().iter().try_for_each(|b| write!(f, "{b:02x}"))
     }
 }
 

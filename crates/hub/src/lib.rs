@@ -14,6 +14,7 @@ mod cover;
 mod decision;
 mod delivery;
 mod fifo;
+mod firsts;
 mod hold;
 mod hub;
 mod judge;

@@ -74,7 +74,7 @@ impl<I: Clone> Hub<I> {
             return false;
         }
         let entry = self.window.get(slot);
-        let truncate = self.truncate_of(entry.key.table);
+        let truncate = self.truncate_of(entry.key.table());
         entry.written_after(dot.node, dot.position) || truncate.is_some_and(|t| t.written_after(dot.node, dot.position))
     }
 
@@ -103,7 +103,7 @@ impl<I: Clone> Hub<I> {
         let entry = self.window.get(slot);
         let own = entry.write_between(entry.node, entry.position, position);
         // A TRUNCATE leaves a deleted row as it was.
-        let truncate = self.truncate_of(entry.key.table).filter(|_| entry.state.is_present());
+        let truncate = self.truncate_of(entry.key.table()).filter(|_| entry.state.is_present());
         let truncated = truncate.and_then(|t| t.write_between(entry.node, entry.position, position));
         let same = truncate.is_some_and(|t| t.dot() == entry.dot());
         let truncated = truncated.map(|w| Write { current: w.current && same, ..w });

@@ -14,7 +14,7 @@ use crate::change::{Change, Op, State};
 use crate::cover::{Cover, Landing};
 use crate::decision::{Kept, Kind};
 use crate::hold::{HeldRecord, Span};
-use crate::hub::{First, Hub};
+use crate::hub::Hub;
 use crate::judge::Transaction;
 use crate::key::{Dot, Key, Micros, NodeId, Position, TableId};
 use crate::key_change::Half;
@@ -123,7 +123,7 @@ impl<I: Clone> Recovery<I> {
             history.bind(&past);
             history.changes.push(past.clone());
             if truncate {
-                self.truncates.entry(record.key.table).or_default().push(past);
+                self.truncates.entry(record.key.table()).or_default().push(past);
             }
         }
     }
@@ -170,7 +170,7 @@ impl<I: Clone> Recovery<I> {
     fn truncate_keys(&mut self, past: &Past<I>, table: TableId) {
         let landings = &self.landings[past.dot.node.index()];
         for (key, history) in &mut self.histories {
-            if key.table == table && !key.is_whole_table() {
+            if key.table() == table && !key.is_whole_table() {
                 history.push(key, past.clone(), landings);
             }
         }
@@ -210,7 +210,7 @@ impl<I: Clone> Recovery<I> {
         for (index, mut of_node) in firsts.into_iter().enumerate() {
             of_node.sort_unstable();
             for (position, entry) in of_node {
-                self.hub.nodes[index].firsts.push(First { position, entry });
+                self.hub.nodes[index].firsts.push(position, entry);
             }
         }
         for (cause, partners, dot) in forfeits {
@@ -243,9 +243,9 @@ impl<I: Clone> Recovery<I> {
     ) {
         self.add_truncates(&key, &mut history);
         let spans = self.spans.get(&key).cloned().unwrap_or_default();
-        let table_spans = self.spans.get(&Key::whole_table(key.table)).cloned().unwrap_or_default();
+        let table_spans = self.spans.get(&Key::whole_table(key.table())).cloned().unwrap_or_default();
         let overwritten = self.overwritten.remove(&key).unwrap_or_default();
-        let truncates = self.truncates.get(&key.table).into_iter().flatten();
+        let truncates = self.truncates.get(&key.table()).into_iter().flatten();
         // A transaction may write the key behind its TRUNCATE: then that is what it did to the key.
         let written = |dot: Dot| history.changes.iter().any(|c| c.dot == dot && c.op != Op::Truncate);
         let truncates: Vec<Dot> = truncates.map(|t| t.dot).filter(|t| !written(*t)).collect();
@@ -298,7 +298,7 @@ impl<I: Clone> Recovery<I> {
         if key.is_whole_table() {
             return;
         }
-        for past in self.truncates.get(&key.table).into_iter().flatten() {
+        for past in self.truncates.get(&key.table()).into_iter().flatten() {
             if history.changes.iter().any(|c| c.dot == past.dot) {
                 continue;
             }
@@ -360,7 +360,7 @@ impl<I: Clone> Recovery<I> {
             return true;
         }
         let swept = past.op == Op::Truncate && !entry.key.is_whole_table();
-        let Some(table) = self.hub.truncate_of(entry.key.table).filter(|t| swept && t.was_beaten(dot)) else {
+        let Some(table) = self.hub.truncate_of(entry.key.table()).filter(|t| swept && t.was_beaten(dot)) else {
             return false;
         };
         let decisions = entry.decisions();
@@ -452,10 +452,11 @@ impl<I: Clone> Recovery<I> {
         let noted = noted.map(|(dot, position)| Write::other(dot.node, *position));
         let known = |w: &Write| writes.iter().any(|k: &Write| (k.node, k.position) == (w.node, w.position));
         let noted: Vec<Write> = noted.filter(|w| !known(w)).collect();
-        self.hub.window.get_mut(slot).writes.extend(writes.into_iter().chain(noted));
+        let entry = self.hub.window.get_mut(slot);
+        writes.into_iter().chain(noted).for_each(|write| entry.writes.push(write));
         #[cfg(test)]
         if self.hub.broken(crate::hub::Broken::Overwritten) {
-            self.hub.window.get_mut(slot).writes.clear();
+            self.hub.window.get_mut(slot).writes.retain(|_| false);
         }
     }
 

@@ -157,11 +157,11 @@ impl<I: Clone> Hub<I> {
     /// Drops what no longer holds back the acknowledged position.
     fn clean_firsts(&mut self, node: NodeId) {
         let (firsts, window) = (&mut self.nodes[node.index()].firsts, &self.window);
-        while firsts.front().is_some_and(|first| window.live(first.entry).is_none()) {
+        while firsts.front().is_some_and(|(_, entry)| window.live(entry).is_none()) {
             firsts.pop();
         }
         if firsts.len() > 2 * window.len() + 1024 {
-            firsts.retain(|first| window.live(first.entry).is_some());
+            firsts.retain(|entry| window.live(entry).is_some());
         }
     }
 }

@@ -61,7 +61,7 @@ impl<I: Clone> Hub<I> {
         if self.broken(crate::hub::Broken::Truncate) {
             return;
         }
-        let table = key.table;
+        let table = key.table();
         let Some(truncate) = self.truncate_of(table) else {
             return;
         };
@@ -81,7 +81,7 @@ impl<I: Clone> Hub<I> {
         if entry.key.is_whole_table() {
             self.truncates -= 1;
         } else if entry.marks.has(Mark::Derived)
-            && let Some(from) = self.window.find(&Key::whole_table(entry.key.table))
+            && let Some(from) = self.window.find(&Key::whole_table(entry.key.table()))
         {
             let extra = self.window.get_mut(from).extra();
             extra.dependents -= 1;
@@ -93,7 +93,7 @@ impl<I: Clone> Hub<I> {
     /// While a TRUNCATE is held on some node, nothing of its table retires: it will sweep away rows there which must
     /// then be written again.
     pub(crate) fn truncate_waits(&self, slot: u32) -> bool {
-        self.truncate_of(self.window.get(slot).key.table).is_some_and(Entry::is_held)
+        self.truncate_of(self.window.get(slot).key.table()).is_some_and(Entry::is_held)
     }
 
     /// A held TRUNCATE landed at last: what waited for it may retire.

@@ -5,14 +5,12 @@
 
 use std::hash::BuildHasher;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
-use smallvec::SmallVec;
-
 use crate::change::{Op, State};
 use crate::decision::Side;
 use crate::hold::Span;
 use crate::key::{Dot, Key, NodeId, NodeSet, Position, Stamp, TableId};
 use crate::key_change::Half;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 /// The canonical state of a key and what is known of it on each node.
 #[derive(Debug)]
@@ -24,7 +22,7 @@ pub(crate) struct Entry<I> {
     /// The sequence of the last transaction that changed this key, or of what else makes every node need a landing.
     pub touched: u64,
     /// Landings that wrote this key: per node the last one behind its judged position and all after that.
-    pub writes: SmallVec<[Write; 1]>,
+    pub writes: Writes,
     pub extra: Option<Box<Extra<I>>>,
     pub generation: u32,
     /// Nodes whose row may differ from the canonical.
@@ -50,6 +48,51 @@ pub(crate) struct Write {
     /// False if it is only possible that it wrote the key, after a recovery: a row is put back to be sure, but no
     /// override is recorded.
     pub sure: bool,
+}
+
+/// Mostly none or one: small enough for millions.
+#[derive(Debug, Default)]
+pub(crate) enum Writes {
+    #[default]
+    None,
+    One(Write),
+    #[expect(clippy::box_collection, reason = "two words less than a vector")]
+    Many(Box<Vec<Write>>),
+}
+
+impl Writes {
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Write> {
+        match self {
+            Writes::None => [].iter(),
+            Writes::One(write) => std::slice::from_ref(write).iter(),
+            Writes::Many(writes) => writes.iter(),
+        }
+    }
+
+    pub(crate) fn push(&mut self, write: Write) {
+        match self {
+            Writes::None => *self = Writes::One(write),
+            Writes::One(first) => *self = Writes::Many(Box::new(vec![*first, write])),
+            Writes::Many(writes) => writes.push(write),
+        }
+    }
+
+    pub(crate) fn retain(&mut self, keep: impl Fn(&Write) -> bool) {
+        match self {
+            Writes::None => {}
+            Writes::One(write) if keep(write) => {}
+            Writes::One(_) => *self = Writes::None,
+            Writes::Many(writes) => writes.retain(keep),
+        }
+    }
+
+    fn outdate(&mut self) {
+        match self {
+            Writes::None => {}
+            Writes::One(write) => write.current = false,
+            Writes::Many(writes) => writes.iter_mut().for_each(|write| write.current = false),
+        }
+    }
 }
 
 /// The canonical's operation and what is true of the entry, in one byte: a window holds millions.
@@ -146,7 +189,7 @@ impl<I> Entry<I> {
             position: Position(0),
             stamp_time: 0,
             touched: 0,
-            writes: SmallVec::new(),
+            writes: Writes::default(),
             extra: None,
             generation,
             owed: NodeSet::default(),
@@ -168,7 +211,7 @@ impl<I> Entry<I> {
         self.marks.set_op(op);
         self.marks.set(Mark::Decided, true);
         self.outdated = self.flying;
-        self.writes.iter_mut().for_each(|w| w.current = false);
+        self.writes.outdate();
         if let Some(extra) = &mut self.extra {
             extra.half = None;
         }
@@ -337,7 +380,7 @@ impl<I> Window<I> {
 
     /// The rows of a table that are in the window, not the entry of its TRUNCATE.
     pub(crate) fn slots_of(&self, table: TableId) -> Vec<u32> {
-        let of_table = |s: &u32| self.get(*s).key.table == table && !self.get(*s).key.is_whole_table();
+        let of_table = |s: &u32| self.get(*s).key.table() == table && !self.get(*s).key.is_whole_table();
         self.slots().filter(of_table).collect()
     }
 
@@ -396,5 +439,20 @@ impl<I> Window<I> {
             self.free = Vec::new();
             self.table = HashTable::new();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::DeliveryRow;
+
+    /// A window, and the delivery of one transaction, hold millions of these: an image here is one word.
+    #[test]
+    fn what_there_are_millions_of_is_small() {
+        type Image = std::sync::Arc<(u64, u64)>;
+        let sizes = (size_of::<Key>(), size_of::<Writes>(), size_of::<Entry<Image>>(), size_of::<DeliveryRow<Image>>());
+        assert_eq!(sizes, (24, 16, 96, 40));
+        assert_eq!(size_of::<Option<Entry<Image>>>(), size_of::<Entry<Image>>());
     }
 }

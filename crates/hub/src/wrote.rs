@@ -26,10 +26,9 @@ impl Wrote {
         Wrote(Some(hashes))
     }
 
-    /// For the landing's row. What is not known is not to be stored.
-    pub fn to_bytes(&self) -> Option<Vec<u8>> {
-        let hashes = self.0.as_ref()?;
-        Some(hashes.iter().flat_map(|h| h.to_le_bytes()).collect())
+    /// For the landing's row, each as eight bytes, the lowest first. What is not known is not to be stored.
+    pub fn hashes(&self) -> Option<&[u64]> {
+        self.0.as_deref()
     }
 
     pub fn from_bytes(bytes: Option<&[u8]>) -> Wrote {
@@ -47,7 +46,7 @@ impl Wrote {
             return Touch::Unknown;
         };
         let has = |key: &Key| hashes.binary_search(&hash(key)).is_ok();
-        match (has(key), has(&Key::whole_table(key.table))) {
+        match (has(key), has(&Key::whole_table(key.table()))) {
             (true, _) => Touch::Wrote,
             (false, true) => Touch::Swept,
             (false, false) => Touch::Nothing,
@@ -80,7 +79,7 @@ impl<I> Delivery<I> {
 
 /// FNV-1a. Stored, so it must never change.
 fn hash(key: &Key) -> u64 {
-    let table = key.table.0.to_le_bytes();
-    let bytes = table.iter().chain(key.bytes.iter());
+    let table = key.table().0.to_le_bytes();
+    let bytes = table.iter().chain(key.bytes().iter());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }

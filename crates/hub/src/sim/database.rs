@@ -105,7 +105,7 @@ impl Database {
                 }
                 Write::Truncate(table) => {
                     self.note_swept(*table, dot);
-                    let of_table = self.all_keys.iter().filter(|k| k.table == *table).cloned();
+                    let of_table = self.all_keys.iter().filter(|k| k.table() == *table).cloned();
                     for key in of_table.collect::<Vec<_>>() {
                         self.write(&key, dot, None, &mut keys);
                     }
@@ -124,7 +124,7 @@ impl Database {
 
     /// A TRUNCATE does nothing to a key that has no row: there nothing can be lost.
     fn note_swept(&mut self, table: TableId, dot: Dot) {
-        let absent = |k: &&Key| k.table == table && self.cell(k).image.is_none();
+        let absent = |k: &&Key| k.table() == table && self.cell(k).image.is_none();
         let idle = self.all_keys.iter().filter(absent).map(|k| (k.clone(), dot));
         let idle: Vec<(Key, Dot)> = idle.collect();
         self.idle.extend(idle);
@@ -148,7 +148,7 @@ impl Database {
         absent
             .filter(|r| r.pair.is_none() && !self.refused.contains(&r.key))
             .map(|r| r.key.clone())
-            .filter(|k| !delivery.truncates.iter().any(|t| t.table == k.table))
+            .filter(|k| !delivery.truncates.iter().any(|t| t.table == k.table()))
             .filter(|k| self.cell(k).image.is_none())
             .collect()
     }
@@ -174,7 +174,7 @@ impl Database {
         };
         // A delete behind a TRUNCATE finds no row, so nothing can refuse it.
         let refused = |row: &DeliveryRow<Image>| {
-            self.refused.contains(&row.key) && (row.state.is_present() || !swept_now(row.key.table))
+            self.refused.contains(&row.key) && (row.state.is_present() || !swept_now(row.key.table()))
         };
         let mut hold: BTreeSet<Key> =
             delivery.rows.iter().filter(|r| r.hold || refused(r)).map(|r| r.key.clone()).collect();
@@ -194,7 +194,7 @@ impl Database {
                     state: row.state.clone(),
                     dot: row.dot,
                     stamp: row.stamp,
-                    half: row.half.as_deref().cloned(),
+                    half: row.half.clone(),
                     since: position,
                     cover: before.clone(),
                     reflects: delivery.cover.clone(),
@@ -219,7 +219,7 @@ impl Database {
             }
         }
         for truncate in delivery.truncates.iter().filter(|t| swept_now(t.table)) {
-            let waiting = self.held.values_mut().filter(|r| r.key.table == truncate.table && r.released.is_none());
+            let waiting = self.held.values_mut().filter(|r| r.key.table() == truncate.table && r.released.is_none());
             for record in waiting {
                 record.swept(position, truncate.dot);
                 // Who finds it swept has not seen what waits, also if the same transaction wrote it.
@@ -242,7 +242,11 @@ impl Database {
             position,
             cover: delivery.cover.clone(),
             acknowledged: delivery.acknowledged,
-            wrote: Wrote::from_bytes(delivery.wrote(&landed).to_bytes().as_deref()),
+            wrote: {
+                let hashes = delivery.wrote(&landed).hashes().map(<[u64]>::to_vec);
+                let bytes = hashes.map(|h| h.into_iter().flat_map(u64::to_le_bytes).collect::<Vec<_>>());
+                Wrote::from_bytes(bytes.as_deref())
+            },
         });
         landed
     }
@@ -279,7 +283,7 @@ impl Database {
             if let Some(record) = self.held.get_mut(&whole) {
                 record.released.get_or_insert(position);
             }
-            for key in self.all_keys.iter().filter(|k| k.table == truncate.table) {
+            for key in self.all_keys.iter().filter(|k| k.table() == truncate.table) {
                 let dot = swept.get(key).copied().unwrap_or(Some(truncate.dot));
                 let before = self.cells.insert(key.clone(), Cell { image: None, dot });
                 // Who finds no row finds what both deletes left.

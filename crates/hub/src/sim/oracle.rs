@@ -84,7 +84,7 @@ impl Simulation {
             if idle.contains(&(key.clone(), *dot)) {
                 continue;
             }
-            let whole = Key::whole_table(key.table);
+            let whole = Key::whole_table(key.table());
             let lost = |d: &&Decision<Image>| (d.key == *key || d.key == whole) && d.loser.dot == *dot;
             if !self.databases[0].decisions.iter().any(|d| lost(&d)) {
                 return Err(format!("{key:?}: {dot:?} was overridden unknowingly and nothing is recorded"));
@@ -163,9 +163,9 @@ impl Simulation {
             return Ok(());
         };
         let entry = self.hub.window.get(slot);
-        let swept = delivery.truncates.iter().any(|t| t.table == key.table) && entry.state == State::Absent;
+        let swept = delivery.truncates.iter().any(|t| t.table == key.table()) && entry.state == State::Absent;
         // What the target truncated itself is gone there as well.
-        let truncate = self.hub.truncate_of(key.table);
+        let truncate = self.hub.truncate_of(key.table());
         let own = truncate.is_some_and(|t| t.sources.contains(delivery.node));
         let swept = swept || own && entry.is_untouched_truncate();
         if entry.dot() == dot && !swept && !delivery.rows.iter().any(|r| r.key == *key) {
@@ -184,7 +184,7 @@ fn lone_moves(transaction: &Transaction) -> Vec<(&Key, &Key)> {
     };
     let touched: Vec<Key> = transaction.changes.iter().flat_map(keys).collect();
     let once = |key: &Key| touched.iter().filter(|k| *k == key).count() == 1;
-    let truncated = |key: &Key| touched.contains(&Key::whole_table(key.table));
+    let truncated = |key: &Key| touched.contains(&Key::whole_table(key.table()));
     let moves = transaction.changes.iter().filter_map(|change| match change {
         Change::KeyChange { from, to, .. } => Some((from, to)),
         _ => None,

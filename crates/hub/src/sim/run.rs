@@ -189,9 +189,9 @@ impl Simulation {
             let key = self.key();
             let dice = self.rng.random_range(0..100);
             writes.push(match dice {
-                0..3 if self.shape.truncates => Write::Truncate(key.table),
+                0..3 if self.shape.truncates => Write::Truncate(key.table()),
                 3..20 if self.shape.moves => {
-                    let to = Key::new(key.table, vec![self.rng.random_range(1..=self.shape.keys)]);
+                    let to = Key::new(key.table(), vec![self.rng.random_range(1..=self.shape.keys)]);
                     Write::Move(key, to)
                 }
                 20..40 => Write::Delete(key),
@@ -346,14 +346,14 @@ impl Simulation {
         match self.rng.random_range(0..8) {
             0 => drop(self.databases[index].refused.insert(key)),
             1..=3 => drop(self.databases[index].refused.remove(&key)),
-            4 if self.shape.truncates => drop(self.databases[index].refused.insert(Key::whole_table(key.table))),
+            4 if self.shape.truncates => drop(self.databases[index].refused.insert(Key::whole_table(key.table()))),
             5 => {
-                self.paused.insert((key.table, node));
-                self.hub.pause(key.table, node);
+                self.paused.insert((key.table(), node));
+                self.hub.pause(key.table(), node);
             }
             6 => {
-                self.paused.remove(&(key.table, node));
-                self.hub.resume(key.table, node);
+                self.paused.remove(&(key.table(), node));
+                self.hub.resume(key.table(), node);
             }
             _ => self.hub.retry_held(node, &key),
         }

@@ -46,9 +46,34 @@ pub struct Resident(Arc<[u8]>);
 #[derive(Debug, Clone)]
 pub struct Spilled {
     file: Arc<File>,
-    offset: u64,
+    place: Place,
     len: u32,
-    shape: ShapeId,
+    is_partial: bool,
+}
+
+/// Offset in the file and shape, in one word: of what is spilled there may be millions.
+#[derive(Debug, Clone, Copy)]
+struct Place(u64);
+
+impl Place {
+    /// The offset may grow to one TiB.
+    const SHAPE_BITS: u32 = 24;
+
+    fn new(offset: u64, shape: ShapeId) -> io::Result<Self> {
+        let number = u64::from(shape.number());
+        if offset >> (u64::BITS - Self::SHAPE_BITS) != 0 || number >> Self::SHAPE_BITS != 0 {
+            return Err(io::Error::other("a transaction is too large for its temporary file (1 TiB)"));
+        }
+        Ok(Self(offset << Self::SHAPE_BITS | number))
+    }
+
+    fn offset(self) -> u64 {
+        self.0 >> Self::SHAPE_BITS
+    }
+
+    fn shape(self) -> ShapeId {
+        ShapeId((self.0 & ((1 << Self::SHAPE_BITS) - 1)) as u32)
+    }
 }
 
 impl Clone for Resident {
@@ -72,16 +97,18 @@ impl Image {
         Self::Memory(Resident(bytes.into()))
     }
 
-    #[must_use]
-    pub fn in_file(file: Arc<File>, offset: u64, len: u32, shape: ShapeId) -> Self {
-        Self::Spilled(Spilled { file, offset, len, shape })
+    /// # Errors
+    /// When the offset is beyond what can be told.
+    pub fn in_file(file: Arc<File>, offset: u64, len: u32, shape: ShapeId) -> io::Result<Self> {
+        Ok(Self::Spilled(Spilled { file, place: Place::new(offset, shape)?, len, is_partial: shape.is_partial() }))
     }
 
     #[must_use]
     pub fn shape(&self) -> ShapeId {
         match self {
             Self::Memory(resident) => shape_of(&resident.0),
-            Self::Spilled(spilled) => spilled.shape,
+            Self::Spilled(spilled) if spilled.is_partial => spilled.place.shape().partial(),
+            Self::Spilled(spilled) => spilled.place.shape(),
         }
     }
 
@@ -97,7 +124,7 @@ impl Image {
             Self::Memory(resident) => Ok(Loaded::Borrowed(&resident.0)),
             Self::Spilled(spilled) => {
                 let mut bytes = vec![0; spilled.len as usize];
-                spilled.file.read_exact_at(&mut bytes, spilled.offset)?;
+                spilled.file.read_exact_at(&mut bytes, spilled.place.offset())?;
                 Ok(Loaded::Owned(bytes))
             }
         }
@@ -206,6 +233,12 @@ impl ImageBuilder {
 mod tests {
     use super::*;
 
+    /// The hub's window holds one for each key.
+    #[test]
+    fn a_state_is_three_words() {
+        assert_eq!((size_of::<Image>(), size_of::<hub::State<Image>>()), (24, 24));
+    }
+
     #[test]
     fn an_image_gives_back_what_was_put_in_also_from_a_file() {
         let mut builder = ImageBuilder::default();
@@ -215,7 +248,8 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(builder.bytes(), 10).unwrap();
         let len = u32::try_from(builder.bytes().len()).unwrap();
-        for image in [Image::in_memory(builder.bytes()), Image::in_file(Arc::new(file), 10, len, ShapeId(7).partial())]
+        for image in
+            [Image::in_memory(builder.bytes()), Image::in_file(Arc::new(file), 10, len, ShapeId(7).partial()).unwrap()]
         {
             assert_eq!(image.shape(), ShapeId(7).partial());
             let loaded = image.load().unwrap();

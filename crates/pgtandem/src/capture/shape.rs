@@ -18,6 +18,11 @@ impl ShapeId {
     }
 
     #[must_use]
+    pub fn number(self) -> u32 {
+        self.0 & !Self::PARTIAL
+    }
+
+    #[must_use]
     pub fn partial(self) -> Self {
         Self(self.0 | Self::PARTIAL)
     }
@@ -50,6 +55,6 @@ impl Shapes {
     #[must_use]
     pub fn get(&self, id: ShapeId) -> Arc<Shape> {
         let shapes = self.0.read().expect("no thread panics while it holds the shapes");
-        Arc::clone(&shapes[(id.0 & !ShapeId::PARTIAL) as usize])
+        Arc::clone(&shapes[id.number() as usize])
     }
 }

@@ -229,9 +229,9 @@ fn put_len(record: &mut Vec<u8>, len: usize) {
 }
 
 fn put_key(record: &mut Vec<u8>, key: &Key) {
-    record.extend(key.table.0.to_le_bytes());
-    put_len(record, key.bytes.len());
-    record.extend_from_slice(&key.bytes);
+    record.extend(key.table().0.to_le_bytes());
+    put_len(record, key.bytes().len());
+    record.extend_from_slice(key.bytes());
 }
 
 fn put(record: &mut Vec<u8>, image: &Image) -> io::Result<()> {
@@ -301,7 +301,7 @@ impl SpoolReader {
         let mut bytes = vec![0; self.len()? as usize];
         self.input.read_exact(&mut bytes)?;
         self.offset += bytes.len() as u64;
-        Ok(Key { table, bytes: bytes.into() })
+        Ok(Key::new(table, bytes))
     }
 
     fn image(&mut self) -> io::Result<Image> {
@@ -311,7 +311,7 @@ impl SpoolReader {
         let rest = len - 4;
         self.input.seek_relative(i64::from(rest))?;
         self.offset += u64::from(rest);
-        Ok(Image::in_file(Arc::clone(&self.file), start, len, shape))
+        Image::in_file(Arc::clone(&self.file), start, len, shape)
     }
 
     fn change(&mut self) -> io::Result<Change<Image>> {
@@ -380,7 +380,7 @@ mod tests {
             assert_eq!(read.len(), usize::from(n));
             for change in read {
                 let Change::Row { key, state: State::Present(image), .. } = change else { panic!("a row was put in") };
-                assert_eq!(&*key.bytes, &vec![n; 5]);
+                assert_eq!(key.bytes(), &vec![n; 5]);
                 let loaded = image.load().unwrap();
                 assert_eq!(loaded.bytes().len(), 4 + usize::from(n) * 1000);
                 assert!(loaded.bytes()[4..].iter().all(|byte| *byte == n));

@@ -410,7 +410,7 @@ impl Conductor {
             if seat.is_away() {
                 continue;
             }
-            let held = self.hub.held(seat.node).filter(|key| !paused.contains(&(key.table, seat.node)));
+            let held = self.hub.held(seat.node).filter(|key| !paused.contains(&(key.table(), seat.node)));
             let held: Vec<Key> = held.cloned().collect();
             // A wider column may have been what they needed.
             seat.reload_tables |= !held.is_empty();

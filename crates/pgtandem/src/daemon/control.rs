@@ -35,6 +35,10 @@ impl Control {
             .query_one("SELECT system_identifier::text FROM pg_catalog.pg_control_system()", &[])
             .await?
             .get(0);
+        if let Some(other) = row.other_version() {
+            let reason = format!("{}; {}", other.what, other.remedy);
+            return Err(ReachError::Misfit { node: node.name.clone(), reason });
+        }
         if row.system_identifier != identifier {
             return Err(ReachError::Stranger { node: node.name.clone() });
         }

@@ -48,7 +48,7 @@ impl NodeContext {
     #[must_use]
     pub fn key_text(&self, key: &hub::Key) -> String {
         let parts =
-            crate::capture::key::raw_parts(&key.bytes).map(|part| String::from_utf8_lossy(&part[4..]).into_owned());
+            crate::capture::key::raw_parts(key.bytes()).map(|part| String::from_utf8_lossy(&part[4..]).into_owned());
         parts.collect::<Vec<_>>().join(", ")
     }
 

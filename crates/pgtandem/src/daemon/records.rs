@@ -85,7 +85,7 @@ pub async fn held_records(controls: &[Control], shapes: &Shapes) -> Result<Vec<H
                 Some(json) => State::Present(image_of_json(&key, &json, shapes)),
             };
             let half = row.get::<_, Option<Vec<Vec<u8>>>>(13).map(|keys| Half {
-                partners: keys.into_iter().map(|bytes| Key::new(key.table, bytes)).collect(),
+                partners: keys.into_iter().map(|bytes| Key::new(key.table(), bytes)).collect(),
                 fallback: state_of(row.get(14)),
             });
             let cover: Vec<PgLsn> = row.get(7);
@@ -145,7 +145,7 @@ fn image_of_json(key: &Key, json: &Json, shapes: &Shapes) -> Image {
     let row = json.as_object().unwrap_or(&empty);
     let columns: Vec<String> = row.keys().cloned().collect();
     let mut builder = ImageBuilder::default();
-    builder.start(shapes.intern(Shape { table: key.table, columns }));
+    builder.start(shapes.intern(Shape { table: key.table(), columns }));
     for value in row.values() {
         builder.push(match value {
             Json::String(text) => Value::Text(text.as_bytes()),

@@ -295,7 +295,7 @@ impl Seat {
             held.reason != PAUSED && !delivery.rows.iter().any(|row| row.was_held && row.key == held.key)
         };
         for held in landing.held.iter().filter(is_new).take(HELD_REPORTED) {
-            let table = self.context.table_name(held.key.table);
+            let table = self.context.table_name(held.key.table());
             let key = self.context.key_text(&held.key);
             tracing::warn!(node = %self.name, %table, %key, "held: {}", held.reason);
         }

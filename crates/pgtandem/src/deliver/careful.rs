@@ -5,12 +5,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
-use hub::{Delivery, DeliveryRow, DeliveryTruncate, Key, Position, Presence, State};
+use hub::{Delivery, DeliveryRow, DeliveryTruncate, Key, Position, State};
 
-use super::batch::{Form, Placed, Trust, is_partial, next_batch, place};
+use super::batch::{is_partial, next_batch};
 use super::error::DeliverError;
+use super::placement::{Form, Placed, Placement};
 use super::record::{Held, decisions_json};
 use super::session::{Landing, LandingId, Target};
+use super::trust::Trust;
 use crate::capture::Image;
 use crate::sql::{self, Ident};
 
@@ -52,9 +54,9 @@ impl Target {
     }
 
     async fn write_carefully(&mut self, id: LandingId, delivery: &Delivery<Image>) -> Result<Landing, DeliverError> {
-        let whole = delivery.rows.iter().filter(|row| !row.hold && !is_partial(row));
-        let placed = place(whole, &self.tables, &self.shapes, Trust::Nothing);
-        let (placed, misfits) = self.prepare_what_fits(placed).await?;
+        let placement = Placement::new(&delivery.rows, is_whole, &self.tables, &self.shapes, Trust::Nothing);
+        let placed: Vec<_> = placement.rows(0).collect();
+        let (placed, misfits) = self.prepare_what_fits(&placed).await?;
         self.client.batch_execute("BEGIN").await?;
         let before = self.open(id).await?;
         let missed = Mutex::new(Vec::new());
@@ -89,11 +91,11 @@ impl Target {
     /// Sets apart the rows of tables that are gone or have lost a column: they wait, the others go on.
     async fn prepare_what_fits<'a>(
         &mut self,
-        placed: Vec<Placed<'a>>,
+        placed: &[Placed<'a>],
     ) -> Result<(Vec<Placed<'a>>, Vec<Held>), DeliverError> {
         let (mut fitting, mut misfits): (Vec<Placed<'a>>, Vec<Held>) = (Vec::new(), Vec::new());
         for run in placed.chunk_by(|a, b| a.form == b.form) {
-            match self.prepare(run).await {
+            match self.prepare(&[run[0].form]).await {
                 Ok(()) => fitting.extend(run),
                 Err(error) if error.is_about_shape() => {
                     let held = |placed: &Placed<'_>| Held {
@@ -108,11 +110,10 @@ impl Target {
         }
         // The halves of a key change stand or fall together, also when they come in different forms.
         let apart: HashSet<Key> = misfits.iter().map(|held| held.key.clone()).collect();
-        let (with_them, fitting): (Vec<_>, Vec<_>) = fitting
-            .into_iter()
-            .partition(|placed| placed.row.pair.as_ref().is_some_and(|pair| apart.contains(&**pair)));
+        let (with_them, fitting): (Vec<_>, Vec<_>) =
+            fitting.into_iter().partition(|placed| placed.row.pair.as_ref().is_some_and(|pair| apart.contains(pair)));
         for placed in with_them {
-            let partner = misfits.iter().find(|held| Some(&held.key) == placed.row.pair.as_deref());
+            let partner = misfits.iter().find(|held| Some(&held.key) == placed.row.pair.as_ref());
             let (reason, sqlstate) =
                 partner.map(|held| (held.reason.clone(), held.sqlstate.clone())).unwrap_or_default();
             misfits.push(Held { key: placed.row.key.clone(), reason, sqlstate });
@@ -129,7 +130,7 @@ impl Target {
             return Ok(held);
         }
         for row in all.iter().filter(|row| !row.hold) {
-            let Some(table) = self.tables.get(&row.key.table) else { continue };
+            let Some(table) = self.tables.get(&row.key.table()) else { continue };
             let text = sql::delete_all(&table.name);
             if let Err(error) =
                 self.attempt(&Missed::default(), async { Ok(self.client.batch_execute(&text).await?) }).await?
@@ -222,8 +223,9 @@ impl Target {
     }
 
     async fn write_rows(&self, rows: &[Placed<'_>], missed: &Missed) -> Result<(), DeliverError> {
-        let mut rest = rows;
-        while let Some(batch) = next_batch(&mut rest, &self.forms)? {
+        let mut written = 0;
+        while let Some(batch) = next_batch(rows[written..].iter().copied(), &self.forms)? {
+            written += batch.rows.len();
             for step in self.steps(&batch) {
                 self.take_step(&batch, step, missed).await?;
             }
@@ -234,7 +236,7 @@ impl Target {
     /// Where foreign keys are enforced, deleting a row that others refer to would delete or change them, too.
     async fn try_reinsert(&self, rows: &[Placed<'_>], missed: &Missed) -> Result<bool, DeliverError> {
         let is_referred_to = |placed: &Placed<'_>| {
-            let table = self.tables.get(&placed.row.key.table);
+            let table = self.tables.get(&placed.row.key.table());
             table.is_some_and(|table| !table.referrers.is_empty())
         };
         if rows.iter().any(is_referred_to) {
@@ -299,21 +301,13 @@ impl Target {
     }
 }
 
+fn is_whole(row: &DeliveryRow<Image>) -> bool {
+    !row.hold && !is_partial(row)
+}
+
 /// A delivery's truncates as rows: what is held of one is stored under the key of the whole table.
 fn truncates(delivery: &Delivery<Image>) -> Vec<DeliveryRow<Image>> {
-    let row = |truncate: &DeliveryTruncate| DeliveryRow {
-        key: Key::whole_table(truncate.table),
-        state: State::Absent,
-        dot: truncate.dot,
-        stamp: truncate.stamp,
-        presence: Presence::Unknown,
-        pair: None,
-        half: None,
-        overwritten: None,
-        hold: truncate.hold,
-        was_held: truncate.was_held,
-    };
-    delivery.truncates.iter().map(row).collect()
+    delivery.truncates.iter().map(DeliveryRow::of_truncate).collect()
 }
 
 /// Why a key of a paused table is held.
@@ -332,7 +326,7 @@ fn incomplete(row: &DeliveryRow<Image>) -> Held {
 fn key_parameters(rows: &[Placed<'_>], parts: usize) -> Vec<super::arrays::TextArray> {
     let mut arrays: Vec<_> = (0..parts).map(|_| super::arrays::TextArray::default()).collect();
     for placed in rows {
-        for (raw, array) in crate::capture::key::raw_parts(&placed.row.key.bytes).zip(&mut arrays) {
+        for (raw, array) in crate::capture::key::raw_parts(placed.row.key.bytes()).zip(&mut arrays) {
             array.push_raw(raw);
         }
     }
@@ -345,7 +339,7 @@ fn pairs<'a>(rows: &[Placed<'a>]) -> Vec<Vec<Placed<'a>>> {
     // Both of a unit's keys lead to it.
     let mut unit_of: HashMap<&Key, usize> = HashMap::new();
     for placed in rows {
-        let keys = || std::iter::once(&placed.row.key).chain(placed.row.pair.as_deref());
+        let keys = || std::iter::once(&placed.row.key).chain(&placed.row.pair);
         let known = keys().find_map(|key| unit_of.get(key).copied());
         let at = known.unwrap_or_else(|| {
             units.push(Vec::new());

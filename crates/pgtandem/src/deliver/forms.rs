@@ -2,19 +2,19 @@
 
 use tokio_postgres::Statement;
 
-use super::batch::{Form, Placed, Prepared};
+use super::batch::Prepared;
 use super::error::DeliverError;
+use super::placement::Form;
 use super::session::Target;
 use super::target::TargetTable;
 use crate::capture::ShapeId;
 use crate::sql::{self, WrittenColumn};
 
 impl Target {
-    /// Prepares the forms that `placed` needs and that are not prepared yet.
-    pub(super) async fn prepare(&mut self, placed: &[Placed<'_>]) -> Result<(), DeliverError> {
-        let mut last = None;
-        for form in placed.iter().map(|placed| placed.form) {
-            if last.replace(form) == Some(form) || self.forms.contains_key(&form) {
+    /// Prepares what is not prepared yet.
+    pub(super) async fn prepare(&mut self, forms: &[Form]) -> Result<(), DeliverError> {
+        for form in forms.iter().copied() {
+            if self.forms.contains_key(&form) {
                 continue;
             }
             let prepared = self.prepare_form(form).await?;

@@ -8,6 +8,7 @@ mod error;
 mod forms;
 mod patience;
 mod pipeline;
+mod placement;
 mod record;
 mod session;
 mod target;

@@ -2,14 +2,33 @@
 
 use std::io;
 
+use bytes::{BufMut, BytesMut};
 use hub::{Cover, Decision, Delivery, DeliveryRow, DeliveryTruncate, Dot, Half, Key, NodeId, Position, State};
 use serde_json::{Map, Value as Json, json};
-use tokio_postgres::types::PgLsn;
+use tokio_postgres::types::{IsNull, PgLsn, ToSql, Type, to_sql_checked};
 
 use super::DeliverError;
 use super::session::{LandingId, Target};
 use super::target::TargetTables;
 use crate::capture::{Image, Shapes, Value, key};
+
+/// What a landing wrote, as `bytea`; there may be millions.
+#[derive(Debug)]
+pub struct Hashes<'w>(pub &'w [u64]);
+
+impl ToSql for Hashes<'_> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.reserve(size_of_val(self.0));
+        self.0.iter().for_each(|hash| out.put_u64_le(*hash));
+        Ok(IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::BYTEA
+    }
+
+    to_sql_checked!();
+}
 
 /// Read last in the transaction, while its row locks are held: a local change to one of the rows either committed
 /// before, and has a smaller position, or comes after, and has a larger one.
@@ -91,18 +110,18 @@ impl Target {
             State::Present(image) => row_json(image, &self.shapes).map(Some),
         };
         let image = row_json(&row.state)?;
-        let partners = |half: &Half<Image>| half.partners.iter().map(|key| key.bytes.to_vec()).collect();
-        let half_keys: Option<Vec<Vec<u8>>> = row.half.as_deref().map(partners);
-        let half_row = row.half.as_deref().map(|half| row_json(&half.fallback)).transpose()?.flatten();
-        let table = i32::try_from(row.key.table.0).unwrap_or(i32::MAX);
-        let partner = row.pair.as_ref().map(|pair| pair.bytes.to_vec());
+        let partners = |half: &Half<Image>| half.partners.iter().map(|key| key.bytes().to_vec()).collect();
+        let half_keys: Option<Vec<Vec<u8>>> = row.half.as_ref().map(partners);
+        let half_row = row.half.as_ref().map(|half| row_json(&half.fallback)).transpose()?.flatten();
+        let table = i32::try_from(row.key.table().0).unwrap_or(i32::MAX);
+        let partner = row.pair.as_ref().map(|pair| pair.bytes().to_vec());
         let position = PgLsn::from(row.dot.position.0);
         let (source, stamp_node) = (i16::from(row.dot.node.0), i16::from(row.stamp.node.0));
         let overwritten = row.overwritten.map(|position| PgLsn::from(position.0));
         let reflects: Vec<PgLsn> = cover.0.iter().map(|position| PgLsn::from(position.0)).collect();
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 17] = [
+        let parameters: [&(dyn ToSql + Sync); 17] = [
             &table,
-            &&*row.key.bytes,
+            &row.key.bytes(),
             &key_json,
             &source,
             &position,
@@ -125,8 +144,8 @@ impl Target {
 
     /// After the landing: its position is when the key was written.
     pub(super) async fn release(&self, key: &Key, id: LandingId) -> Result<(), DeliverError> {
-        let table = i32::try_from(key.table.0).unwrap_or(i32::MAX);
-        self.client.execute(&self.fixed.release, &[&table, &&*key.bytes, &id.0]).await?;
+        let table = i32::try_from(key.table().0).unwrap_or(i32::MAX);
+        self.client.execute(&self.fixed.release, &[&table, &key.bytes(), &id.0]).await?;
         Ok(())
     }
 
@@ -149,8 +168,8 @@ impl Target {
     }
 
     pub(super) async fn forget(&self, key: &Key) -> Result<(), DeliverError> {
-        let table = i32::try_from(key.table.0).unwrap_or(i32::MAX);
-        self.client.execute(&self.fixed.forget, &[&table, &&*key.bytes]).await?;
+        let table = i32::try_from(key.table().0).unwrap_or(i32::MAX);
+        self.client.execute(&self.fixed.forget, &[&table, &key.bytes()]).await?;
         Ok(())
     }
 
@@ -161,10 +180,10 @@ impl Target {
 
 fn key_json(key: &Key, tables: &TargetTables) -> Json {
     let names: Vec<String> = tables
-        .get(&key.table)
+        .get(&key.table())
         .map(|table| table.key.iter().map(|name| name.as_str().to_owned()).collect())
         .unwrap_or_default();
-    key::to_json(&names, &key.bytes)
+    key::to_json(&names, key.bytes())
 }
 
 /// A row as JSON: column names and their texts.
@@ -201,9 +220,9 @@ fn decision_json(decision: &Decision<Image>, shapes: &Shapes, tables: &TargetTab
     };
     let lsn = |position: hub::Position| PgLsn::from(position.0).to_string();
     let number = |node: NodeId| node.0;
-    let hex: String = decision.key.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = decision.key.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(json!({
-        "table_id": decision.key.table.0,
+        "table_id": decision.key.table().0,
         "key": key_json(&decision.key, tables),
         "key_bytes": hex,
         "winner_node": number(decision.winner.dot.node),

@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::SinkExt;
-use hub::{Delivery, Key, Landed, NodeId, Position};
+use hub::{Delivery, DeliveryRow, Key, Landed, NodeId, Position};
 use tokio_postgres::types::{PgLsn, ToSql};
 use tokio_postgres::{Client, Statement};
 
-use super::batch::{Batch, Form, PreparedForms, Trust, is_partial, next_batch, place};
+use super::batch::{Batch, PreparedForms, is_partial, next_batch};
 use super::error::DeliverError;
 use super::patience::Patience;
 use super::pipeline::Pipeline;
+use super::placement::{Form, Placement};
 use super::record;
 use super::target::TargetTables;
-use super::trust::Experience;
+use super::trust::{Experience, Trust};
 use crate::capture::{Image, Shapes};
 use crate::sql;
 
@@ -216,11 +217,12 @@ impl Target {
         delivery: &Delivery<Image>,
         trust: &mut Trust,
     ) -> Result<Landing, DeliverError> {
-        let placed = place(delivery.rows.iter(), &self.tables, &self.shapes, *trust);
-        if !placed.iter().any(|placed| matches!(placed.form, Form::Update(..) | Form::Insert(..))) {
+        let placement = Placement::new(&delivery.rows, every, &self.tables, &self.shapes, *trust);
+        let forms = placement.forms();
+        if !forms.iter().any(|form| matches!(form, Form::Update(..) | Form::Insert(..))) {
             *trust = Trust::Nothing;
         }
-        self.prepare(&placed).await?;
+        self.prepare(&forms).await?;
         let truncate = self.truncate_text(delivery);
         let fold = self.fold_due(delivery);
         let decisions = record::decisions_json(delivery, &self.shapes, &self.tables)?;
@@ -234,8 +236,9 @@ impl Target {
             if let Some(truncate) = &truncate {
                 pipeline.send(this.client.batch_execute(truncate)).await;
             }
-            let mut rest = &placed[..];
-            while let Some(batch) = next_batch(&mut rest, &this.forms)? {
+            let mut written = 0;
+            while let Some(batch) = next_batch(placement.rows(written), &this.forms)? {
+                written += batch.rows.len();
                 if pipeline.has_failed() {
                     break;
                 }
@@ -250,6 +253,7 @@ impl Target {
                     pipeline.send(async move { this.take_step(&batch, step, missed).await }).await;
                 }
             }
+            drop(placement);
             if let Some(decisions) = &decisions {
                 pipeline.send(async { this.client.execute(&this.fixed.decide, &[decisions]).await.map(drop) }).await;
             }
@@ -318,7 +322,7 @@ impl Target {
                 let found = self.client.query(statement, &parameters).await?;
                 if found.len() < batch.rows.len() {
                     let found: HashSet<i64> = found.iter().map(|row| row.get(0)).collect();
-                    let rows = (1..).zip(batch.rows).filter(|(number, _)| !found.contains(number));
+                    let rows = (1..).zip(&batch.rows).filter(|(number, _)| !found.contains(number));
                     let mut missed = missed.lock().expect("nobody panics while it is locked");
                     missed.extend(rows.map(|(_, placed)| placed.row.key.clone()));
                 }
@@ -339,7 +343,8 @@ impl Target {
         let rows = i32::try_from(delivery.rows.len()).unwrap_or(i32::MAX);
         let held = held.iter().map(|held| held.key.clone()).collect();
         let landed = Landed { position: Position(0), held, missed: Vec::new(), before: Position(0) };
-        let wrote = delivery.wrote(&landed).to_bytes();
+        let wrote = delivery.wrote(&landed);
+        let wrote = wrote.hashes().map(record::Hashes);
         let parameters: [&(dyn ToSql + Sync); 6] = [&id.0, &self.epoch, &cover, &acknowledged, &rows, &wrote];
         let row = self.client.query_one(&self.fixed.land, &parameters).await?;
         *position = Position(row.try_get::<_, PgLsn>(0)?.into());
@@ -370,4 +375,8 @@ impl Target {
         let row = client.query_opt("SELECT position FROM pgtandem.landing WHERE id = $1", &[&id.0]).await?;
         row.map(|row| row.try_get::<_, PgLsn>(0).map(|position| Position(position.into()))).transpose()
     }
+}
+
+fn every(_: &DeliveryRow<Image>) -> bool {
+    true
 }

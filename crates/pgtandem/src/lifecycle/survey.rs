@@ -45,6 +45,23 @@ pub struct LinkFacts {
     pub copies: Vec<Restore>,
 }
 
+impl LinkFacts {
+    /// Of a link that another version of pgtandem made, which `check` refuses.
+    fn unread(node: NodeRow) -> Self {
+        Self {
+            node,
+            peers: Vec::new(),
+            last_number: -1,
+            tables: Vec::new(),
+            last_table_id: 0,
+            held: Vec::new(),
+            sequences_before: Vec::new(),
+            identities_before: Vec::new(),
+            copies: Vec::new(),
+        }
+    }
+}
+
 impl NodeSurvey {
     pub fn table(&self, name: &QualifiedName) -> Option<&TableShape> {
         self.tables.iter().find(|table| table.name == *name)
@@ -143,6 +160,9 @@ async fn read_link(client: &impl GenericClient) -> Result<Option<LinkFacts>, tok
     let Some(node) = link::read_node(client).await? else {
         return Ok(None);
     };
+    if node.other_version().is_some() {
+        return Ok(Some(LinkFacts::unread(node)));
+    }
     Ok(Some(LinkFacts {
         node,
         peers: link::read_peers(client).await?,

@@ -13,7 +13,8 @@ pub use epoch::{Epoch, read_epoch, take_epoch};
 pub use held::{Decision, DecisionFilter, Held, count_decisions, delete_held, insert_held, list_decisions, list_held};
 pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, ask_to_yield, lock, notify_changed, try_lock, unlock};
 pub use nodes::{
-    NewNode, NodeRow, Peer, insert_peer, read_last_number, read_node, read_peers, set_left, set_slot_count, slot_name,
+    NewNode, NodeRow, OtherVersion, Peer, insert_peer, read_last_number, read_node, read_peers, set_left,
+    set_slot_count, slot_name,
 };
 pub use restore::{Restore, RestoreKind, delete_restore, list_restore, read_restore, save_restore, set_restore_after};
 pub use tables::{
@@ -24,7 +25,7 @@ pub use tables::{
 use tokio_postgres::{Error, GenericClient};
 
 /// The version of `schema.sql`, kept in `pgtandem.node.schema_version`.
-pub const SCHEMA_VERSION: i32 = 1;
+pub const SCHEMA_VERSION: i32 = 2;
 
 /// The publication's name on every node.
 pub const PUBLICATION: &str = "pgtandem";

@@ -1,8 +1,11 @@
 //! `pgtandem.node` and `pgtandem.peer`: who is in the link.
 
-use super::SCHEMA_VERSION;
+use std::cmp::Ordering;
+
 use tokio_postgres::{Error, GenericClient};
 use uuid::Uuid;
+
+use super::SCHEMA_VERSION;
 
 /// What is written when a node joins.
 #[derive(Debug, Clone)]
@@ -28,6 +31,30 @@ pub struct NodeRow {
     pub secret: Uuid,
     pub slot_count: i16,
     pub schema_version: i32,
+}
+
+/// The schema `pgtandem` on a node is not the one this program knows: nothing else of it may be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherVersion {
+    pub what: String,
+    pub remedy: String,
+}
+
+impl NodeRow {
+    #[must_use]
+    pub fn other_version(&self) -> Option<OtherVersion> {
+        let found = self.schema_version;
+        let (who, remedy) = match found.cmp(&SCHEMA_VERSION) {
+            Ordering::Equal => return None,
+            Ordering::Greater => ("a newer", "use that version of pgtandem"),
+            Ordering::Less => {
+                ("an older", "run `pgtandem down`, then `pgtandem up`: tables that are equal are linked as they are")
+            }
+        };
+        let what =
+            format!("{who} pgtandem has linked this node (schema version {found}; this one is {SCHEMA_VERSION})");
+        Some(OtherVersion { what, remedy: remedy.to_owned() })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

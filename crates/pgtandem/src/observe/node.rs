@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde_json::Value as Json;
 use tokio_postgres::{Client, Error};
 
+use super::observer::Away;
 use crate::link::{self, Installed, LOCK_KEY, LinkedTable, NodeRow};
 
 /// How many held keys of a table are shown one by one.
@@ -100,20 +101,27 @@ pub struct LockHolder {
 }
 
 /// # Errors
-/// When the connection is lost or the role may not read what belongs to pgtandem.
-pub async fn view(client: &Client) -> Result<NodeView, Error> {
+/// When the connection is lost, the role may not read what belongs to pgtandem, or another version has made it.
+pub async fn view(client: &Client) -> Result<NodeView, Away> {
+    let (server_version, in_recovery, node) = node_row(client).await.map_err(|error| Away::of_sql(&error))?;
+    if let Some(other) = node.as_ref().and_then(NodeRow::other_version) {
+        return Err(Away { reason: other.what, remedy: Some(other.remedy) });
+    }
+    let link = match node {
+        Some(node) => Some(link_view(client, node).await.map_err(|error| Away::of_sql(&error))?),
+        None => None,
+    };
+    Ok(NodeView { server_version, in_recovery, link })
+}
+
+async fn node_row(client: &Client) -> Result<(String, bool, Option<NodeRow>), Error> {
     const SERVER: &str = "SELECT pg_catalog.current_setting('server_version'), pg_catalog.pg_is_in_recovery()";
     let (server, installed) = tokio::try_join!(client.query_one(SERVER, &[]), link::is_installed(client))?;
-    let (server_version, in_recovery) = (server.get(0), server.get(1));
     let node = match installed {
         Installed::Yes => link::read_node(client).await?,
         Installed::No | Installed::Foreign => None,
     };
-    let link = match node {
-        Some(node) => Some(link_view(client, node).await?),
-        None => None,
-    };
-    Ok(NodeView { server_version, in_recovery, link })
+    Ok((server.get(0), server.get(1), node))
 }
 
 async fn link_view(client: &Client, node: NodeRow) -> Result<LinkView, Error> {

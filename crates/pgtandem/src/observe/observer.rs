@@ -91,7 +91,7 @@ async fn look_at(node: &Node, session: &mut Option<Session>, limit: Duration) ->
     let look = async {
         open(node, session).await.map_err(|error| Away::of(&error))?;
         let Some(open) = session.as_ref() else { return Err(silent(limit)) };
-        view(&open.client).await.map_err(|error| Away::of_sql(&error))
+        view(&open.client).await
     };
     let observed = tokio::time::timeout(limit, look).await.unwrap_or_else(|_| Err(silent(limit)));
     if observed.is_err() {

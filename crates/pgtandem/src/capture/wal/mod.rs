@@ -340,7 +340,7 @@ impl WalCapture {
                 spelling => key::encode(std::iter::once((spelling, text)), &mut self.key_bytes),
             }
         }
-        Ok(Key { table: plan.table, bytes: self.key_bytes.as_slice().into() })
+        Ok(Key::new(plan.table, &self.key_bytes))
     }
 
     /// The row whole: values the server left out are taken from `old` or from `asked`, key columns from `old_key`

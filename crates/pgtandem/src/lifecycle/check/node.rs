@@ -1,7 +1,7 @@
 //! What a node must be and allow, whatever its tables.
 
 use crate::lifecycle::{NodeSurvey, Report};
-use crate::link::{Installed, SCHEMA_VERSION, TableState};
+use crate::link::{Installed, TableState};
 use crate::sql::Ident;
 
 const OLDEST: i32 = 14;
@@ -144,9 +144,10 @@ fn installed(report: &mut Report, survey: &NodeSurvey) {
         }
         return;
     };
-    if link.node.schema_version > SCHEMA_VERSION {
-        let what = format!("a newer pgtandem has linked this node (schema version {})", link.node.schema_version);
-        report.fault("schema", what).on(node).mend("use that version of pgtandem");
+    if let Some(other) = link.node.other_version() {
+        // Of what else it keeps nothing was read.
+        report.fault("schema", other.what).on(node).mend(other.remedy);
+        return;
     }
     if link.node.name != *node {
         report

@@ -72,3 +72,28 @@ fn it_says_what_is_missing_before_it_can_run() {
     let outcome = pair.pgtandem(["run", "--log-level", "loud"]).exits(2);
     assert!(outcome.stderr.contains("a level is error, warn, info, debug, trace or off"), "{}", outcome.stderr);
 }
+
+#[test]
+fn a_link_that_another_version_made_is_refused_with_the_remedy() {
+    let pair = linked(Setup::default());
+    let renumber =
+        |by: i32| pair["legacy"].sql(&format!("UPDATE pgtandem.node SET schema_version = schema_version + {by}"));
+    for (by, who, remedy) in
+        [(-1, "an older", "run `pgtandem down`, then `pgtandem up`"), (1, "a newer", "use that version")]
+    {
+        renumber(by);
+        for command in [&["run"][..], &["check"], &["up", "--yes"], &["status"]] {
+            let outcome = pair.pgtandem(command.iter().copied());
+            let said = format!("{}{}", outcome.stdout, outcome.stderr);
+            assert_ne!(outcome.code, 0, "{command:?}: {said}");
+            assert!(said.contains(&format!("{who} pgtandem has linked this node")), "{command:?}: {said}");
+            assert!(said.contains(remedy), "{command:?}: {said}");
+        }
+        renumber(-by);
+    }
+    // What the older one made does not have the columns of today.
+    pair["legacy"].sql("UPDATE pgtandem.node SET schema_version = 1; ALTER TABLE pgtandem.held DROP COLUMN since");
+    pair.pgtandem(["run"]).exits(3);
+    pair.pgtandem(["down", "--yes"]).exits(0);
+    pair.pgtandem(["up", "--yes"]).exits(0);
+}
