@@ -48,11 +48,6 @@ impl Report {
         self.push(Row::of(what, digits, compared, bound, compared.ratio()));
     }
 
-    /// A quantity of both systems; `bound` is on pgtandem's median, whatever native's is.
-    pub fn beside(&mut self, what: &str, digits: usize, compared: &Compared, bound: Bound) {
-        self.push(Row::of(what, digits, compared, Some(bound), compared.tandem.median()));
-    }
-
     /// A quantity of pgtandem alone; `bound` is on its median.
     pub fn alone(&mut self, what: &str, digits: usize, series: &Series, bound: Option<Bound>) {
         let compared = Compared { tandem: series.clone(), ..Compared::default() };
