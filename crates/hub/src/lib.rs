@@ -11,6 +11,7 @@
 
 mod change;
 mod cover;
+mod decided;
 mod decision;
 mod delivery;
 mod fifo;

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 
 use crate::change::{Op, State};
+use crate::decided::Made;
 use crate::decision::{Decision, Kind, Side};
 use crate::hub::Hub;
 use crate::judge::Transaction;
 use crate::key::{Dot, NodeId, NodeSet, Position};
 use crate::policy::Verdict;
-use crate::window::{Made, Mark, Write};
+use crate::window::{Mark, Write};
 
 impl<I: Clone> Hub<I> {
     /// The change had seen the canonical, if there was one, and replaces it. Its stamp is raised above what it
@@ -150,7 +151,8 @@ impl<I: Clone> Hub<I> {
         entry.marks.set_op(op);
         entry.state = state;
         let side = entry.side();
-        for number in self.numbers_of(slot, |winner, _| winner == transaction.dot) {
+        let numbers: Vec<u64> = entry.won_by(transaction.dot).map(|d| d.number).collect();
+        for number in numbers {
             if let Some(decision) = self.log.get_mut(number) {
                 (decision.winner.op, decision.winner.state) = (side.op, side.state.clone());
             }
@@ -159,16 +161,12 @@ impl<I: Clone> Hub<I> {
 
     /// A later change of the transaction whose earlier one lost: by the same decision.
     pub(crate) fn replace_lost(&mut self, transaction: &Transaction, slot: u32, state: State<I>) {
-        for number in self.numbers_of(slot, |_, loser| loser == transaction.dot) {
+        for made in self.window.get(slot).lost_by(transaction.dot) {
+            let number = made.number;
             if let Some(decision) = self.log.get_mut(number) {
                 decision.loser.op = decision.loser.op.then(&state);
                 decision.loser.state = state.clone();
             }
         }
-    }
-
-    fn numbers_of(&self, slot: u32, about: impl Fn(Dot, Dot) -> bool) -> Vec<u64> {
-        let decisions = self.window.get(slot).decisions().iter();
-        decisions.filter(|d| about(d.winner, d.loser)).map(|d| d.number).collect()
     }
 }

@@ -9,11 +9,11 @@ use smallvec::SmallVec;
 
 use crate::change::{Op, State};
 use crate::cover::{Cover, Landing};
+use crate::decided::Made;
 use crate::decision::Side;
 use crate::hold::Span;
 use crate::key::{Dot, Key, Micros, NodeId, Position, Stamp};
 use crate::key_change::Half;
-use crate::window::Made;
 use crate::wrote::Touch;
 
 /// One change of a key.

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 
 use crate::change::{Change, Op, State};
 use crate::cover::{Cover, Landing};
+use crate::decided::Made;
 use crate::decision::{Kept, Kind};
 use crate::hold::{HeldRecord, Span};
 use crate::hub::Hub;
@@ -20,7 +21,7 @@ use crate::key::{Dot, Key, Micros, NodeId, Position, TableId};
 use crate::key_change::Half;
 use crate::past::{Causality, History, Past};
 use crate::policy::{Policies, Verdict};
-use crate::window::{Entry, Made, SlotRef, Write};
+use crate::window::{Entry, SlotRef, Write};
 use crate::wrote::Touch;
 
 /// Per node, how far its changes can have had an effect: recovery reads the changes in (start, reach].
@@ -259,7 +260,7 @@ impl<I: Clone> Recovery<I> {
         let entry = self.hub.window.get_mut(slot);
         if !spans.is_empty() || !kept.is_empty() {
             entry.extra().spans = spans.clone();
-            entry.extra().decisions = kept;
+            entry.extra().decisions = kept.into_iter().collect();
         }
         let landings = std::mem::take(&mut self.landings);
         let causality = Causality {
@@ -378,7 +379,7 @@ impl<I: Clone> Recovery<I> {
             let mut known = history.changes.iter().map(|c| c.dot).chain(history.firsts.iter().copied());
             decisions.iter().any(met) || known.all(|c| c == dot || unknown(c))
         };
-        let mut lost = table.decisions().iter().filter(|d| d.loser == dot);
+        let mut lost = table.lost_by(dot);
         !entry.has_won(dot) && lost.any(|d| stood_for_both(d.winner))
     }
 

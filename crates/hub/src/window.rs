@@ -6,11 +6,13 @@
 use std::hash::BuildHasher;
 
 use crate::change::{Op, State};
+use crate::decided::{Decided, Made};
 use crate::decision::Side;
 use crate::hold::Span;
 use crate::key::{Dot, Key, NodeId, NodeSet, Position, Stamp, TableId};
 use crate::key_change::Half;
 use hashbrown::{DefaultHashBuilder, HashTable};
+use smallvec::SmallVec;
 
 /// The canonical state of a key and what is known of it on each node.
 #[derive(Debug)]
@@ -141,31 +143,10 @@ impl Marks {
     }
 }
 
-/// A decision about the key.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Made {
-    pub winner: Dot,
-    pub loser: Dot,
-    /// The loser was a part of a key change that lost on another key. It may stand here as what it fell back to.
-    pub forfeit: bool,
-    /// Its number in the log, or `KEPT`.
-    pub number: u64,
-}
-
-impl Made {
-    /// Made before a restart.
-    pub(crate) const KEPT: u64 = u64::MAX;
-
-    fn is(&self, winner: Dot, loser: Dot) -> bool {
-        (self.winner, self.loser) == (winner, loser)
-    }
-}
-
 /// What few entries have.
 #[derive(Debug)]
 pub(crate) struct Extra<I> {
-    /// Winner, loser, number in the log.
-    pub decisions: Vec<Made>,
+    pub decisions: Decided,
     pub spans: Vec<Span>,
     /// Set while the canonical is part of a key change.
     pub half: Option<Half<I>>,
@@ -177,7 +158,7 @@ pub(crate) struct Extra<I> {
 
 impl<I> Default for Extra<I> {
     fn default() -> Self {
-        Extra { decisions: Vec::new(), spans: Vec::new(), half: None, bound: Vec::new(), dependents: 0 }
+        Extra { decisions: Decided::default(), spans: Vec::new(), half: None, bound: Vec::new(), dependents: 0 }
     }
 }
 
@@ -262,48 +243,60 @@ impl<I> Entry<I> {
     /// The kept decision about these two, if there is one: whether `challenger` won. Who beat a key change on its other
     /// key also beats what it fell back to here, unless a decision about this key says otherwise.
     pub(crate) fn kept(&self, challenger: Dot, other: Dot) -> Option<bool> {
-        let about = |d: &&Made| d.is(challenger, other) || d.is(other, challenger);
-        let mut about = self.decisions().iter().filter(about);
-        let first = about.next()?;
-        let decided = if first.forfeit { about.find(|d| !d.forfeit).unwrap_or(first) } else { first };
+        let lost = self.lost_by(challenger).filter(|d| d.winner == other);
+        let won = self.lost_by(other).filter(|d| d.winner == challenger);
+        let mut about: SmallVec<[&Made; 2]> = lost.chain(won).collect();
+        // As they were made: all stand in one slice.
+        about.sort_by_key(|made| std::ptr::from_ref(*made));
+        let first = about.first()?;
+        let decided = if first.forfeit { about.iter().find(|d| !d.forfeit).unwrap_or(first) } else { first };
         Some(decided.winner == challenger)
     }
 
     /// Whether recording this would say nothing new. Who loses to a change here may have beaten it on its other key.
     pub(crate) fn is_recorded(&self, winner: Dot, loser: Dot, forfeit: bool) -> bool {
-        let decided_here = |d: &Made| !forfeit && !d.forfeit && d.is(loser, winner);
-        self.decisions().iter().any(|d| d.is(winner, loser) || decided_here(d))
+        let decided_here = |d: &Made| !forfeit && !d.forfeit && d.winner == loser;
+        self.lost_by(loser).any(|d| d.winner == winner) || self.lost_by(winner).any(decided_here)
     }
 
     pub(crate) fn decisions(&self) -> &[Made] {
-        self.extra.as_ref().map_or(&[], |x| &x.decisions)
+        self.extra.as_ref().map_or(&[], |x| x.decisions.all())
+    }
+
+    /// The decisions that name the change as their loser.
+    pub(crate) fn lost_by(&self, dot: Dot) -> impl Iterator<Item = &Made> {
+        self.extra.iter().flat_map(move |x| x.decisions.lost_by(dot))
+    }
+
+    /// The decisions that name the change as their winner.
+    pub(crate) fn won_by(&self, dot: Dot) -> impl Iterator<Item = &Made> {
+        self.extra.iter().flat_map(move |x| x.decisions.won_by(dot))
     }
 
     /// A decision about this key names the change as its loser.
     pub(crate) fn has_lost(&self, dot: Dot) -> bool {
-        self.decisions().iter().any(|d| d.loser == dot)
+        self.lost_by(dot).next().is_some()
     }
 
     /// Another change of this key beat it.
     pub(crate) fn was_beaten(&self, dot: Dot) -> bool {
-        self.decisions().iter().any(|d| d.loser == dot && !d.forfeit)
+        self.lost_by(dot).any(|d| !d.forfeit)
     }
 
     /// A decision about this key names the change as its winner.
     pub(crate) fn has_won(&self, dot: Dot) -> bool {
-        self.decisions().iter().any(|d| d.winner == dot && !d.forfeit)
+        self.won_by(dot).any(|d| !d.forfeit)
     }
 
     /// A change that had not seen it beat it, in a decision that is not on any node yet.
     pub(crate) fn lost_just_now(&self, dot: Dot) -> bool {
-        let made = |d: &&Made| d.number != Made::KEPT && !d.forfeit && d.loser == dot;
-        let mut lost = self.decisions().iter().filter(made);
+        let mut lost = self.lost_by(dot).filter(|d| d.number != Made::KEPT && !d.forfeit);
         lost.any(|d| d.winner.node != dot.node)
     }
 
     /// It was part of a key change that lost on another key.
     pub(crate) fn has_forfeited(&self, dot: Dot) -> bool {
-        self.decisions().iter().any(|d| d.loser == dot && d.forfeit)
+        self.lost_by(dot).any(|d| d.forfeit)
     }
 
     /// The last landing on `node` that wrote this key after `after` and not after `upto`.

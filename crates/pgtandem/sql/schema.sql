@@ -93,6 +93,7 @@ CREATE TABLE pgtandem.decision (
     policy          text NOT NULL,
     why             text NOT NULL,
     decided_at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    undone_at       timestamptz,                        -- when a person put the row that lost back
     UNIQUE (table_id, key_bytes, winner_node, winner_position, loser_node, loser_position)
 );
 

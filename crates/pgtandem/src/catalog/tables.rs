@@ -1,7 +1,7 @@
 //! Tables and their columns.
 
 use super::constraints::{self, ForeignKey, Trigger, UniqueIndex};
-use crate::sql::{Ident, QualifiedName};
+use crate::sql::{Ident, QualifiedName, WrittenColumn};
 use std::collections::HashMap;
 use tokio_postgres::{Error, GenericClient, Row};
 
@@ -61,6 +61,23 @@ impl TableShape {
     /// The columns whose values travel: all but those a node computes itself.
     pub fn written_columns(&self) -> impl Iterator<Item = &Column> {
         self.columns.iter().filter(|column| column.generated.is_none())
+    }
+
+    /// A column of this table as statements write it.
+    pub fn written(&self, column: &Column) -> WrittenColumn {
+        WrittenColumn {
+            name: column.name.clone(),
+            cast_type: column.cast_type.clone(),
+            is_key: self.is_key(&column.name),
+            equals: column.equals.clone(),
+            is_fixed: column.identity == Some(Identity::Always),
+        }
+    }
+
+    /// The key's columns in key order.
+    pub fn key_columns(&self) -> Vec<WrittenColumn> {
+        let key = self.primary_key.iter().filter_map(|name| self.column(name));
+        key.map(|column| self.written(column)).collect()
     }
 }
 

@@ -2,22 +2,27 @@
 
 use std::time::SystemTime;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::Value as Json;
 
+use super::confirm::confirm;
 use super::layout::{Cell, Grid, Tone, clip};
 use super::status::key_text;
 use super::{Failure, Global, Outcome, Style, say, when};
 use crate::config::{self, Config};
-use crate::observe::{Conflict, ConflictFilter, Observer, read_conflicts};
+use crate::lifecycle;
+use crate::observe::{Conflict, ConflictFilter, NoConflicts, Observer, read_conflicts};
 use crate::sql::QualifiedName;
 
-/// Lists the conflicts that were decided, newest first, with both rows.
+/// Lists the conflicts that were decided, newest first, with both rows; `undo` puts back one that lost.
 ///
 /// A conflict is two changes of one row, neither of which had seen the other. Each was decided once, by the table's
-/// `resolve`; the row that lost is shown in full, so that it can be put back. Columns that differ are marked ≠.
+/// `resolve`; the row that lost is kept in full. Columns that differ are marked ≠.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Conflicts {
+    #[command(subcommand)]
+    what: Option<What>,
     /// Only those of this table
     #[arg(short, long, value_name = "TABLE", value_parser = config::read_table_name)]
     table: Option<QualifiedName>,
@@ -32,27 +37,122 @@ pub struct Conflicts {
     json: bool,
 }
 
+#[derive(Subcommand)]
+enum What {
+    Show(Show),
+    Undo(Undo),
+}
+
+/// Shows one conflict with both rows, nothing cut off.
+#[derive(Args)]
+struct Show {
+    /// Its name, as `pgtandem conflicts` lists it, or how it begins
+    conflict: String,
+    /// Print JSON (docs/json.md)
+    #[arg(long)]
+    json: bool,
+}
+
+/// Puts back the row that lost, as a new change that wins everywhere.
+///
+/// It is written on one node as an application would write it (triggers and constraints have their say), and delivered
+/// from there. Refused if the row is not the one that won any more.
+#[derive(Args)]
+struct Undo {
+    /// Its name, as `pgtandem conflicts` lists it, or how it begins
+    conflict: String,
+    /// Also where the row has changed since
+    #[arg(long)]
+    force: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
 impl Conflicts {
     pub async fn run(self, global: &Global) -> Result<Outcome, Failure> {
         let config = global.load_config()?;
-        let filter = ConflictFilter { table: self.table.clone(), since: self.since, limit: self.limit };
-        let names: Vec<&str> = config.nodes.iter().map(|node| node.name.as_str()).collect();
-        let (conflicts, away) = read_conflicts(&names, &mut Observer::new(&config), &filter).await;
-        for (node, why) in &away {
-            eprintln!("{} {node} is away: {}", Style::of_stderr().warn("warning:"), why.reason);
+        match self.what {
+            Some(What::Show(show)) => return show.run(&config).await,
+            Some(What::Undo(undo)) => return undo.run(&config).await,
+            None => {}
         }
-        if away.len() == names.len() {
-            return Err(Failure::at_run_time("no node could be reached"));
-        }
-        let Some(conflicts) = conflicts else { return Err(not_linked(self.table.as_ref(), &config)) };
+        let filter =
+            ConflictFilter { table: self.table.clone(), since: self.since, limit: self.limit, ..Default::default() };
+        let (conflicts, away) = read(&config, &filter).await?;
         if self.json {
-            let away: Vec<&str> = away.iter().map(|(node, _)| node.as_str()).collect();
             let json = serde_json::json!({ "conflicts": conflicts, "away": away });
             say(format!("{json:#}"));
         } else {
             print(&conflicts, self.limit);
         }
         Ok(Outcome::Fine)
+    }
+}
+
+impl Show {
+    async fn run(self, config: &Config) -> Result<Outcome, Failure> {
+        let conflict = the_one(config, &self.conflict).await?;
+        match self.json {
+            true => say(format!("{:#}", serde_json::json!(conflict))),
+            false => say(render(&conflict, usize::from(u16::MAX), Style::of_stdout()).trim_end()),
+        }
+        Ok(Outcome::Fine)
+    }
+}
+
+impl Undo {
+    async fn run(self, config: &Config) -> Result<Outcome, Failure> {
+        let conflict = the_one(config, &self.conflict).await?;
+        let row = format!("{} {}", conflict.table, key_text(&conflict.key));
+        if !self.yes {
+            say(render(&conflict, width(), Style::of_stdout()).trim_end());
+        }
+        let question = match conflict.loser.row {
+            Some(_) => format!("Put the row of {} back?", conflict.loser.node),
+            None => format!("Delete the row, as {} had?", conflict.loser.node),
+        };
+        if !confirm(&question, self.yes)? {
+            say("nothing was done");
+            return Ok(Outcome::Fine);
+        }
+        let undone = lifecycle::undo(config, &conflict, self.force).await?;
+        for node in &undone.away {
+            let warning = Style::of_stderr().warn("warning:");
+            eprintln!("{warning} {node} is away: whether the row has changed there since is not known");
+        }
+        let what = if conflict.loser.row.is_some() { "is again what it was on" } else { "is deleted, as it was on" };
+        say(format!("{row} {what} {}; written on {}, delivered from there", conflict.loser.node, undone.node));
+        Ok(Outcome::Fine)
+    }
+}
+
+/// The conflicts, and the names of the nodes that are away.
+async fn read(config: &Config, filter: &ConflictFilter) -> Result<(Vec<Conflict>, Vec<String>), Failure> {
+    let names: Vec<&str> = config.nodes.iter().map(|node| node.name.as_str()).collect();
+    let (conflicts, away) = read_conflicts(&names, &mut Observer::new(config), filter).await;
+    for (node, why) in &away {
+        eprintln!("{} {node} is away: {}", Style::of_stderr().warn("warning:"), why.reason);
+    }
+    if away.len() == names.len() {
+        return Err(Failure::at_run_time("no node could be reached"));
+    }
+    let conflicts = conflicts.map_err(|none| match none {
+        NoConflicts::NothingLinked => Failure::at_run_time("nothing is linked here yet; run `pgtandem up` first"),
+        NoConflicts::UnknownTable => not_linked(filter.table.as_ref(), config),
+    })?;
+    Ok((conflicts, away.into_iter().map(|(node, _)| node).collect()))
+}
+
+async fn the_one(config: &Config, name: &str) -> Result<Conflict, Failure> {
+    const LIST: &str = "`pgtandem conflicts` lists them with their names";
+    let name = name.to_lowercase();
+    let filter = ConflictFilter { name: Some(name.clone()), limit: 3, ..Default::default() };
+    let (mut found, _) = read(config, &filter).await?;
+    match (found.pop(), found.is_empty()) {
+        (Some(conflict), true) => Ok(conflict),
+        (None, _) => Err(Failure::in_usage(format!("no conflict is called {name}"), LIST)),
+        (Some(_), false) => Err(Failure::in_usage(format!("several conflicts begin with {name}"), LIST)),
     }
 }
 
@@ -88,10 +188,14 @@ fn width() -> usize {
 pub fn render(conflict: &Conflict, width: usize, style: Style) -> String {
     let when = conflict.decided_at.map(when::precisely).unwrap_or_default();
     let Conflict { table, kind, winner, loser, policy, why, .. } = conflict;
-    let mut text = format!("{when}  {}  {kind}\n", style.bold(format!("{table} {}", key_text(&conflict.key))));
+    let row = style.bold(format!("{table} {}", key_text(&conflict.key)));
+    let mut text = format!("{when}  {row}  {kind}  {}\n", style.dim(&conflict.name));
     let over = format!("over {} (resolve = {policy}): {why}", loser.node);
     text.push_str(&format!("  {} {over}\n", style.good(format!("{} won", winner.node))));
 
+    if let Some(at) = conflict.undone_at {
+        text.push_str(&format!("  {} {}\n", style.warn("put back"), when::precisely(at)));
+    }
     let stamp = |side: &crate::observe::Side| side.stamp.map(when::precisely).unwrap_or_default();
     let columns = conflict.columns();
     let label = columns.iter().map(|name| name.chars().count()).max().unwrap_or_default().max("committed".len());

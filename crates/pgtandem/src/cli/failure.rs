@@ -67,7 +67,8 @@ impl From<LifecycleError> for Failure {
         let code = match error {
             LifecycleError::Refused { .. } => 1,
             LifecycleError::Unknown { .. } => 2,
-            LifecycleError::Connect { .. }
+            LifecycleError::Away { .. }
+            | LifecycleError::Connect { .. }
             | LifecycleError::Sql { .. }
             | LifecycleError::Replication { .. }
             | LifecycleError::Several(_) => 3,

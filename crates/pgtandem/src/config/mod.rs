@@ -73,8 +73,9 @@ pub struct HubSettings {
     pub status_interval: Duration,
     /// How many residues of ids are reserved: the most nodes there can ever be.
     pub id_slots: u16,
-    /// What the changes in the window may take before captures wait.
-    pub window_memory_mib: u64,
+    /// Decisions are kept for this long, and as long as all of a node take no more than that.
+    pub keep_conflicts_days: u32,
+    pub keep_conflicts_mib: u32,
 }
 
 impl Default for HubSettings {
@@ -83,7 +84,8 @@ impl Default for HubSettings {
             silence_timeout: Duration::from_secs(30),
             status_interval: Duration::from_millis(1000),
             id_slots: 4,
-            window_memory_mib: 32,
+            keep_conflicts_days: 90,
+            keep_conflicts_mib: 1024,
         }
     }
 }

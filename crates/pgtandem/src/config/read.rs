@@ -316,7 +316,7 @@ impl<'a> Reader<'a> {
         self.only_known(
             &section,
             "of [hub]",
-            &["silence_timeout_s", "status_interval_ms", "id_slots", "window_memory_mib"],
+            &["silence_timeout_s", "status_interval_ms", "id_slots", "keep_conflicts_days", "keep_conflicts_mib"],
         );
         let silence = defaults.silence_timeout.as_secs();
         let status = defaults.status_interval.as_secs() * 1000;
@@ -324,7 +324,8 @@ impl<'a> Reader<'a> {
             silence_timeout: Duration::from_secs(self.number(&section, "silence_timeout_s", 2..=3600, silence)),
             status_interval: Duration::from_millis(self.number(&section, "status_interval_ms", 100..=60_000, status)),
             id_slots: self.number(&section, "id_slots", 2..=64, defaults.id_slots),
-            window_memory_mib: self.number(&section, "window_memory_mib", 8..=65_536, defaults.window_memory_mib),
+            keep_conflicts_days: self.number(&section, "keep_conflicts_days", 0..=36_500, defaults.keep_conflicts_days),
+            keep_conflicts_mib: self.number(&section, "keep_conflicts_mib", 1..=1_048_576, defaults.keep_conflicts_mib),
         };
         let span = section.table.get("id_slots").map_or(section.span, Spanned::span);
         self.check_slots(settings.id_slots, nodes, Some(span));

@@ -39,7 +39,7 @@ resolve = "prefer:legacy"
 ids = "keep"
 [hub]
 silence_timeout_s = 10
-window_memory_mib = 1_00
+keep_conflicts_mib = 1_00
 "#,
     ))
     .expect("no faults");
@@ -63,7 +63,7 @@ window_memory_mib = 1_00
         ]
     );
     let hub =
-        HubSettings { silence_timeout: Duration::from_secs(10), window_memory_mib: 100, ..HubSettings::default() };
+        HubSettings { silence_timeout: Duration::from_secs(10), keep_conflicts_mib: 100, ..HubSettings::default() };
     assert_eq!(config.hub, hub);
 }
 

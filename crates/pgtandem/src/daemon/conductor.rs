@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use hub::{Delivery, Hub, Key, Landed, NodeId, Position, TableId};
 use tokio::sync::mpsc;
+use tokio_postgres::types::PgLsn;
 
 use super::error::{ReachError, RunError};
 use super::reach::{NodeContext, NodeUp};
@@ -148,11 +149,13 @@ impl Conductor {
             return Poll::Ready(Heard::Report(Box::new(report)));
         }
         let crowded = self.is_crowded();
+        let first = self.first_to_catch_up();
         for step in 0..self.seats.len() {
             // A node with a backlog must not keep the others from being heard.
             let at = (self.heard_last + 1 + step) % self.seats.len();
             let node = self.seats[at].node;
-            if crowded || !self.hub.may_judge(node) {
+            let waits = first.is_some_and(|first| first != at && self.is_catching_up(&self.seats[at]));
+            if crowded || waits || !self.hub.may_judge(node) {
                 continue;
             }
             if let Some(captured) = self.seats[at].next.take() {
@@ -181,7 +184,24 @@ impl Conductor {
         }
     }
 
-    /// So much is owed that judging more would only make the next delivery larger.
+    /// It is here, but takes no delivery before its own changes are read up to date.
+    fn is_catching_up(&self, seat: &Seat) -> bool {
+        !seat.is_away() && self.hub.judged(seat.node) < seat.catch_up_to
+    }
+
+    /// Where several nodes have to catch up, and much waits for it, the one that has the least to read goes first: what
+    /// it changed stays in the window until the others have, too.
+    fn first_to_catch_up(&self) -> Option<usize> {
+        let catching_up = || (0..self.seats.len()).filter(|at| self.is_catching_up(&self.seats[*at]));
+        if !catching_up().any(|at| self.hub.owed(self.seats[at].node) > OWED_ROWS) {
+            return None;
+        }
+        let left = |at: &usize| self.seats[*at].catch_up_to.0.saturating_sub(self.hub.judged(self.seats[*at].node).0);
+        catching_up().min_by_key(left)
+    }
+
+    /// So much is owed that judging more would only make the next delivery larger. What a node is owed that has to catch
+    /// up does not count: it takes nothing before, and only judging brings it there.
     fn is_crowded(&self) -> bool {
         let anyone_up = |except: NodeId| self.seats.iter().any(|seat| seat.node != except && !seat.is_away());
         self.seats.iter().any(|seat| {
@@ -189,7 +209,7 @@ impl Conductor {
             if seat.is_away() {
                 owed > OWED_ROWS_AWAY && (self.seats.len() == 2 || !anyone_up(seat.node))
             } else {
-                owed > OWED_ROWS
+                owed > OWED_ROWS && !self.is_catching_up(seat)
             }
         })
     }
@@ -400,6 +420,11 @@ impl Conductor {
     }
 
     #[must_use]
+    /// By node.
+    pub fn acknowledged_positions(&self) -> Vec<PgLsn> {
+        self.seats.iter().map(|seat| PgLsn::from(self.hub.acknowledged(seat.node).0)).collect()
+    }
+
     pub fn node_name(&self, node: NodeId) -> String {
         self.seats[usize::from(node.0)].name.clone()
     }

@@ -9,6 +9,7 @@ use hub::{NodeId, TableId};
 use serde_json::Value as Json;
 use tokio::sync::mpsc;
 use tokio_postgres::Notification;
+use tokio_postgres::types::PgLsn;
 
 use super::conductor::{Conductor, Ended};
 use super::control::Control;
@@ -22,6 +23,8 @@ use crate::link::{self, LinkedTable};
 const SECOND: Duration = Duration::from_secs(1);
 /// Held keys are tried again, and paused tables looked at, this often.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Old decisions are dropped this often.
+const PRUNE: Duration = Duration::from_secs(3600);
 
 /// What an errand found.
 enum Found {
@@ -30,6 +33,11 @@ enum Found {
     Written(usize, Result<(), ReachError>),
     /// A node that was away has a session for errands again.
     Reopened(usize, Box<Control>),
+    /// Old decisions were dropped on a node.
+    Pruned {
+        node: String,
+        count: u64,
+    },
     Failed {
         node: String,
         error: ReachError,
@@ -57,6 +65,10 @@ pub struct Errands {
     write_at: Instant,
     retry_at: Instant,
     reopen_at: Instant,
+    prune_at: Instant,
+    keep: Keep,
+    /// By node: what was acknowledged when decisions were dropped last. That is settled for good by now.
+    settled: Vec<PgLsn>,
     paused: BTreeSet<(TableId, NodeId)>,
     /// Why, as it was logged.
     said: HashMap<(TableId, NodeId), String>,
@@ -72,6 +84,13 @@ struct Word {
     at: Instant,
 }
 
+/// How long decisions are kept.
+#[derive(Clone, Copy)]
+pub struct Keep {
+    pub days: u32,
+    pub mib: u32,
+}
+
 impl Errands {
     #[must_use]
     pub fn new(
@@ -81,6 +100,7 @@ impl Errands {
         epoch: i64,
         holder: String,
         silence_timeout: Duration,
+        keep: Keep,
     ) -> Self {
         let (find, found) = mpsc::unbounded_channel();
         let now = Instant::now();
@@ -105,6 +125,9 @@ impl Errands {
             look_at: now,
             write_at: now,
             retry_at: now + PATIENCE,
+            prune_at: now,
+            keep,
+            settled: Vec::new(),
             paused,
             said: HashMap::new(),
             known: HashMap::new(),
@@ -149,6 +172,11 @@ impl Errands {
         if now >= self.write_at {
             self.write_at = now + SECOND;
             self.write_down(conductor, now);
+        }
+        if now >= self.prune_at {
+            // What was acknowledged before the first interval is known after it.
+            self.prune_at = now + if self.settled.is_empty() { PRUNE / 6 } else { PRUNE };
+            self.prune(conductor);
         }
         None
     }
@@ -253,6 +281,8 @@ impl Errands {
                 self.controls[at] = Some(Arc::from(control));
                 self.look_at = Instant::now();
             }
+            Found::Pruned { count: 0, .. } => {}
+            Found::Pruned { node, count } => tracing::info!(%node, "dropped {count} old decisions"),
             Found::Failed { node, error } => {
                 (self.looking, self.reopening) = (false, false);
                 self.failed(&node, &error);
@@ -291,6 +321,27 @@ impl Errands {
                     conductor.hub.resume(verdict.table, verdict.target);
                 }
             }
+        }
+    }
+
+    /// Drops old decisions, but none about what was acknowledged only lately: after a crash a slot may fall back.
+    fn prune(&mut self, conductor: &Conductor) {
+        let acknowledged = conductor.acknowledged_positions();
+        let settled = std::mem::replace(&mut self.settled, acknowledged);
+        if settled.is_empty() {
+            return;
+        }
+        let (days, bytes) = (f64::from(self.keep.days), i64::from(self.keep.mib) << 20);
+        for control in self.present(conductor) {
+            let (settled, limit) = (settled.clone(), PRUNE);
+            self.spawn(async move {
+                let pruned = async { Ok(link::prune_decisions(&control.client, days, bytes, &settled).await?) };
+                let node = control.name.clone();
+                match answer_of(&node, limit, pruned).await {
+                    Ok(count) => Found::Pruned { node, count },
+                    Err(error) => Found::Failed { node, error },
+                }
+            });
         }
     }
 

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 
 use conductor::{Conductor, Ended};
 use control::Control;
-use errands::Errands;
+use errands::{Errands, Keep};
 pub use error::{ReachError, RunError};
 pub use settings::SPELLING;
 
@@ -142,7 +142,8 @@ async fn begin(config: &Config, holder: &str) -> Result<(Conductor, Errands), Ru
     );
     let mut conductor = Conductor::new(started.hub, started.seats, report, reports);
     let silence = config.hub.silence_timeout;
-    let mut errands = Errands::new(controls, nodes, started.linked, started.epoch, holder.to_owned(), silence);
+    let keep = Keep { days: config.hub.keep_conflicts_days, mib: config.hub.keep_conflicts_mib };
+    let mut errands = Errands::new(controls, nodes, started.linked, started.epoch, holder.to_owned(), silence, keep);
     errands.look_first(&mut conductor).await?;
     Ok((conductor, errands))
 }

@@ -108,7 +108,7 @@ pub struct Seat {
     owed_since: Option<Instant>,
     last_lag: Duration,
     /// Nothing is delivered before the node's own stream has been judged up to here.
-    catch_up_to: Position,
+    pub catch_up_to: Position,
     /// When the next delivery would begin if all had kept their [`SPACING`].
     spaced: Instant,
     retry_at: Option<Instant>,

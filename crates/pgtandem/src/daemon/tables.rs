@@ -11,7 +11,7 @@ use crate::capture::wal::{CapturedTable, CapturedTables, KeyColumn};
 use crate::catalog::{self, Column, ForeignKey, Identity, TableShape, Trigger, TriggerFiring, UniqueIndex};
 use crate::deliver::{Referrer, TargetColumn, TargetTable, TargetTables};
 use crate::link::LinkedTable;
-use crate::sql::{Ident, QualifiedName, WrittenColumn};
+use crate::sql::{Ident, QualifiedName};
 
 /// How deliveries write the tables of a node as they are now. A table that is gone is left out. `is_replica`: the
 /// session's `session_replication_role`.
@@ -92,16 +92,8 @@ fn equals(shape: &TableShape, column: &Ident) -> String {
 
 fn key_columns(shape: &TableShape) -> Vec<KeyColumn> {
     let key = shape.primary_key.iter().filter_map(|name| shape.column(name));
-    let column = |column: &Column| KeyColumn {
-        column: WrittenColumn {
-            name: column.name.clone(),
-            cast_type: column.cast_type.clone(),
-            is_key: true,
-            equals: column.equals.clone(),
-            is_fixed: column.identity == Some(Identity::Always),
-        },
-        spelling: Spelling::of_type(&column.base_type),
-    };
+    let column =
+        |column: &Column| KeyColumn { column: shape.written(column), spelling: Spelling::of_type(&column.base_type) };
     key.map(column).collect()
 }
 

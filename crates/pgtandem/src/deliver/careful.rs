@@ -10,7 +10,7 @@ use hub::{Delivery, DeliveryRow, DeliveryTruncate, Key, Position, State};
 use super::batch::{is_partial, next_batch};
 use super::error::DeliverError;
 use super::placement::{Form, Placed, Placement};
-use super::record::{Held, decisions_json};
+use super::record::{Held, decisions_json, next_decisions};
 use super::session::{Landing, LandingId, Target};
 use super::trust::Trust;
 use crate::capture::Image;
@@ -69,8 +69,10 @@ impl Target {
         held.extend(delivery.rows.iter().filter(|row| !row.hold && is_partial(row)).map(incomplete));
         held.extend(self.write_units(&placed, &missed).await?);
         let refused: HashSet<&Key> = held.iter().map(|held| &held.key).collect();
-        if let Some(decisions) = decisions_json(delivery, &self.shapes, &self.tables)? {
-            self.client.execute(&self.fixed.decide, &[&decisions]).await?;
+        let mut decisions = &delivery.decisions[..];
+        while let Some(some) = next_decisions(&mut decisions) {
+            let json = decisions_json(some, &self.shapes, &self.tables)?;
+            self.client.execute(&self.fixed.decide, &[&json]).await?;
         }
         let mut position = Position(0);
         self.land(id, delivery, &held, &mut position).await?;

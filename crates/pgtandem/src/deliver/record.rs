@@ -3,7 +3,7 @@
 use std::io;
 
 use bytes::{BufMut, BytesMut};
-use hub::{Cover, Decision, Delivery, DeliveryRow, DeliveryTruncate, Dot, Half, Key, NodeId, Position, State};
+use hub::{Cover, Decision, DeliveryRow, DeliveryTruncate, Dot, Half, Key, NodeId, Position, State};
 use serde_json::{Map, Value as Json, json};
 use tokio_postgres::types::{IsNull, PgLsn, ToSql, Type, to_sql_checked};
 
@@ -11,6 +11,10 @@ use super::DeliverError;
 use super::session::{LandingId, Target};
 use super::target::TargetTables;
 use crate::capture::{Image, Shapes, Value, key};
+
+/// A statement writes no more decisions than this, and no more bytes of rows than about that.
+const DECISIONS: usize = 500;
+const DECISION_BYTES: usize = 1 << 20;
 
 /// What a landing wrote, as `bytea`; there may be millions.
 #[derive(Debug)]
@@ -201,16 +205,32 @@ pub fn row_json(image: &Image, shapes: &Shapes) -> io::Result<Json> {
     Ok(Json::Object(shape.columns.iter().cloned().zip(texts).collect::<Map<_, _>>()))
 }
 
-/// All decisions of a delivery as one parameter.
+/// Takes as many decisions as one statement should write off the front of `rest`; after a long time apart there may be
+/// a hundred thousand.
+pub fn next_decisions<'d>(rest: &mut &'d [Decision<Image>]) -> Option<&'d [Decision<Image>]> {
+    let bytes_of = |state: &State<Image>| match state {
+        State::Absent => 0,
+        State::Present(image) => image.byte_len(),
+    };
+    let mut bytes = 0;
+    let fits = |decision: &&Decision<Image>| {
+        let before = bytes;
+        bytes += bytes_of(&decision.winner.state) + bytes_of(&decision.loser.state);
+        before < DECISION_BYTES
+    };
+    let count = rest.iter().take(DECISIONS).take_while(fits).count();
+    let (some, left) = rest.split_at(count);
+    *rest = left;
+    (!some.is_empty()).then_some(some)
+}
+
+/// Decisions as one parameter.
 ///
 /// # Errors
 /// When an image was spilled and cannot be read back.
-pub fn decisions_json(delivery: &Delivery<Image>, shapes: &Shapes, tables: &TargetTables) -> io::Result<Option<Json>> {
-    if delivery.decisions.is_empty() {
-        return Ok(None);
-    }
-    let all: io::Result<Vec<Json>> = delivery.decisions.iter().map(|d| decision_json(d, shapes, tables)).collect();
-    Ok(Some(Json::Array(all?)))
+pub fn decisions_json(decisions: &[Decision<Image>], shapes: &Shapes, tables: &TargetTables) -> io::Result<Json> {
+    let all: io::Result<Vec<Json>> = decisions.iter().map(|d| decision_json(d, shapes, tables)).collect();
+    Ok(Json::Array(all?))
 }
 
 fn decision_json(decision: &Decision<Image>, shapes: &Shapes, tables: &TargetTables) -> io::Result<Json> {

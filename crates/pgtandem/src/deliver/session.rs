@@ -225,7 +225,6 @@ impl Target {
         self.prepare(&forms).await?;
         let truncate = self.truncate_text(delivery);
         let fold = self.fold_due(delivery);
-        let decisions = record::decisions_json(delivery, &self.shapes, &self.tables)?;
         let this = &*self;
         let (mut before, mut position) = (Position(0), Position(0));
         let missed = Mutex::new(Vec::new());
@@ -254,8 +253,13 @@ impl Target {
                 }
             }
             drop(placement);
-            if let Some(decisions) = &decisions {
-                pipeline.send(async { this.client.execute(&this.fixed.decide, &[decisions]).await.map(drop) }).await;
+            let mut decisions = &delivery.decisions[..];
+            while let Some(some) = record::next_decisions(&mut decisions)
+                && !pipeline.has_failed()
+            {
+                let json = record::decisions_json(some, &this.shapes, &this.tables)?;
+                let decide = async move { this.client.execute(&this.fixed.decide, &[&json]).await.map(drop) };
+                pipeline.send(decide).await;
             }
             pipeline.send(this.land(id, delivery, &[], &mut position)).await;
             if truncate.is_some() {

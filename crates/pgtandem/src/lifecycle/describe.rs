@@ -126,7 +126,7 @@ impl Plan {
                     Literal(&shown_slot(&self.identities[*node]))
                 ),
             ),
-            Step::Register { node, id, table } => one(node, register_sql(*id, table)),
+            Step::Register { node, id, table, columns } => one(node, register_sql(*id, table, columns)),
             Step::Policy { node, id, table } => one(
                 node,
                 format!(
@@ -206,14 +206,17 @@ fn peer_sql(peer: &Identity) -> String {
     }
 }
 
-fn register_sql(id: i32, table: &crate::config::Table) -> String {
+fn register_sql(id: i32, table: &crate::config::Table, columns: &[String]) -> String {
+    let columns: Vec<String> = columns.iter().map(|column| Literal(column).to_string()).collect();
     format!(
-        "INSERT INTO pgtandem.linked_table (id, schema_name, table_name, relid, resolve, ids, start_position, state)\n\
-         VALUES ({id}, {}, {}, {}::regclass, {}, {}, '0/0', 'linking');",
+        "INSERT INTO pgtandem.linked_table (id, schema_name, table_name, relid, resolve, ids, columns, start_position, \
+         state)\n\
+         VALUES ({id}, {}, {}, {}::regclass, {}, {}, ARRAY[{}], '0/0', 'linking');",
         Literal(table.name.schema.as_str()),
         Literal(table.name.name.as_str()),
         Literal(&table.name.to_string()),
         Literal(&table.resolve.to_string()),
         Literal(&table.ids.to_string()),
+        columns.join(", "),
     )
 }

@@ -127,10 +127,10 @@ fn make(
     let linked = || found.iter().filter_map(|one| Some((one, one.link.as_ref()?)));
     let Some(leaving) = leaving else {
         if let Some(first) = away.first() {
-            return Err(LifecycleError::refused(
-                format!("the node {} cannot be reached: {}", first.node, first.why),
-                format!("start it again; if it is gone for good: `pgtandem down --node {}`", first.node),
-            ));
+            return Err(LifecycleError::Away {
+                what: format!("the node {} cannot be reached: {}", first.node, first.why),
+                remedy: format!("start it again; if it is gone for good: `pgtandem down --node {}`", first.node),
+            });
         }
         let clean = linked().map(|(one, link)| cleaning(&one.node, link)).collect();
         return Ok(DownPlan { clean, forget: None, out_of_reach: Vec::new() });

@@ -18,6 +18,9 @@ pub enum LifecycleError {
     /// It was not tried, or was taken back, because it would not have been right.
     #[error("{what}")]
     Refused { what: String, remedy: String },
+    /// A node that must take part cannot be reached.
+    #[error("{what}")]
+    Away { what: String, remedy: String },
     /// The command line names something that there is not.
     #[error("{what}")]
     Unknown { what: String, remedy: String },
@@ -52,7 +55,9 @@ impl LifecycleError {
             Self::Connect { error, .. } => Some(error.remedy()),
             Self::Sql { error, .. } => error.as_db_error().and_then(|error| error.hint()).map(str::to_owned),
             Self::Replication { .. } | Self::Several(_) => None,
-            Self::Refused { remedy, .. } | Self::Unknown { remedy, .. } => Some(remedy.clone()),
+            Self::Refused { remedy, .. } | Self::Away { remedy, .. } | Self::Unknown { remedy, .. } => {
+                Some(remedy.clone())
+            }
         }
     }
 
@@ -60,7 +65,11 @@ impl LifecycleError {
         match self {
             Self::Sql { error, .. } => error.code().map(|state| state.code()),
             Self::Replication { error, .. } => error.code(),
-            Self::Connect { .. } | Self::Several(_) | Self::Refused { .. } | Self::Unknown { .. } => None,
+            Self::Connect { .. }
+            | Self::Several(_)
+            | Self::Refused { .. }
+            | Self::Away { .. }
+            | Self::Unknown { .. } => None,
         }
     }
 }

@@ -17,6 +17,7 @@ mod plan;
 mod report;
 mod restore;
 mod survey;
+mod undo;
 mod up;
 
 pub use check::check;
@@ -30,6 +31,7 @@ pub use pause::{Pausing, Stand, Turn, turn};
 pub use plan::{Plan, Rows, Step, plan};
 pub use report::{Finding, Report, Severity};
 pub use survey::{LinkFacts, NodeSurvey, survey};
+pub use undo::{Undone, undo};
 pub use up::{Differences, Progress, Silent, make_plan, up};
 
 use crate::config::Config;

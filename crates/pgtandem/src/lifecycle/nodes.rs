@@ -55,6 +55,14 @@ impl OpenNode {
         Self::open_at(&self.name, &self.endpoint).await
     }
 
+    /// A session for a write that the application could have made: its triggers may rely on the database's own search
+    /// path.
+    pub async fn as_an_application(&self) -> Result<Session, LifecycleError> {
+        let settings: Vec<_> = SESSION_SETTINGS.iter().copied().filter(|(name, _)| *name != "search_path").collect();
+        let session = self.endpoint.connect("pgtandem", &settings).await;
+        session.map_err(|error| LifecycleError::connect(&self.name, error))
+    }
+
     pub fn client(&self) -> &tokio_postgres::Client {
         &self.session.client
     }

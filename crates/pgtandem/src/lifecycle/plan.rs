@@ -61,6 +61,8 @@ pub enum Step {
         node: usize,
         id: i32,
         table: Table,
+        /// Those that deliveries write, in the node's order.
+        columns: Vec<String>,
     },
     Policy {
         node: usize,
@@ -207,7 +209,12 @@ impl Planner<'_> {
         for table in &self.config.tables {
             let id = self.table_id(table);
             match survey.linked(&table.name) {
-                None => self.steps.push(Step::Register { node, id, table: table.clone() }),
+                None => {
+                    let shape = survey.table(&table.name);
+                    let written = shape.into_iter().flat_map(TableShape::written_columns);
+                    let columns = written.map(|column| column.name.as_str().to_owned()).collect();
+                    self.steps.push(Step::Register { node, id, table: table.clone(), columns });
+                }
                 Some(linked) if linked.resolve != table.resolve.to_string() || linked.ids != table.ids => {
                     self.steps.push(Step::Policy { node, id: linked.id, table: table.clone() });
                 }

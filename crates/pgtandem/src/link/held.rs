@@ -1,4 +1,4 @@
-//! `pgtandem.held` and `pgtandem.decision`: what waits, and what was decided.
+//! `pgtandem.held`: what waits.
 
 use serde_json::Value;
 use std::time::SystemTime;
@@ -92,71 +92,4 @@ pub async fn delete_held(client: &impl GenericClient, table_id: i32, key_bytes: 
     const QUERY: &str = "DELETE FROM pgtandem.held WHERE table_id = $1 AND key_bytes = $2";
     client.execute(QUERY, &[&table_id, &key_bytes]).await?;
     Ok(())
-}
-
-/// A conflict that was decided.
-#[derive(Debug, Clone)]
-pub struct Decision {
-    /// On the node it was read from; other nodes number the same decision differently.
-    pub id: i64,
-    pub table_id: i32,
-    pub key: Value,
-    pub key_bytes: Vec<u8>,
-    pub winner_node: i16,
-    pub winner_position: PgLsn,
-    pub loser_node: i16,
-    pub loser_position: PgLsn,
-    pub winner_stamp: SystemTime,
-    pub loser_stamp: SystemTime,
-    pub kind: String,
-    /// None: the row is deleted.
-    pub winner_row: Option<Value>,
-    pub loser_row: Option<Value>,
-    pub policy: String,
-    pub why: String,
-    pub decided_at: SystemTime,
-}
-
-#[derive(Debug, Clone, Default)]
-pub struct DecisionFilter {
-    pub table_id: Option<i32>,
-    pub since: Option<SystemTime>,
-    pub limit: Option<i64>,
-}
-
-/// Newest first.
-pub async fn list_decisions(client: &impl GenericClient, filter: &DecisionFilter) -> Result<Vec<Decision>, Error> {
-    const QUERY: &str = "
-        SELECT id, table_id, key, key_bytes, winner_node, winner_position, loser_node, loser_position, winner_stamp,
-               loser_stamp, kind, winner_row, loser_row, policy, why, decided_at
-        FROM pgtandem.decision
-        WHERE ($1::int IS NULL OR table_id = $1) AND ($2::timestamptz IS NULL OR decided_at >= $2)
-        ORDER BY decided_at DESC, id DESC LIMIT $3";
-    let rows = client.query(QUERY, &[&filter.table_id, &filter.since, &filter.limit]).await?;
-    Ok(rows.iter().map(decision).collect())
-}
-
-fn decision(row: &Row) -> Decision {
-    Decision {
-        id: row.get("id"),
-        table_id: row.get("table_id"),
-        key: row.get("key"),
-        key_bytes: row.get("key_bytes"),
-        winner_node: row.get("winner_node"),
-        winner_position: row.get("winner_position"),
-        loser_node: row.get("loser_node"),
-        loser_position: row.get("loser_position"),
-        winner_stamp: row.get("winner_stamp"),
-        loser_stamp: row.get("loser_stamp"),
-        kind: row.get("kind"),
-        winner_row: row.get("winner_row"),
-        loser_row: row.get("loser_row"),
-        policy: row.get("policy"),
-        why: row.get("why"),
-        decided_at: row.get("decided_at"),
-    }
-}
-
-pub async fn count_decisions(client: &impl GenericClient) -> Result<i64, Error> {
-    Ok(client.query_one("SELECT pg_catalog.count(*) FROM pgtandem.decision", &[]).await?.get(0))
 }

@@ -2,6 +2,7 @@
 //!
 //! One file per table or two; each function runs on a session or inside a transaction alike.
 
+mod decision;
 mod epoch;
 mod held;
 mod lock;
@@ -9,8 +10,9 @@ mod nodes;
 mod restore;
 mod tables;
 
+pub use decision::{Decision, DecisionFilter, count_decisions, list_decisions, prune_decisions, set_undone};
 pub use epoch::{Epoch, read_epoch, take_epoch};
-pub use held::{Decision, DecisionFilter, Held, count_decisions, delete_held, insert_held, list_decisions, list_held};
+pub use held::{Held, delete_held, insert_held, list_held};
 pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, ask_to_yield, lock, notify_changed, try_lock, unlock};
 pub use nodes::{
     NewNode, NodeRow, OtherVersion, Peer, insert_peer, read_last_number, read_node, read_peers, set_left,

@@ -16,6 +16,8 @@ use crate::sql::QualifiedName;
 /// A conflict and how it was decided.
 #[derive(Debug, Clone, Serialize)]
 pub struct Conflict {
+    /// What `pgtandem conflicts show` and `undo` call it.
+    pub name: String,
     pub table: String,
     /// Column names of the primary key and their values as text.
     pub key: Json,
@@ -26,8 +28,13 @@ pub struct Conflict {
     pub policy: String,
     pub why: String,
     pub decided_at: Option<Timestamp>,
+    /// When the row that lost was put back, if it was.
+    pub undone_at: Option<Timestamp>,
     #[serde(skip)]
     decided: SystemTime,
+    /// `None` if the table is not linked any more.
+    #[serde(skip)]
+    pub linked_as: Option<QualifiedName>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -45,6 +52,8 @@ pub struct Side {
 pub struct ConflictFilter {
     pub table: Option<QualifiedName>,
     pub since: Option<SystemTime>,
+    /// How its name begins.
+    pub name: Option<String>,
     pub limit: i64,
 }
 
@@ -56,9 +65,9 @@ pub async fn read_conflicts(
     names: &[&str],
     observer: &mut Observer<'_>,
     filter: &ConflictFilter,
-) -> (Option<Vec<Conflict>>, Vec<(String, Away)>) {
+) -> (Result<Vec<Conflict>, NoConflicts>, Vec<(String, Away)>) {
     let mut away = Vec::new();
-    let mut known_table = filter.table.is_none();
+    let mut none = Some(NoConflicts::NothingLinked);
     // A decision is numbered differently on every node, and written when the node was delivered to.
     let mut merged: HashMap<Identity, Conflict> = HashMap::new();
     for (name, session) in names.iter().zip(observer.sessions().await) {
@@ -68,15 +77,18 @@ pub async fn read_conflicts(
         };
         match read {
             Err(why) => away.push(((*name).to_owned(), why)),
-            Ok(None) => {}
-            Ok(Some((decisions, words))) => {
-                known_table = true;
+            Ok(Read::NotLinked) => {}
+            Ok(Read::UnknownTable) => none = none.map(|_| NoConflicts::UnknownTable),
+            Ok(Read::Decisions(decisions, words)) => {
+                none = None;
                 for decision in decisions {
                     let conflict = words.conflict(&decision);
                     let earlier = merged.entry(identity(&decision)).or_insert_with(|| conflict.clone());
+                    let undone_at = earlier.undone_at.or(conflict.undone_at);
                     if conflict.decided < earlier.decided {
                         *earlier = conflict;
                     }
+                    earlier.undone_at = undone_at;
                 }
             }
         }
@@ -84,7 +96,22 @@ pub async fn read_conflicts(
     let mut conflicts: Vec<Conflict> = merged.into_values().collect();
     conflicts.sort_by(|a, b| (b.decided, &b.winner.position).cmp(&(a.decided, &a.winner.position)));
     conflicts.truncate(usize::try_from(filter.limit).unwrap_or(usize::MAX));
-    (known_table.then_some(conflicts), away)
+    (none.map_or(Ok(conflicts), Err), away)
+}
+
+/// Why there are no conflicts to speak of, on any node that could be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoConflicts {
+    NothingLinked,
+    /// The table that was asked for is not linked.
+    UnknownTable,
+}
+
+/// What one node said.
+enum Read {
+    NotLinked,
+    UnknownTable,
+    Decisions(Vec<Decision>, Words),
 }
 
 /// Table, key, and node and position of both sides.
@@ -98,46 +125,42 @@ fn identity(decision: &Decision) -> Identity {
 
 /// What numbers mean.
 struct Words {
-    tables: BTreeMap<i32, (String, Vec<String>)>,
+    tables: BTreeMap<i32, (QualifiedName, Vec<String>)>,
     nodes: BTreeMap<i16, String>,
 }
 
-async fn read_from(
-    session: &Session,
-    filter: &ConflictFilter,
-) -> Result<Option<(Vec<Decision>, Words)>, tokio_postgres::Error> {
+async fn read_from(session: &Session, filter: &ConflictFilter) -> Result<Read, tokio_postgres::Error> {
     let client = &session.client;
     if link::is_installed(client).await? != Installed::Yes {
-        return Ok(None);
+        return Ok(Read::NotLinked);
     }
     let tables = link::read_linked_tables(client).await?;
     let peers = link::read_peers(client).await?;
     let words = Words {
-        tables: tables.iter().map(|table| (table.id, (table.name.plain(), table.columns.clone()))).collect(),
+        tables: tables.iter().map(|table| (table.id, (table.name.clone(), table.columns.clone()))).collect(),
         nodes: peers.into_iter().map(|peer| (peer.number, peer.name)).collect(),
     };
     let table_id = match &filter.table {
         None => None,
         Some(name) => match tables.iter().find(|table| table.name == *name) {
             Some(table) => Some(table.id),
-            None => return Ok(None),
+            None => return Ok(Read::UnknownTable),
         },
     };
-    let filter = DecisionFilter { table_id, since: filter.since, limit: Some(filter.limit) };
-    Ok(Some((link::list_decisions(client, &filter).await?, words)))
+    let filter = DecisionFilter { table_id, since: filter.since, name: filter.name.clone(), limit: Some(filter.limit) };
+    Ok(Read::Decisions(link::list_decisions(client, &filter).await?, words))
 }
 
 impl Words {
     fn conflict(&self, decision: &Decision) -> Conflict {
         let node = |number: i16| self.nodes.get(&number).cloned().unwrap_or_else(|| format!("node {number}"));
-        let (table, columns) = self
-            .tables
-            .get(&decision.table_id)
-            .cloned()
-            .unwrap_or_else(|| (format!("table {} (not linked any more)", decision.table_id), Vec::new()));
-        let row = |row: &Option<Json>| row.as_ref().map(|row| in_order(row, &columns));
+        let linked = self.tables.get(&decision.table_id);
+        let unlinked = || format!("table {} (not linked any more)", decision.table_id);
+        let columns = linked.map_or(&[][..], |(_, columns)| columns);
+        let row = |row: &Option<Json>| row.as_ref().map(|row| in_order(row, columns));
         Conflict {
-            table,
+            name: decision.name.clone(),
+            table: linked.map_or_else(unlinked, |(name, _)| name.plain()),
             key: decision.key.clone(),
             kind: decision.kind.clone(),
             winner: Side {
@@ -155,7 +178,9 @@ impl Words {
             policy: decision.policy.clone(),
             why: decision.why.clone(),
             decided_at: timestamp(decision.decided_at),
+            undone_at: decision.undone_at.and_then(timestamp),
             decided: decision.decided_at,
+            linked_as: linked.map(|(name, _)| name.clone()),
         }
     }
 }

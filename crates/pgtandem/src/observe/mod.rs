@@ -8,7 +8,7 @@ mod observer;
 mod status;
 mod verdict;
 
-pub use conflicts::{Conflict, ConflictFilter, Side, read_conflicts};
+pub use conflicts::{Conflict, ConflictFilter, NoConflicts, Side, read_conflicts};
 pub use node::{DecidedTable, HeldHere, HeldKey, HubRow, LockHolder, NodeView, SlotView, TableView};
 pub use observer::{Away, Observed, Observer};
 pub use status::{

@@ -24,6 +24,7 @@ mod s23_clocks;
 mod s26_one_of_three_is_away;
 mod s28_random_writes;
 mod s30_delivery_in_doubt;
+mod s31_much_to_catch_up;
 mod s32_lost_slot;
 mod s35_passing_faults;
 mod s36_refused_rows;

@@ -1,7 +1,6 @@
 //! Steps that write only to our own schema.
 
 use super::Work;
-use crate::catalog::TableShape;
 use crate::catalog::read_fingerprint;
 use crate::config::Table;
 use crate::lifecycle::LifecycleError;
@@ -51,18 +50,21 @@ impl Work<'_> {
         link::set_slot_count(node.client(), self.plan.slot_count).await.on(&node.name, "setting the number of id slots")
     }
 
-    pub(super) async fn register(&mut self, node: usize, id: i32, table: &Table) -> Result<(), LifecycleError> {
-        let shape = self.surveys[node].table(&table.name);
-        let written = shape.into_iter().flat_map(TableShape::written_columns);
-        let columns = written.map(|column| column.name.as_str().to_owned()).collect();
-        let relid = shape.map(|shape| shape.relid).unwrap_or_default();
+    pub(super) async fn register(
+        &mut self,
+        node: usize,
+        id: i32,
+        table: &Table,
+        columns: &[String],
+    ) -> Result<(), LifecycleError> {
+        let relid = self.surveys[node].table(&table.name).map(|shape| shape.relid).unwrap_or_default();
         let linked = LinkedTable {
             id,
             name: table.name.clone(),
             relid,
             resolve: table.resolve.to_string(),
             ids: table.ids,
-            columns,
+            columns: columns.to_vec(),
             start_position: PgLsn::from(0),
             state: TableState::Linking,
             paused_by: None,

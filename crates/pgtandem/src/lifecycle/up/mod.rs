@@ -98,7 +98,7 @@ impl Work<'_> {
             Step::ReplicaIdentity { node, table, from, to } => self.set_replica_identity(*node, table, from, to).await,
             Step::Publish { node, create, generated, tables } => self.publish(*node, *create, *generated, tables).await,
             Step::CreateSlot { node } => self.create_slot(*node).await,
-            Step::Register { node, id, table } => self.register(*node, *id, table).await,
+            Step::Register { node, id, table, columns } => self.register(*node, *id, table, columns).await,
             Step::Policy { node, id, table } => self.set_policy(*node, *id, table).await,
             Step::Interleave(interleaving) => self.interleave(interleaving).await,
             Step::Fill { id, table, .. } => self.fill(*id, table).await,

@@ -64,7 +64,7 @@ fn s43_the_peer_is_gone_for_good() {
     scene.must(&["up", "--yes"]);
     scene.configure_with(&[scene.url(0), "host=127.0.0.1 port=1 user=nobody dbname=gone".to_owned()], &["products"]);
     let ended = scene.run(&["down", "--yes"]);
-    assert_eq!(ended.code, 1);
+    assert_eq!(ended.code, 3);
     assert!(ended.stderr.contains("pgtandem down --node legacy"), "{}", ended.stderr);
     let ended = scene.must(&["down", "--node", "legacy", "--yes"]);
     assert!(ended.stdout.contains("legacy cannot be reached"), "{}", ended.stdout);
