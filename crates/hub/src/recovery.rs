@@ -374,10 +374,16 @@ impl<I: Clone> Recovery<I> {
             beaten.push(next.loser);
         }
         let unknown = |other: Dot| other != dot && !replaced(other, &beaten);
+        // Earlier TRUNCATEs are nothing that one could know of the key.
+        let truncates = self.truncates.get(&entry.key.table()).into_iter().flatten().map(|t| t.dot);
+        let of_key = |other: Dot| {
+            !truncates.clone().any(|t| t == other)
+                || history.changes.iter().any(|c| c.dot == other && c.op != Op::Truncate)
+        };
         let stood_for_both = |by: Dot| {
             let met = |d: &Made| d.winner == by && unknown(d.loser) || d.loser == by && unknown(d.winner);
-            let mut known = history.changes.iter().map(|c| c.dot).chain(history.firsts.iter().copied());
-            decisions.iter().any(met) || known.all(|c| c == dot || unknown(c))
+            let known = history.changes.iter().map(|c| c.dot).chain(history.firsts.iter().copied());
+            decisions.iter().any(met) || known.filter(|c| of_key(*c)).all(|c| c == dot || unknown(c))
         };
         let mut lost = table.lost_by(dot);
         !entry.has_won(dot) && lost.any(|d| stood_for_both(d.winner))
