@@ -3,6 +3,9 @@
 use super::{json, linked};
 use crate::support::{Hub, PATIENCE, PRODUCTS, Pair, Setup, wait_until};
 use pgtandem::cluster::Stop;
+use pgtandem::connect::{Endpoint, Environment};
+use pgtandem::link;
+use tokio_postgres::types::PgLsn;
 
 #[test]
 fn a_conflict_is_listed_once_with_both_rows_from_whichever_node_can_be_reached() {
@@ -135,4 +138,31 @@ fn a_deletion_that_lost_is_put_back_and_so_is_a_row_that_lost_to_one() {
     for node in pair.nodes() {
         assert_eq!(node.sql("SELECT id, name, price FROM products"), "2|table|2", "{}", node.name());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_decisions_go_but_none_that_may_be_asked_for_again() {
+    let pair = Pair::with(Setup::shared().table("products", PRODUCTS));
+    pair.pgtandem(["up", "--yes"]).ok();
+    let node = &pair["new"];
+    let url = node.cluster.socket_url(node.database());
+    let session = Endpoint::resolve(&url, &Environment::empty()).unwrap().connect("test", &[]).await.unwrap();
+    let decide = "INSERT INTO pgtandem.decision (table_id, key, key_bytes, winner_node, winner_position, loser_node, \
+            loser_position, winner_stamp, loser_stamp, kind, policy, why, decided_at, loser_row) \
+        SELECT 1, '{}', '', 0, n::text::pg_lsn, 1, n::text::pg_lsn, now(), now(), 'update/update', 'newest', '', \
+            now() - age, jsonb_build_object('text', (SELECT string_agg(md5(n || i), '') FROM generate_series(1, 100) i)) \
+        FROM (VALUES ('0/1', interval '100 days'), ('0/2', '2 days'), ('0/3', '1 day'), ('0/9', '100 days')) AS v (n, age)";
+    let left = "SELECT string_agg(winner_position::text, ' ' ORDER BY id) FROM pgtandem.decision";
+    node.sql(decide);
+    let settled = [PgLsn::from(5), PgLsn::from(5)];
+    let prune = |days: f64, bytes: i64| link::prune_decisions(&session.client, days, bytes, &settled);
+    assert_eq!(prune(365.0, 1 << 30).await.unwrap(), 0);
+    assert_eq!(prune(90.0, 1 << 30).await.unwrap(), 1);
+    assert_eq!(node.sql(left), "0/2 0/3 0/9");
+    assert_eq!(prune(1.5, 1 << 30).await.unwrap(), 1);
+    assert_eq!(node.sql(left), "0/3 0/9");
+    node.sql(&format!("TRUNCATE pgtandem.decision; {decide}"));
+    // The newest fits in.
+    assert_eq!(prune(365.0, 4_000).await.unwrap(), 2);
+    assert_eq!(node.sql(left), "0/3 0/9");
 }
