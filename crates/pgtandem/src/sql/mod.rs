@@ -5,11 +5,15 @@
 
 use std::fmt::{self, Display, Formatter, Write as _};
 
+mod canonical;
+mod comparing;
 mod copying;
 mod rows;
 mod sequence;
 mod table;
 
+pub use canonical::Canonical;
+pub use comparing::{ComparedColumn, ComparedTable, Extent, Grouping, LONGEST_SHOWN, probe_hash};
 pub use copying::{
     copy_in, copy_out, copy_table, create_copy_table, digest, holds_rows, insert_from_copy_table, rest_of_copy_table,
     row_hashes,

@@ -99,7 +99,20 @@ fn help_lists_every_command() {
         .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    let expected =
-        ["init", "check", "plan", "up", "run", "status", "conflicts", "pause", "resume", "down", "demo", "help"];
+    let expected = [
+        "init",
+        "check",
+        "plan",
+        "up",
+        "diff",
+        "run",
+        "status",
+        "conflicts",
+        "pause",
+        "resume",
+        "down",
+        "demo",
+        "help",
+    ];
     assert_eq!(commands, expected, "{stdout}");
 }
