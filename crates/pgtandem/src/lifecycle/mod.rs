@@ -30,7 +30,7 @@ pub use pause::{Pausing, Stand, Turn, turn};
 pub use plan::{Plan, Rows, Step, plan};
 pub use report::{Finding, Report, Severity};
 pub use survey::{LinkFacts, NodeSurvey, survey};
-pub use up::{Differences, Progress, Silent, make_plan, up};
+pub use up::{Progress, Silent, make_plan, up};
 
 use crate::config::Config;
 use crate::sql::QualifiedName;

@@ -70,7 +70,7 @@ fn s07_equal_is_what_the_type_calls_equal() {
     }
     let said = diff(&pair, ["--examples", "100"]).exits(1).stdout;
     assert!(said.contains(&format!("2 equal, {} different", SPELLINGS.len())), "{said}");
-    for at in 0..SPELLINGS.len() {
+    for (at, spelling) in SPELLINGS.iter().enumerate() {
         let marked: Vec<&str> = said
             .split(&format!("id={}  different", at + 10))
             .nth(1)
@@ -80,7 +80,7 @@ fn s07_equal_is_what_the_type_calls_equal() {
             .filter_map(|line| line.strip_prefix("  ≠  "))
             .filter_map(|line| line.split_whitespace().next())
             .collect();
-        assert_eq!(marked, [format!("c{at}")], "{:?}\n{said}", SPELLINGS[at]);
+        assert_eq!(marked, [format!("c{at}")], "{spelling:?}\n{said}");
     }
 }
 
