@@ -1,17 +1,25 @@
 //! `pgtandem diff`
 
 mod bar;
+mod csv;
+mod html;
+mod json;
+mod resume;
 mod text;
+mod watch;
+
+use std::path::PathBuf;
 
 use clap::Args;
 
 use super::layout::width;
 use super::{Failure, Global, Outcome, Style, say};
-use crate::compare::{self, Options, Report, Side};
+use crate::compare::{self, Comparison, Options, Report, Side};
 use crate::config::{self, Config};
 use crate::lifecycle::{LifecycleError, OpenNode, open_nodes};
 use crate::sql::QualifiedName;
-use bar::Bar;
+use resume::Resume;
+use watch::{Stream, Watching};
 
 /// Compares the tables of all nodes while they are written to, and shows what differs.
 ///
@@ -26,9 +34,32 @@ pub struct Diff {
     /// How many rows are shown of each kind of difference
     #[arg(short, long, value_name = "COUNT", default_value_t = 5)]
     examples: usize,
+    #[command(flatten)]
+    form: Form,
+    /// Also write a page that shows it, for a browser and to be mailed
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// The share of time the servers are kept busy: 0.5 rests as long as it works
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = share)]
     max_load: f64,
+    /// Note in this file how far it is, and go on from there if the file is there
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
+}
+
+/// What goes to standard output.
+#[derive(Args)]
+#[group(multiple = false)]
+struct Form {
+    /// Print counts and examples as JSON (docs/json.md)
+    #[arg(long)]
+    json: bool,
+    /// Print every value that differs, as CSV
+    #[arg(long)]
+    csv: bool,
+    /// Print the key of every row that differs, one per line; of one table
+    #[arg(long)]
+    keys: bool,
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -40,8 +71,24 @@ impl Diff {
     pub async fn run(self, global: &Global) -> Result<Outcome, Failure> {
         let config = global.load_config()?;
         let names = self.names(&config)?;
+        if self.form.keys && names.len() > 1 {
+            let known: Vec<String> = names.iter().map(QualifiedName::plain).collect();
+            return Err(Failure::in_usage(
+                "--keys prints the keys of one table",
+                format!("name one of: {}", known.join(", ")),
+            ));
+        }
         let report = self.compare(&config, &names).await?;
-        say(text::render(&report, width(), Style::of_stdout()).trim_end());
+        if let Some(file) = &self.html {
+            html::write(&report, file)?;
+        }
+        if self.form.json {
+            say(format!("{:#}", json::json(&report)));
+        } else if self.form.csv || self.form.keys {
+            eprintln!("{}", text::verdict(&report, Style::of_stderr()));
+        } else {
+            say(text::render(&report, width(), Style::of_stdout()).trim_end());
+        }
         Ok(if report.is_equal() { Outcome::Fine } else { Outcome::Differs })
     }
 
@@ -62,21 +109,39 @@ impl Diff {
     }
 
     async fn compare(&self, config: &Config, names: &[QualifiedName]) -> Result<Report, Failure> {
+        let node_names: Vec<String> = config.nodes.iter().map(|node| node.name.clone()).collect();
+        let mut resume = Resume::open(self.resume.as_deref(), &node_names, names)?;
         let nodes = open_nodes(config).await.all()?;
         let mut ahead = Vec::new();
         for node in &nodes {
             ahead.push(node.another().await?);
         }
-        let (sides, walkers) = (sides(&nodes), sides(&ahead));
-        let shapes = compare::read_shapes(&sides, names).await.map_err(LifecycleError::from)?;
+        let tables = compare::read_shapes(&sides(&nodes), names).await.map_err(LifecycleError::from)?;
         let options = Options { frozen: false, max_load: self.max_load, examples: self.examples };
-        let mut report = Report { nodes: nodes.iter().map(|node| node.name.clone()).collect(), tables: Vec::new() };
-        for shapes in &shapes {
-            let subject = shapes.subject(&sides).await.map_err(LifecycleError::from)?;
-            let mut watch = Bar::new(&subject);
-            let compared = compare::compare_table(&subject, &sides, &walkers, options, None, &mut watch).await;
-            report.tables.push(compared.map_err(LifecycleError::from)?);
+        let comparison = Comparison { sides: sides(&nodes), walkers: sides(&ahead), tables, options };
+        let mut stream = match &self.form {
+            Form { csv: true, .. } => Stream::csv(&node_names),
+            Form { keys: true, .. } => Stream::keys(),
+            _ => Stream::none(),
+        };
+        let mut report = Report { nodes: node_names, tables: Vec::new() };
+        for shapes in &comparison.tables {
+            let name = shapes.name.plain();
+            let done = match resume.finished(&name) {
+                Some(done) => done,
+                None => {
+                    let subject = shapes.subject(&comparison.sides).await.map_err(LifecycleError::from)?;
+                    let from = resume.checkpoint(&name);
+                    let mut watch = Watching::new(&subject, from.as_ref(), &report.nodes, &mut stream, &mut resume);
+                    let done = comparison.table(shapes, &subject, from, &mut watch).await;
+                    watch.end()?;
+                    done.map_err(LifecycleError::from)?
+                }
+            };
+            resume.finish(&done)?;
+            report.tables.push(done);
         }
+        resume.remove();
         Ok(report)
     }
 }

@@ -29,8 +29,8 @@ pub(super) struct Summary {
     pub suspects: Vec<Suspect>,
 }
 
-/// Rows, and two sums over their hashes.
-type Group = [i64; 3];
+/// Rows, and the sum over their hashes.
+type Group = [i64; 2];
 
 /// A range as one node is asked about it.
 struct Part<'a> {
@@ -83,7 +83,7 @@ fn differing(groups: &[Vec<Group>]) -> Vec<Vec<i32>> {
 async fn suspects_of(parts: &[Part<'_>], numbers: &Vec<i32>) -> Result<Vec<Suspect>, CompareError> {
     #[derive(Default)]
     struct Entry {
-        hashes: Vec<Option<[i64; 2]>>,
+        hashes: Vec<Option<i64>>,
         texts: Vec<Option<Vec<String>>>,
     }
     let answers = try_join_all(parts.iter().map(|part| part.rows(numbers))).await?;
@@ -94,7 +94,7 @@ async fn suspects_of(parts: &[Part<'_>], numbers: &Vec<i32>) -> Result<Vec<Suspe
             let entry = keys.entry(key).or_default();
             entry.hashes.resize(parts.len(), None);
             entry.texts.resize(parts.len(), None);
-            entry.hashes[node] = Some([row.get(2), row.get(3)]);
+            entry.hashes[node] = Some(row.get(2));
             entry.texts[node] = Some(texts);
         }
     }
@@ -110,18 +110,18 @@ impl Part<'_> {
     async fn groups(&self) -> Result<Vec<Group>, CompareError> {
         let Self { side, subject, node, range, extent } = self;
         let mut groups = vec![Group::default(); range.group_count(subject)];
-        let query = subject.tables[*node].groups(extent, range.grouping(subject));
+        let query = subject.tables[*node].groups(extent, range.grouping(subject), subject.seed);
         let rows = side.client.query(&query, &range.parameters()).await;
         for row in rows.on(side.name, || self.doing())? {
             let at = usize::try_from(row.get::<_, i32>(0)).unwrap_or_default();
-            groups[at] = [row.get(1), row.get(2), row.get(3)];
+            groups[at] = [row.get(1), row.get(2)];
         }
         Ok(groups)
     }
 
     async fn rows(&self, numbers: &Vec<i32>) -> Result<Vec<tokio_postgres::Row>, CompareError> {
         let Self { side, subject, node, range, extent } = self;
-        let query = subject.tables[*node].rows_of_groups(extent, range.grouping(subject));
+        let query = subject.tables[*node].rows_of_groups(extent, range.grouping(subject), subject.seed);
         let mut parameters = range.parameters();
         parameters.push(numbers as &(dyn ToSql + Sync));
         side.client.query(&query, &parameters).await.on(side.name, || self.doing())

@@ -17,13 +17,13 @@ const TIMESTAMPTZ: u32 = 1184;
 const INTERVAL: u32 = 1186;
 const BPCHAR: u32 = 1042;
 
-/// The form for values of all these columns, one per node, and the columns whose types must be asked whether their values
-/// can be hashed before [`Canonical::Hashed`] may be used.
+/// The form for values of all these columns, one per node. Whether values can be hashed must be asked before
+/// [`Canonical::Hashed`] may be used.
 pub(super) fn canonical(columns: &[&Column]) -> Canonical {
     let every = |test: fn(&Column) -> bool| columns.iter().all(|column| test(column));
     let any = |test: fn(&Column) -> bool| columns.iter().any(|column| test(column));
     if every(is_integer) {
-        return Canonical::Plain;
+        return if any(|column| column.base_type_oid == BIGINT) { Canonical::Integer } else { Canonical::Plain };
     }
     if every(is_number) {
         return if any(is_float) { Canonical::Float } else { Canonical::Numeric };
@@ -31,8 +31,9 @@ pub(super) fn canonical(columns: &[&Column]) -> Canonical {
     if any(is_citext) && every(|column| column.category == 'S') {
         return Canonical::Folded;
     }
-    if any(|column| column.base_type_oid == BPCHAR) && every(|column| column.category == 'S') {
-        return Canonical::Stripped;
+    if every(|column| column.category == 'S' && column.deterministic) {
+        let padded = |column: &Column| column.base_type_oid == BPCHAR;
+        return if any(padded) && !every(padded) { Canonical::Stripped } else { Canonical::Plain };
     }
     if any(|column| column.base_type_oid == JSONB) && any(|column| column.base_type_oid == JSON) {
         return Canonical::HashedJson;
@@ -43,17 +44,23 @@ pub(super) fn canonical(columns: &[&Column]) -> Canonical {
     }
     match columns[0].base_type_oid {
         INTERVAL => Canonical::Interval,
+        TIMESTAMP => Canonical::Timestamp,
+        TIMESTAMPTZ => Canonical::TimestampTz,
         _ if any(|column| !column.deterministic) || spells_equal_values_differently(columns[0]) => Canonical::Hashed,
-        _ => Canonical::Plain,
+        of if HASHES_EVERY_BIT.contains(&of) => Canonical::Plain,
+        _ => Canonical::Text,
     }
 }
+
+/// boolean, bytea, date, oid, uuid: their hash functions are the same on all servers, and look at every bit.
+const HASHES_EVERY_BIT: [u32; 5] = [16, 17, DATE, 26, 2950];
 
 fn times(columns: &[&Column]) -> Canonical {
     let is_time = |column: &&Column| matches!(column.base_type_oid, DATE | TIMESTAMP | TIMESTAMPTZ);
     match columns.iter().all(is_time) {
         true if columns.iter().any(|column| column.base_type_oid == TIMESTAMPTZ) => Canonical::TimestampTz,
         true => Canonical::Timestamp,
-        false => Canonical::Plain,
+        false => Canonical::Text,
     }
 }
 
@@ -120,4 +127,14 @@ fn sorts_everywhere_alike(column: &Column) -> bool {
 /// One integer on every node.
 pub(super) fn is_one_integer(key: &[Vec<&Column>]) -> bool {
     key.len() == 1 && key[0].iter().all(|column| is_integer(column))
+}
+
+/// What all its columns can hold.
+pub(super) fn highest_key(key: &[Vec<&Column>]) -> i64 {
+    let highest = |column: &&Column| match column.base_type_oid {
+        SMALLINT => i64::from(i16::MAX),
+        INTEGER => i64::from(i32::MAX),
+        _ => i64::MAX,
+    };
+    key.iter().flatten().map(highest).min().unwrap_or(i64::MAX)
 }

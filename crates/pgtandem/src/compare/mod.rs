@@ -11,20 +11,19 @@ mod error;
 mod flight;
 mod form;
 mod look;
+mod orphans;
 mod pace;
 mod ranges;
 mod report;
 mod scan;
+mod sequences;
 mod subject;
 mod tally;
 
 pub use error::CompareError;
-pub use report::{Report, Shapes, TableReport, compare_table, read_shapes};
+pub use orphans::{Orphan, Orphans};
+pub use report::{Comparison, Report, Shapes, TableReport, read_shapes};
 pub use scan::{Checkpoint, Options, Watch, compare_rows};
+pub use sequences::{Next, Overlap};
 pub use subject::{Columns, Side, Subject, columns_by_name};
 pub use tally::{Clash, Found, Partial, Tally};
-
-/// For those who do not watch.
-pub struct Unwatched;
-
-impl Watch for Unwatched {}

@@ -2,11 +2,13 @@
 
 use super::CompareError;
 use super::error::On;
+use super::orphans::{Orphans, find_orphans};
 use super::scan::{Checkpoint, Options, Watch, compare_rows};
+use super::sequences::{Overlap, find_overlaps};
 use super::subject::{Columns, Side, Subject, columns_by_name};
 use super::tally::Tally;
 use crate::catalog::{TableShape, read_tables};
-use crate::sql::QualifiedName;
+use crate::sql::{Ident, QualifiedName};
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +30,8 @@ pub struct TableReport {
     /// Columns that were not compared, because some node lacks them or computes them itself.
     pub left_out: Vec<String>,
     pub tally: Tally,
+    pub orphans: Vec<Orphans>,
+    pub overlaps: Vec<Overlap>,
 }
 
 impl Report {
@@ -81,22 +85,34 @@ impl Shapes {
     }
 }
 
-/// Compares one table; `from`: where an earlier comparison of it stopped.
-pub async fn compare_table(
-    subject: &Subject,
-    sides: &[Side<'_>],
-    walkers: &[Side<'_>],
-    options: Options,
-    from: Option<Checkpoint>,
-    watch: &mut dyn Watch,
-) -> Result<TableReport, CompareError> {
-    let tally = compare_rows(subject, sides, walkers, options, from, watch).await?;
-    let texts = |names: &[crate::sql::Ident]| names.iter().map(|name| name.as_str().to_owned()).collect();
-    Ok(TableReport {
-        name: subject.name.plain(),
-        columns: texts(&subject.columns),
-        key: subject.key.clone(),
-        left_out: texts(&subject.left_out),
-        tally,
-    })
+/// A comparison of several tables.
+pub struct Comparison<'a> {
+    pub sides: Vec<Side<'a>>,
+    /// Other sessions on the same nodes, for what is read ahead.
+    pub walkers: Vec<Side<'a>>,
+    pub tables: Vec<Shapes>,
+    pub options: Options,
+}
+
+impl Comparison<'_> {
+    /// One table of `tables`. `from`: where an earlier comparison of it stopped.
+    pub async fn table(
+        &self,
+        table: &Shapes,
+        subject: &Subject,
+        from: Option<Checkpoint>,
+        watch: &mut dyn Watch,
+    ) -> Result<TableReport, CompareError> {
+        let tally = compare_rows(subject, &self.sides, &self.walkers, self.options, from, watch).await?;
+        let texts = |names: &[Ident]| names.iter().map(|name| name.as_str().to_owned()).collect();
+        Ok(TableReport {
+            name: subject.name.plain(),
+            columns: texts(&subject.columns),
+            key: subject.key.clone(),
+            left_out: texts(&subject.left_out),
+            tally,
+            orphans: find_orphans(&self.sides, table, &self.tables, self.options.examples).await?,
+            overlaps: find_overlaps(&self.sides, table).await?,
+        })
+    }
 }

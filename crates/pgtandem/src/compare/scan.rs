@@ -3,12 +3,14 @@
 use super::CompareError;
 use super::checksums::{Suspect, summarise};
 use super::clashes::clashes;
+use super::error::On;
 use super::flight::{Landed, wait_for_landings};
 use super::look::{Seen, Verdict, differing_columns, look, verdict, versions};
 use super::pace::Pace;
 use super::ranges::{Range, Ranges};
 use super::subject::{Side, Subject};
 use super::tally::{Found, Tally};
+use crate::sql;
 use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use std::pin::pin;
@@ -81,6 +83,9 @@ pub async fn compare_rows(
 ) -> Result<Tally, CompareError> {
     let (after, mut tally) = from.map_or((None, Tally::default()), |from| (Some(from.after), from.tally));
     tally.rows.resize(sides.len(), 0);
+    for side in sides {
+        side.client.batch_execute(sql::FOR_GROUPS).await.on(side.name, || "preparing a comparison".to_owned())?;
+    }
     let mut scan = Scan { sides, subject, options, watch, tally, waiting: Vec::new() };
     let ranges = Ranges::new(subject, walkers, after.as_ref());
     let walker = ranges.walker;

@@ -3,9 +3,9 @@
 use super::CompareError;
 use super::clashes::unique_columns;
 use super::error::On;
-use super::form::{canonical, is_one_integer, sorts_alike};
+use super::form::{canonical, highest_key, is_one_integer, sorts_alike};
 use crate::catalog::{Column, TableShape, estimate_rows};
-use crate::sql::{self, Canonical, ComparedColumn, ComparedTable, Ident, QualifiedName, list};
+use crate::sql::{self, Canonical, ComparedColumn, ComparedTable, Ident, QualifiedName, Seed, list};
 use tokio_postgres::Client;
 
 /// One node, and a session on it.
@@ -34,10 +34,13 @@ pub struct Subject {
     pub(super) key_types: Vec<Vec<String>>,
     pub(super) sorted: bool,
     pub(super) one_integer: bool,
+    /// What a key of one integer can be at most on every node.
+    pub(super) highest_key: i64,
     /// The columns of each secondary unique index.
     pub(super) unique: Vec<Vec<usize>>,
     /// About how many rows each node has.
     pub(super) estimates: Vec<u64>,
+    pub(super) seed: Seed,
 }
 
 /// Columns of the same name that every node has and writes, in the first one's order.
@@ -114,8 +117,10 @@ impl Subject {
                 .collect(),
             sorted: key_columns.iter().all(|columns| sorts_alike(columns)),
             one_integer: is_one_integer(&key_columns),
+            highest_key: highest_key(&key_columns),
             unique: unique_columns(shapes, columns),
             estimates,
+            seed: Seed(uuid::Uuid::new_v4().as_u64_pair().1.cast_signed()),
             key,
         })
     }
@@ -162,7 +167,7 @@ async fn hashable(form: Canonical, columns: &[&Column], sides: &[Side<'_>]) -> C
     }
     for (column, side) in columns.iter().zip(sides) {
         if side.client.query(&sql::probe_hash(&column.cast_type), &[]).await.is_err() {
-            return Canonical::Plain;
+            return Canonical::Text;
         }
     }
     form

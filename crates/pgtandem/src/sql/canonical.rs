@@ -6,8 +6,12 @@ use super::Ident;
 /// The sessions' settings (time zone, digits of floats) are pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Canonical {
-    /// The type writes equal values alike.
+    /// The type writes equal values alike, and its hash function looks at every bit.
     Plain,
+    /// The type writes equal values alike.
+    Text,
+    /// Of up to eight bytes, which the hash function folds to four.
+    Integer,
     /// 1.0 is 1.00.
     Numeric,
     /// 0 is -0, and 1 is 1.0.
@@ -28,38 +32,48 @@ pub enum Canonical {
 }
 
 impl Canonical {
-    /// The form of column `t.name`, for [`super::compared_groups`]: of any type, NULL where the value is.
-    pub(super) fn form(self, name: &Ident) -> String {
+    /// What `hash_record_extended` is given for the column `t.name`: NULL where the value is, else something that its
+    /// hash function tells from every other value, in all its 64 bits.
+    pub(super) fn hashed(self, name: &Ident) -> String {
         match self {
-            Self::Plain => format!("t.{name}"),
-            Self::Numeric => format!("pg_catalog.trim_scale(t.{name}::pg_catalog.numeric)"),
-            Self::Float => format!("(t.{name}::pg_catalog.float8 + 0)"),
-            Self::Stripped => format!("t.{name}::pg_catalog.text"),
-            Self::Folded => format!("pg_catalog.lower(t.{name}::pg_catalog.text COLLATE pg_catalog.\"default\")"),
+            Self::Plain | Self::Hashed => format!("t.{name}"),
+            Self::Text | Self::Stripped => format!("t.{name}::pg_catalog.text"),
+            Self::Integer => format!("t.{name}, (t.{name}::pg_catalog.int8 >> 32)"),
+            Self::Numeric => {
+                format!("pg_catalog.numeric_send(pg_catalog.trim_scale(t.{name}::pg_catalog.numeric))")
+            }
+            // Zeros and NaNs of either sign hash alike.
+            Self::Float => format!("t.{name}::pg_catalog.float8"),
+            Self::Folded => folded(name),
             Self::Interval => interval(name),
-            Self::Timestamp => format!("t.{name}::pg_catalog.timestamp"),
-            Self::TimestampTz => format!("t.{name}::pg_catalog.timestamptz"),
-            Self::Hashed | Self::HashedJson => self.hashed(name, 0),
+            Self::Timestamp => format!("pg_catalog.timestamp_send(t.{name}::pg_catalog.timestamp)"),
+            Self::TimestampTz => format!("pg_catalog.timestamptz_send(t.{name}::pg_catalog.timestamptz)"),
+            Self::HashedJson => format!("t.{name}::pg_catalog.jsonb"),
         }
     }
 
-    /// The form as a text that tells values apart; short even where they are long.
+    /// A text that tells values apart; short even where they are long.
     pub(super) fn token(self, name: &Ident) -> String {
         match self {
-            Self::Hashed | Self::HashedJson => {
-                format!("({})::pg_catalog.text || '/' || ({})", self.hashed(name, 0), self.hashed(name, 1))
-            }
-            _ => short(&format!("({})::pg_catalog.text", self.form(name))),
+            Self::Plain | Self::Text | Self::Stripped | Self::Integer => short(&format!("t.{name}::pg_catalog.text")),
+            Self::Numeric => short(&format!("pg_catalog.trim_scale(t.{name}::pg_catalog.numeric)::pg_catalog.text")),
+            Self::Float => format!("(t.{name}::pg_catalog.float8 + 0)::pg_catalog.text"),
+            Self::Folded => short(&folded(name)),
+            Self::Interval => interval(name),
+            Self::Timestamp => format!("t.{name}::pg_catalog.timestamp::pg_catalog.text"),
+            Self::TimestampTz => format!("t.{name}::pg_catalog.timestamptz::pg_catalog.text"),
+            Self::Hashed | Self::HashedJson => self.hashes(name),
         }
     }
 
-    fn hashed(self, name: &Ident, seed: u8) -> String {
-        let cast = if self == Self::HashedJson { "::pg_catalog.jsonb" } else { "" };
-        format!(
-            "CASE WHEN t.{name} IS NOT DISTINCT FROM NULL THEN NULL \
-             ELSE pg_catalog.hash_record_extended(ROW(t.{name}{cast}), {seed}) END"
-        )
+    fn hashes(self, name: &Ident) -> String {
+        let hash = |seed| format!("pg_catalog.hash_record_extended(ROW({}), {seed})", self.hashed(name));
+        format!("CASE WHEN t.{name} IS DISTINCT FROM NULL THEN pg_catalog.concat({}, ' ', {}) END", hash(0), hash(1))
     }
+}
+
+fn folded(name: &Ident) -> String {
+    format!("pg_catalog.lower(t.{name}::pg_catalog.text COLLATE pg_catalog.\"default\")")
 }
 
 /// Texts up to this length stand for themselves; of longer ones length and MD5 do.

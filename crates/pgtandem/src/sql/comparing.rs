@@ -44,39 +44,33 @@ pub enum Grouping {
 }
 
 /// Consecutive keys in one group of [`Grouping::Runs`], as a power of two.
-const RUN_BITS: u32 = 5;
+const RUN_BITS: u32 = 6;
 
-/// Hashes of keys and rows have different seeds.
-const KEY_SEED: u8 = 7;
+/// Mixed into every hash. Another one for each comparison: should two different rows have one hash, they will not have it
+/// again the next time, and nobody can make two rows that always do.
+#[derive(Debug, Clone, Copy)]
+pub struct Seed(pub i64);
 
 impl ComparedTable {
-    /// A group's number, how many rows it has, and two sums over the rows' hashes, whatever their order: of texts,
-    /// since the hashes of numbers and of whole records let too many differences cancel each other out.
-    pub fn groups(&self, extent: &Extent, grouping: Grouping) -> String {
+    /// A group's number, how many rows it has, and the sum (without carry) of the rows' hashes, whatever their order. The
+    /// seed of a row's hash comes from its key: so values that changed places between two rows do not cancel out.
+    pub fn groups(&self, extent: &Extent, grouping: Grouping, seed: Seed) -> String {
         format!(
-            "SELECT r.g, pg_catalog.count(*), pg_catalog.bit_xor({}), pg_catalog.bit_xor({}) \
-             FROM (SELECT {} AS g, {} AS v FROM {} AS t WHERE {} OFFSET 0) AS r GROUP BY r.g",
-            row_hash(0),
-            row_hash(1),
+            "SELECT {} AS g, pg_catalog.count(*), pg_catalog.bit_xor({}) FROM {} GROUP BY 1",
             self.group(grouping),
-            forms(&self.columns),
-            self.name,
-            self.within(extent)
+            self.row_hash(grouping, seed),
+            self.within(extent, grouping, seed)
         )
     }
 
-    /// Of the rows in these groups (the last parameter): the key's forms, its texts, and the hashes.
-    pub fn rows_of_groups(&self, extent: &Extent, grouping: Grouping) -> String {
+    /// Of the rows in these groups (the last parameter): the key's tokens, its texts, and the hash.
+    pub fn rows_of_groups(&self, extent: &Extent, grouping: Grouping, seed: Seed) -> String {
         let key = list(self.key.iter().map(|column| column.canonical.token(&column.name)));
-        let texts = list(self.key.iter().map(|column| format!("t.{}::pg_catalog.text", column.name)));
         format!(
-            "SELECT r.k, r.o, {}, {} FROM (SELECT ARRAY[{key}] AS k, ARRAY[{texts}] AS o, {} AS v FROM {} AS t \
-             WHERE {} AND {} = ANY (${}) OFFSET 0) AS r",
-            row_hash(0),
-            row_hash(1),
-            forms(&self.columns),
-            self.name,
-            self.within(extent),
+            "SELECT ARRAY[{key}]::pg_catalog.text[], ARRAY[{}], {} FROM {} AND {} = ANY (${})",
+            texts(&self.key),
+            self.row_hash(grouping, seed),
+            self.within(extent, grouping, seed),
             self.group(grouping),
             self.parameters(extent) + 1
         )
@@ -85,11 +79,11 @@ impl ComparedTable {
     /// The texts of the key that is `rows` further on; no row if there are fewer.
     pub fn boundary(&self, extent: &Extent, rows: u64) -> String {
         let key = list(self.key.iter().map(|column| format!("t.{}", column.name)));
-        let texts = list(self.key.iter().map(|column| format!("t.{}::pg_catalog.text", column.name)));
         format!(
-            "SELECT ARRAY[{texts}] FROM {} AS t WHERE {} ORDER BY {key} OFFSET {} LIMIT 1",
+            "SELECT ARRAY[{}] FROM {} AS t WHERE {} ORDER BY {key} OFFSET {} LIMIT 1",
+            texts(&self.key),
             self.name,
-            self.within(extent),
+            self.between(extent),
             rows.saturating_sub(1)
         )
     }
@@ -111,10 +105,10 @@ impl ComparedTable {
     /// Rows that have such values in the `wanted` columns under other keys. Parameters: one `text[]` per key column, then
     /// one per wanted column. Answers with the place in the arrays and the key's texts.
     pub fn claims(&self, wanted: &[&ComparedColumn]) -> String {
-        let texts = list(self.key.iter().map(|column| format!("t.{}::pg_catalog.text", column.name)));
         let width = self.key.len();
         format!(
-            "SELECT v.place, ARRAY[{texts}] FROM {} JOIN {} AS t ON {} WHERE NOT ({})",
+            "SELECT v.place, ARRAY[{}] FROM {} JOIN {} AS t ON {} WHERE NOT ({})",
+            texts(&self.key),
             keys(width + wanted.len()),
             self.name,
             equal(wanted.iter().copied(), width),
@@ -122,48 +116,81 @@ impl ComparedTable {
         )
     }
 
+    /// The rows, as `t`, with the hash of their key where it is needed; ends in a condition.
+    fn within(&self, extent: &Extent, grouping: Grouping, seed: Seed) -> String {
+        if let (Grouping::Runs { .. }, Extent::Between { .. }) = (grouping, extent) {
+            return format!("{} AS t WHERE {}", self.name, self.between(extent));
+        }
+        let columns = list(self.columns.iter().map(|column| format!("t.{}", column.name)));
+        let hashed = list(self.key.iter().map(|column| column.canonical.hashed(&column.name)));
+        let hash = self.key_hash();
+        let rows = format!(
+            "(SELECT {columns}, pg_catalog.hash_record_extended(ROW({hashed}), {}) AS {hash} FROM {} AS t WHERE {} OFFSET 0)",
+            seed.0,
+            self.name,
+            self.between(extent)
+        );
+        match extent {
+            Extent::Slice { number, bits: bits @ 1.. } => {
+                // The sign is shifted in.
+                format!("{rows} AS t WHERE ((t.{hash} >> {}) & {}) = {number}", 64 - bits, (1_u64 << bits) - 1)
+            }
+            _ => format!("{rows} AS t WHERE true"),
+        }
+    }
+
     fn group(&self, grouping: Grouping) -> String {
         match grouping {
             Grouping::Hash { bits } => {
-                format!("({} & {})::pg_catalog.int4", self.key_hash(), (1_u64 << bits) - 1)
+                format!("(t.{} & {})::pg_catalog.int4", self.key_hash(), (1_u64 << bits) - 1)
             }
             Grouping::Runs { bits } => {
-                let key = list(self.key.iter().map(|column| format!("t.{}", column.name)));
-                format!("(({key}::pg_catalog.int8 >> {RUN_BITS}) & {})::pg_catalog.int4", (1_u64 << bits) - 1)
+                let key = &self.key[0].name;
+                format!("((t.{key} >> {RUN_BITS}) & {})::pg_catalog.int4", (1_u64 << bits) - 1)
             }
         }
     }
 
-    fn key_hash(&self) -> String {
-        format!("pg_catalog.hashtextextended({} COLLATE \"C\", {KEY_SEED})", forms(&self.key))
+    fn row_hash(&self, grouping: Grouping, seed: Seed) -> String {
+        let values = self.columns.iter().filter(|column| !self.key.contains(column));
+        let values = list(values.map(|column| column.canonical.hashed(&column.name)));
+        let key = match grouping {
+            Grouping::Hash { .. } => format!("t.{}", self.key_hash()),
+            Grouping::Runs { .. } => format!("t.{}::pg_catalog.int8 # ({})", self.key[0].name, seed.0),
+        };
+        match values.as_str() {
+            "" => format!("pg_catalog.hash_record_extended(ROW(0), {key})"),
+            values => format!("pg_catalog.hash_record_extended(ROW({values}), {key})"),
+        }
     }
 
-    fn within(&self, extent: &Extent) -> String {
-        match extent {
-            Extent::Between { after, upto, types } => {
-                let key = list(self.key.iter().map(|column| format!("t.{}", column.name)));
-                let mut place = 0;
-                let mut value = || {
-                    list(types.iter().map(|of| {
-                        place += 1;
-                        format!("${place}::pg_catalog.text::{of}")
-                    }))
-                };
-                let mut text = "true".to_owned();
-                if *after {
-                    let _ = write!(text, " AND ({key}) > ({})", value());
-                }
-                if *upto {
-                    let _ = write!(text, " AND ({key}) <= ({})", value());
-                }
-                text
-            }
-            Extent::Slice { bits: 0, .. } => "true".to_owned(),
-            Extent::Slice { number, bits } => {
-                // The sign is shifted in.
-                format!("(({} >> {}) & {}) = {number}", self.key_hash(), 64 - bits, (1_u64 << bits) - 1)
-            }
+    /// A name that no column has.
+    fn key_hash(&self) -> Ident {
+        let mut name = "key_hash".to_owned();
+        while self.columns.iter().any(|column| column.name.as_str() == name) {
+            name.push('_');
         }
+        Ident::new(name)
+    }
+
+    fn between(&self, extent: &Extent) -> String {
+        let Extent::Between { after, upto, types } = extent else { return "true".to_owned() };
+        let key = list(self.key.iter().map(|column| format!("t.{}", column.name)));
+        let mut place = 0;
+        let mut value = || {
+            list(types.iter().map(|of| {
+                place += 1;
+                format!("${place}::pg_catalog.text::{of}")
+            }))
+        };
+        let mut text = "true".to_owned();
+        if *after {
+            let _ = write!(text, " AND ({key}) > ({})", value());
+        }
+        if *upto {
+            let _ = write!(text, " AND ({key}) <= ({})", value());
+        }
+        text
     }
 
     fn parameters(&self, extent: &Extent) -> usize {
@@ -174,13 +201,13 @@ impl ComparedTable {
     }
 }
 
-/// A row of forms as text: each value is delimited, and NULL is no empty text.
-fn forms(columns: &[ComparedColumn]) -> String {
-    format!("ROW({})::pg_catalog.text", list(columns.iter().map(|column| column.canonical.form(&column.name))))
-}
+/// Set on the sessions that ask for groups: there are few of them, but the planner expects one per row, and would sort
+/// the rows on disk. A range takes less than starting a parallel worker and compiling its expressions are worth, and the
+/// server has others to serve.
+pub const FOR_GROUPS: &str = "SET enable_sort = off; SET jit = off; SET max_parallel_workers_per_gather = 0";
 
-fn row_hash(seed: u8) -> String {
-    format!("pg_catalog.hashtextextended(r.v COLLATE \"C\", {seed})")
+fn texts(columns: &[ComparedColumn]) -> String {
+    list(columns.iter().map(|column| format!("t.{}::pg_catalog.text", column.name)))
 }
 
 /// What is longer is cut off: nobody looks at more, and a thousand rows must fit into memory.
@@ -207,6 +234,47 @@ fn equal<'a>(columns: impl IntoIterator<Item = &'a ComparedColumn>, first: usize
         .zip(first..)
         .map(|(column, at)| format!("t.{} {} v.c{at}::{}", column.name, column.equals, column.cast_type));
     each.collect::<Vec<_>>().join(" AND ")
+}
+
+/// A referring column and what it refers to.
+#[derive(Debug, Clone)]
+pub struct Reference {
+    pub from: Ident,
+    pub to: Ident,
+    /// The operator by which the referred-to column's values are equal.
+    pub equals: String,
+    pub cast_type: String,
+}
+
+/// The key's and the referring columns' texts of rows that refer to none of the parent's.
+pub fn rows_without_parent(
+    child: &QualifiedName,
+    key: &[Ident],
+    parent: &QualifiedName,
+    references: &[Reference],
+) -> String {
+    let text = |name: &Ident| format!("t.{name}::pg_catalog.text");
+    let given: Vec<String> = references.iter().map(|column| format!("t.{} IS NOT NULL", column.from)).collect();
+    let refers: Vec<String> =
+        references.iter().map(|column| format!("p.{} {} t.{}", column.to, column.equals, column.from)).collect();
+    format!(
+        "SELECT ARRAY[{}], ARRAY[{}] FROM {child} AS t WHERE {} AND NOT EXISTS (SELECT FROM {parent} AS p WHERE {})",
+        list(key.iter().map(text)),
+        list(references.iter().map(|column| text(&column.from))),
+        given.join(" AND "),
+        refers.join(" AND ")
+    )
+}
+
+/// The places of values (one `text[]` per column) that some row of the parent has.
+pub fn parents_present(parent: &QualifiedName, references: &[Reference]) -> String {
+    let equal = references.iter().enumerate();
+    let equal = equal.map(|(at, column)| format!("p.{} {} v.c{at}::{}", column.to, column.equals, column.cast_type));
+    format!(
+        "SELECT DISTINCT v.place FROM {} JOIN {parent} AS p ON {}",
+        keys(references.len()),
+        equal.collect::<Vec<_>>().join(" AND ")
+    )
 }
 
 /// Fails where values of the type cannot be hashed.

@@ -1,6 +1,6 @@
 //! The progress of a comparison.
 
-use crate::compare::{Subject, Watch};
+use crate::compare::Subject;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 
@@ -10,19 +10,21 @@ pub(super) struct Bar {
 }
 
 impl Bar {
-    pub fn new(subject: &Subject) -> Self {
+    /// `done`: rows that an earlier run has done.
+    pub fn new(subject: &Subject, done: u64) -> Self {
         if !std::io::stderr().is_terminal() {
             return Self { bar: None };
         }
         let style = ProgressStyle::with_template("  {msg} {wide_bar} {human_pos}/{human_len} rows, {eta} left")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::with_draw_target(Some(subject.estimated_rows()), ProgressDrawTarget::stderr());
-        Self { bar: Some(bar.with_style(style).with_message(subject.name.plain())) }
+        let bar = bar.with_style(style).with_message(subject.name.plain());
+        bar.set_position(done);
+        bar.reset_eta();
+        Self { bar: Some(bar) }
     }
-}
 
-impl Watch for Bar {
-    fn rows(&mut self, done: u64) {
+    pub fn rows(&self, done: u64) {
         if let Some(bar) = &self.bar {
             bar.set_length(bar.length().unwrap_or_default().max(done));
             bar.set_position(done);
