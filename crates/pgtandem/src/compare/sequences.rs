@@ -34,7 +34,7 @@ pub(super) async fn find_overlaps(sides: &[Side<'_>], table: &Shapes) -> Result<
         };
         let sequences = read_sequences(side.client, &[shape.relid]).await;
         let sequences = sequences.on(side.name, || format!("reading the sequences of {}", table.name.plain()))?;
-        for sequence in sequences.iter().filter(|sequence| unique(&sequence.column)) {
+        for sequence in sequences.iter().filter(|sequence| sequence.is_readable && unique(&sequence.column)) {
             let column = sequence.column.as_str();
             let next = Next::of(node, sequence);
             match all.iter_mut().find(|overlap| overlap.column == column) {
