@@ -71,6 +71,11 @@ impl Page<'_> {
             text.push('\n');
             text.push_str(&self.side_by_side(found));
         }
+        let shown = tally.examples.iter().filter(|found| found.is_everywhere()).count() as u64;
+        if tally.different > shown {
+            let more = count(tally.different - shown);
+            text.push_str(&format!("\n  {}\n", style.dim(format!("and {more} more that are different"))));
+        }
         for partial in &tally.partial {
             text.push('\n');
             text.push_str(&self.only_on(&partial.on, partial.keys));
