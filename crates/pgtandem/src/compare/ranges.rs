@@ -147,3 +147,31 @@ fn following(range: &Range) -> Option<Range> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &str) -> Option<Vec<String>> {
+        Some(vec![text.to_owned()])
+    }
+
+    #[test]
+    fn ranges_follow_each_other_to_the_end() {
+        let range = Range::Between { after: None, upto: key("9") };
+        let next = Range::Between { after: key("9"), upto: None };
+        assert_eq!(following(&range), Some(next.clone()));
+        assert_eq!(following(&next), None);
+        let slice = |number| Range::Slice { number, bits: 1, groups: 3 };
+        assert_eq!((following(&slice(0)), following(&slice(1))), (Some(slice(1)), None));
+    }
+
+    #[test]
+    fn only_keys_that_are_close_together_are_counted_off() {
+        let stride = |after: Option<&str>, upto: &str| stride(after.and_then(key).as_deref(), key(upto).as_deref());
+        assert_eq!(stride(Some("-10"), "65526"), Some(65_536));
+        assert_eq!(stride(Some("0"), "262145"), None);
+        assert_eq!(stride(None, "65536"), None);
+        assert_eq!(stride(Some("-9223372036854775808"), "1"), None);
+    }
+}
