@@ -3,6 +3,7 @@
 mod application;
 mod both_ways;
 mod copy;
+mod diff;
 mod drain;
 mod figures;
 mod lag;
@@ -56,6 +57,8 @@ enum Section {
     Both,
     /// What the target's application notices of a large delivery
     Large,
+    /// Comparing two filled tables
+    Diff,
 }
 
 fn main() -> ExitCode {
@@ -85,6 +88,9 @@ fn main() -> ExitCode {
     }
     if wanted(Section::Large) {
         large::run(&pair, &mut report, repeats, seconds.min(3));
+    }
+    if wanted(Section::Diff) {
+        diff::run(&pair, &mut report, repeats);
     }
     report.print_table();
     if report.missed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -1,7 +1,7 @@
 //! The two servers, and on them one fresh pair of databases per run.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::ValueEnum;
@@ -30,6 +30,7 @@ pub struct Pair {
     pub target: Cluster,
     pub way: Way,
     pgbench: PathBuf,
+    psql: PathBuf,
 }
 
 /// How replication reaches the servers. Applications use the socket either way.
@@ -59,8 +60,8 @@ impl Pair {
         let (Some(source), Some(target)) = (clusters.next(), clusters.next()) else {
             unreachable!("two were asked for")
         };
-        let pgbench = find_pgbench(&source);
-        let pair = Pair { source, target, way, pgbench };
+        let (pgbench, psql) = (find("pgbench", &source), find("psql", &source));
+        let pair = Pair { source, target, way, pgbench, psql };
         for cluster in pair.clusters() {
             cluster.create_database(TPCB_TEMPLATE).unwrap_or_else(|e| panic!("{e}"));
             pair.pgbench(cluster, TPCB_TEMPLATE, &["-i", "-q", "-s", SCALE]);
@@ -85,6 +86,10 @@ impl Pair {
         let path = self.path(name);
         fs::write(&path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         path
+    }
+
+    pub fn psql(&self) -> &Path {
+        &self.psql
     }
 
     /// Runs pgbench to its end.
@@ -156,7 +161,7 @@ impl Pair {
 }
 
 /// Beside the server's own programs, else on the path.
-fn find_pgbench(cluster: &Cluster) -> PathBuf {
-    let beside = cluster.bin().program("pgbench");
-    if beside.exists() { beside } else { PathBuf::from("pgbench") }
+fn find(program: &str, cluster: &Cluster) -> PathBuf {
+    let beside = cluster.bin().program(program);
+    if beside.exists() { beside } else { PathBuf::from(program) }
 }

@@ -1,6 +1,7 @@
 //! What processes took, from /proc.
 
 use std::fs;
+use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use pgtandem::cluster::Cluster;
@@ -78,4 +79,17 @@ pub fn peak_memory_mib(pid: u32) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
     line.trim().trim_end_matches(" kB").trim().parse::<f64>().unwrap_or(f64::NAN) / 1024.0
+}
+
+/// Waits for it, and says what it took at most: read a thousand times a second, so that the last moments are missed.
+pub fn peak_memory_of_child(child: &mut Child) -> (ExitStatus, f64) {
+    let mut peak = 0.0_f64;
+    loop {
+        // NaN once it has ended.
+        peak = peak.max(peak_memory_mib(child.id()));
+        if let Some(status) = child.try_wait().expect("a child of ours") {
+            return (status, peak);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

@@ -30,14 +30,7 @@ const WATCHDOG: &str = r#"trap '' HUP INT TERM; read -r word; [ "$word" = leave 
 
 impl Tandem {
     pub fn link(pair: &Pair, database: &'static str, tables: &[&str]) -> Tandem {
-        let mut config = String::new();
-        for cluster in pair.clusters() {
-            config += &format!("[nodes.{}]\nurl = \"{}\"\n", cluster.name(), pair.url(cluster, database));
-        }
-        for table in tables {
-            config += &format!("[[tables]]\nname = \"{table}\"\n");
-        }
-        let config = pair.write_file("pgtandem.toml", &config);
+        let config = pair.write_file("pgtandem.toml", &config(pair, database, tables));
         let tandem = Tandem { database, config, log: pair.path("pgtandem.log"), hub: None };
         tandem.run_to_end(&["up", "--yes"]);
         tandem
@@ -108,6 +101,17 @@ impl Drop for Tandem {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+pub fn config(pair: &Pair, database: &str, tables: &[&str]) -> String {
+    let mut config = String::new();
+    for cluster in pair.clusters() {
+        config += &format!("[nodes.{}]\nurl = \"{}\"\n", cluster.name(), pair.url(cluster, database));
+    }
+    for table in tables {
+        config += &format!("[[tables]]\nname = \"{table}\"\n");
+    }
+    config
 }
 
 /// Stands beside this program.

@@ -6,6 +6,7 @@ pub mod capture;
 pub mod catalog;
 pub mod cli;
 pub mod cluster;
+pub mod compare;
 pub mod config;
 pub mod connect;
 pub mod daemon;

@@ -17,6 +17,8 @@ pub struct ForeignKey {
     pub on_delete: ReferentialAction,
     pub on_update: ReferentialAction,
     pub deferrable: bool,
+    /// Every row that is there fulfils it.
+    pub validated: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +99,7 @@ pub(super) async fn read_foreign_keys(client: &impl GenericClient, relids: &[u32
         SELECT con.conname::text AS name, con.conrelid AS relid, n.nspname::text AS schema, c.relname::text AS table,
                con.confrelid AS referenced_relid, fn.nspname::text AS referenced_schema, fc.relname::text AS referenced_table,
                con.confdeltype::text AS on_delete, con.confupdtype::text AS on_update, con.condeferrable AS deferrable,
+               con.convalidated AS validated,
                ARRAY(SELECT a.attname::text FROM pg_catalog.unnest(con.conkey) WITH ORDINALITY AS k (attnum, place)
                      JOIN pg_catalog.pg_attribute a ON a.attrelid = con.conrelid AND a.attnum = k.attnum
                      ORDER BY k.place) AS columns,
@@ -125,6 +128,7 @@ pub(super) async fn read_foreign_keys(client: &impl GenericClient, relids: &[u32
         on_delete: ReferentialAction::from_letter(letter(row, "on_delete")),
         on_update: ReferentialAction::from_letter(letter(row, "on_update")),
         deferrable: row.get("deferrable"),
+        validated: row.get("validated"),
     });
     Ok(keys.collect())
 }

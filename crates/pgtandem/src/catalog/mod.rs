@@ -18,5 +18,6 @@ pub use role::{RoleFacts, TableRights, read_role};
 pub use sequences::{Sequence, ServedBy, read_sequences};
 pub use server::{ServerFacts, read_server};
 pub use tables::{
-    Column, Generated, Identity, Leaf, Persistence, ReplicaIdentity, TableKind, TableShape, list_tables, read_tables,
+    Column, Generated, Identity, Leaf, Persistence, ReplicaIdentity, TableKind, TableShape, estimate_rows, list_tables,
+    read_tables,
 };

@@ -18,6 +18,8 @@ pub struct Sequence {
     pub last_value: i64,
     /// False: the next value is `last_value` itself.
     pub is_called: bool,
+    /// Otherwise it is not known what it made last.
+    pub is_readable: bool,
     /// May be altered by us (or by a role we are a member of).
     pub is_ours_to_alter: bool,
 }
@@ -97,6 +99,7 @@ pub async fn read_sequences(client: &impl GenericClient, relids: &[u32]) -> Resu
             },
             last_value,
             is_called,
+            is_readable: row.get("is_readable"),
             is_ours_to_alter: row.get("is_ours_to_alter"),
             name,
         });

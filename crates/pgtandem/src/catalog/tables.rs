@@ -158,6 +158,8 @@ pub struct Column {
     pub identity: Option<Identity>,
     /// False for a nondeterministic collation: values that differ in bytes may be equal.
     pub deterministic: bool,
+    /// Its values sort by their bytes: on every server the same.
+    pub sorts_by_bytes: bool,
 }
 
 impl Column {
@@ -322,6 +324,22 @@ async fn read_leaves(client: &impl GenericClient, relids: &[u32]) -> Result<Hash
     Ok(leaves)
 }
 
+/// About how many rows each of these tables has, their partitions included; what was never analysed is judged by its size.
+pub async fn estimate_rows(client: &impl GenericClient, relids: &[u32]) -> Result<HashMap<u32, i64>, Error> {
+    const SMALLEST_ROW: i64 = 100;
+    const QUERY: &str = "
+        SELECT wanted.root,
+               pg_catalog.sum(CASE WHEN c.reltuples > 0 THEN c.reltuples
+                                   ELSE pg_catalog.pg_table_size(c.oid) / $2 END)::bigint
+        FROM pg_catalog.unnest($1::oid[]) AS wanted (root)
+        CROSS JOIN LATERAL (SELECT wanted.root AS oid UNION
+                            SELECT relid::oid FROM pg_catalog.pg_partition_tree(wanted.root)) AS part
+        JOIN pg_catalog.pg_class c ON c.oid = part.oid AND c.relkind <> 'p'
+        GROUP BY wanted.root";
+    let rows = client.query(QUERY, &[&relids, &SMALLEST_ROW]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 async fn read_columns(client: &impl GenericClient, relids: &[u32]) -> Result<HashMap<u32, Vec<Column>>, Error> {
     const QUERY: &str = "
         SELECT a.attrelid AS relid, a.attname::text AS name, a.attnum,
@@ -334,7 +352,9 @@ async fn read_columns(client: &impl GenericClient, relids: &[u32]) -> Result<Has
                a.atthasdef AND a.attgenerated = '' AS has_default,
                pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default_sql,
                a.attgenerated::text AS generated, a.attidentity::text AS identity,
-               coalesce(co.collisdeterministic, true) AS deterministic
+               coalesce(co.collisdeterministic, true) AS deterministic,
+               coalesce(co.collprovider = 'c' AND co.collcollate IN ('C', 'POSIX')
+                        OR co.collprovider = 'd' AND default_collation.by_bytes, false) AS sorts_by_bytes
         FROM pg_catalog.pg_attribute a
         JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
         CROSS JOIN LATERAL (
@@ -357,6 +377,11 @@ async fn read_columns(client: &impl GenericClient, relids: &[u32]) -> Result<Has
             WHERE oc.opcdefault AND oc.opcintype = base.oid LIMIT 1) AS equal ON true
         LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
         LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation
+        CROSS JOIN (
+            -- The provider can be another than libc from PostgreSQL 15 on.
+            SELECT d.datcollate IN ('C', 'POSIX')
+                   AND coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', 'c') = 'c' AS by_bytes
+            FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) AS default_collation
         WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
         ORDER BY a.attrelid, a.attnum";
     let mut columns: HashMap<u32, Vec<Column>> = HashMap::new();
@@ -393,6 +418,7 @@ fn column(row: &Row) -> Column {
             _ => None,
         },
         deterministic: row.get("deterministic"),
+        sorts_by_bytes: row.get("sorts_by_bytes"),
     }
 }
 

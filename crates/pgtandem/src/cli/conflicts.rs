@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value as Json;
 
 use super::confirm::confirm;
-use super::layout::{Cell, Grid, Tone, clip};
+use super::layout::{Cell, Grid, Tone, clip, width};
 use super::status::key_text;
 use super::{Failure, Global, Outcome, Style, say, when};
 use crate::config::{self, Config};
@@ -177,11 +177,6 @@ fn print(conflicts: &[Conflict], limit: i64) {
     if i64::try_from(conflicts.len()) == Ok(limit) {
         say(format!("\n{}", style.dim(format!("the newest {limit}; more with --limit"))));
     }
-}
-
-/// What a line may take: the terminal's width; in a file or a pipe nothing is cut off that a person would miss.
-fn width() -> usize {
-    terminal_size::terminal_size().map_or(160, |(width, _)| usize::from(width.0)).clamp(60, 200)
 }
 
 /// One conflict for a person. `width`: of the terminal.

@@ -106,6 +106,11 @@ fn ends_freely(row: &[Cell]) -> bool {
     row.last().is_some_and(|cell| !cell.right)
 }
 
+/// What a line may take: the terminal's width; in a file or a pipe nothing is cut off that a person would miss.
+pub fn width() -> usize {
+    terminal_size::terminal_size().map_or(160, |(width, _)| usize::from(width.0)).clamp(60, 200)
+}
+
 /// At most `width` characters; what is cut off ends in `…`.
 pub fn clip(text: &str, width: usize) -> String {
     let flat: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(width + 1).collect();

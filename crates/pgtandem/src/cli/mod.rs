@@ -8,6 +8,7 @@ mod check;
 mod confirm;
 mod conflicts;
 mod demo;
+mod diff;
 mod down;
 mod failure;
 mod init;
@@ -35,6 +36,7 @@ const LEARN: &str = "\
 From nothing to a link:
   pgtandem init new=postgres://app@db1.example/new_app legacy=postgres://app@db2.example/legacy_app
   pgtandem check      what stands in the way, and what mends it
+  pgtandem diff       what the tables' rows have in common, and what not
   pgtandem plan       what `up` would do; --sql to read every statement
   pgtandem up         does it, after asking
   pgtandem run        keeps the tables the same, until it is stopped
@@ -74,6 +76,7 @@ enum Command {
     Check(check::Check),
     Plan(plan::PlanCommand),
     Up(up::Up),
+    Diff(diff::Diff),
     Run(run::Run),
     Status(status::Status),
     Conflicts(conflicts::Conflicts),
@@ -118,6 +121,7 @@ fn in_runtime(command: Command, global: &Global) -> Result<Outcome, Failure> {
             Command::Check(check) => check.run(global).await,
             Command::Plan(plan) => plan.run(global).await,
             Command::Up(up) => up.run(global).await,
+            Command::Diff(diff) => diff.run(global).await,
             Command::Run(run) => run.run(global),
             Command::Demo(demo) => demo.run(),
             Command::Status(status) => status.run(global).await,

@@ -58,6 +58,14 @@ impl Watch {
         // A bar whose last user panicked is still a bar.
         use_it(&mut self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
+
+    fn clear(&self) {
+        self.with_bar(|bar| {
+            if let Some(bar) = bar.take() {
+                bar.finish_and_clear();
+            }
+        });
+    }
 }
 
 /// Nobody counts fractions of rows.
@@ -90,12 +98,12 @@ impl Progress for Watch {
         });
     }
 
+    fn compared(&self, _: &QualifiedName) {
+        self.clear();
+    }
+
     fn rows_end(&self, table: &QualifiedName, rows: u64) {
-        self.with_bar(|bar| {
-            if let Some(bar) = bar.take() {
-                bar.finish_and_clear();
-            }
-        });
+        self.clear();
         eprintln!("  {}: {} rows copied", table.plain(), HumanCount(rows));
     }
 }

@@ -1,8 +1,10 @@
 //! What can go wrong on the way.
 
+use crate::compare::CompareError;
 use crate::connect::ConnectError;
 use std::error::Error as _;
 use std::fmt::Write as _;
+use tokio_postgres::error::SqlState;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LifecycleError {
@@ -53,7 +55,10 @@ impl LifecycleError {
     pub fn remedy(&self) -> Option<String> {
         match self {
             Self::Connect { error, .. } => Some(error.remedy()),
-            Self::Sql { error, .. } => error.as_db_error().and_then(|error| error.hint()).map(str::to_owned),
+            Self::Sql { error, .. } => {
+                let hint = error.as_db_error().and_then(|error| error.hint()).map(str::to_owned);
+                hint.or_else(|| rights(error.code()?))
+            }
             Self::Replication { .. } | Self::Several(_) => None,
             Self::Refused { remedy, .. } | Self::Away { remedy, .. } | Self::Unknown { remedy, .. } => {
                 Some(remedy.clone())
@@ -99,6 +104,19 @@ fn describe(error: &tokio_postgres::Error) -> String {
         let _ = write!(text, "; {detail}");
     }
     text
+}
+
+fn rights(state: &SqlState) -> Option<String> {
+    (*state == SqlState::INSUFFICIENT_PRIVILEGE).then(|| "grant the role what docs/roles.md lists".to_owned())
+}
+
+impl From<CompareError> for LifecycleError {
+    fn from(error: CompareError) -> Self {
+        match error {
+            CompareError::Sql { node, doing, error } => Self::Sql { node, doing, error },
+            CompareError::Unfit { what, remedy } => Self::Unknown { what, remedy },
+        }
+    }
 }
 
 /// For what is asked of a node's session: names the node and what was being done.

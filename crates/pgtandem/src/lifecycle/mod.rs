@@ -32,7 +32,7 @@ pub use plan::{Plan, Rows, Step, plan};
 pub use report::{Finding, Report, Severity};
 pub use survey::{LinkFacts, NodeSurvey, survey};
 pub use undo::{Undone, undo};
-pub use up::{Differences, Progress, Silent, make_plan, up};
+pub use up::{Progress, Silent, make_plan, up};
 
 use crate::config::Config;
 use crate::sql::QualifiedName;

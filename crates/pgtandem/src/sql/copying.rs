@@ -1,4 +1,4 @@
-//! Reading whole tables out and in, and comparing them.
+//! Reading whole tables out and in.
 
 use super::{Ident, QualifiedName, list};
 
@@ -59,24 +59,4 @@ fn texts(columns: &[Ident]) -> String {
 
 pub fn holds_rows(table: &QualifiedName) -> String {
     format!("SELECT EXISTS (SELECT FROM {table})")
-}
-
-/// How many rows there are, and two sums over their hashes, whatever their order. The hash functions are those of hash
-/// partitioning, which PostgreSQL keeps the same from version to version.
-pub fn digest(table: &QualifiedName, columns: &[Ident]) -> String {
-    let (first, second) = (hash(columns, 0), hash(columns, 1));
-    format!(
-        "SELECT pg_catalog.count(*), coalesce(pg_catalog.sum({first}), 0)::text, \
-                coalesce(pg_catalog.sum({second}), 0)::text FROM {table}"
-    )
-}
-
-/// Per row two hashes of the key and two of the row, in the order of the key's.
-pub fn row_hashes(table: &QualifiedName, key: &[Ident], columns: &[Ident]) -> String {
-    let hashes = [hash(key, 0), hash(key, 1), hash(columns, 0), hash(columns, 1)];
-    format!("SELECT {} FROM {table} ORDER BY 1, 2", list(hashes))
-}
-
-fn hash(columns: &[Ident], seed: u8) -> String {
-    format!("pg_catalog.hashtextextended(ROW({})::pg_catalog.text COLLATE \"C\", {seed})", texts(columns))
 }

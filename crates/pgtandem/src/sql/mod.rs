@@ -5,14 +5,20 @@
 
 use std::fmt::{self, Display, Formatter, Write as _};
 
+mod canonical;
+mod comparing;
 mod copying;
 mod rows;
 mod sequence;
 mod table;
 
+pub use canonical::Canonical;
+pub use comparing::{
+    ComparedColumn, ComparedTable, Extent, FOR_GROUPS, Grouping, LONGEST_SHOWN, Reference, Seed, parents_present,
+    probe_hash, rows_without_parent,
+};
 pub use copying::{
-    copy_in, copy_out, copy_table, create_copy_table, digest, holds_rows, insert_from_copy_table, rest_of_copy_table,
-    row_hashes,
+    copy_in, copy_out, copy_table, create_copy_table, holds_rows, insert_from_copy_table, rest_of_copy_table,
 };
 pub use rows::{
     NOT_WRITTEN, WrittenColumn, copy_rows, counted_update, counted_upsert, delete, delete_all, delete_found,

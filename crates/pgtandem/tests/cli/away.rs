@@ -65,6 +65,19 @@ fn conflicts_and_pause_fail_and_name_the_nodes() {
 }
 
 #[test]
+fn diff_names_every_node_it_cannot_reach() {
+    let (code, stdout, stderr) = pgtandem(&config(NOWHERE), &["diff", "--csv"]);
+    assert_eq!((code, stdout.as_str()), (3, ""));
+    insta::assert_snapshot!(stderr, @r"
+    error: 2 nodes cannot be reached
+      node new: cannot connect to new_app on 127.0.0.1:1 as app: nothing accepts connections at 127.0.0.1:1
+        try: check that the server runs, that its listen_addresses and port fit the connection string, and the firewall
+      node legacy: cannot connect to legacy_app on 127.0.0.1:1 as app: nothing accepts connections at 127.0.0.1:1
+        try: check that the server runs, that its listen_addresses and port fit the connection string, and the firewall
+    ");
+}
+
+#[test]
 fn init_names_every_node_it_cannot_reach() {
     let dir = tempfile::tempdir().unwrap();
     let nodes = ["new=postgres://app@127.0.0.1:1/new_app", "legacy=postgres://app@127.0.0.1:2/legacy_app"];

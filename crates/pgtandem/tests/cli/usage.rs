@@ -1,6 +1,7 @@
 //! A command line or a configuration that is wrong: exit code 2, nothing on standard output.
 
 use super::{NOWHERE, config, pgtandem};
+use std::fs;
 
 #[track_caller]
 fn refused(args: &[&str]) -> String {
@@ -12,7 +13,7 @@ fn refused(args: &[&str]) -> String {
 #[test]
 fn a_configuration_that_is_not_there_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    for command in ["run", "status", "conflicts", "pause", "resume"] {
+    for command in ["diff", "run", "status", "conflicts", "pause", "resume"] {
         let (code, stdout, stderr) = pgtandem(&dir, &[command]);
         assert_eq!((code, stdout.as_str()), (2, ""));
         insta::allow_duplicates! {
@@ -47,6 +48,34 @@ fn values_that_mean_nothing_are_refused_with_what_would() {
     insta::assert_snapshot!(refused(&["status", "--watch"]), @r"
     error: --watch draws on a terminal, and there is none
       try: add --json, or leave --watch
+    ");
+}
+
+#[test]
+fn diff_refuses_what_it_cannot_do_before_it_connects() {
+    insta::assert_snapshot!(refused(&["diff", "orders"]), @r"
+    error: orders is not in the configuration
+      try: one of: products
+    ");
+    insta::assert_snapshot!(refused(&["diff", "--max-load", "7"]), @r"
+    error: invalid value '7' for '--max-load <SHARE>': write a share between 0.01 and 1
+
+    For more information, try '--help'.
+    ");
+    assert!(refused(&["diff", "--json", "--csv"]).contains("'--json' cannot be used with '--csv'"));
+    let two = config(&format!("{NOWHERE}[[tables]]\nname = \"orders\"\n"));
+    let (code, stdout, stderr) = pgtandem(&two, &["diff", "--keys"]);
+    assert_eq!((code, stdout.as_str()), (2, ""));
+    insta::assert_snapshot!(stderr, @r"
+    error: --keys prints the keys of one table
+      try: name one of: products, orders
+    ");
+    fs::write(two.path().join("state"), "nothing").unwrap();
+    let (code, _, stderr) = pgtandem(&two, &["diff", "--resume", "state"]);
+    assert_eq!(code, 2);
+    insta::assert_snapshot!(stderr, @r"
+    error: state is not what a comparison has left behind
+      try: name another file, or remove state to begin anew
     ");
 }
 
@@ -99,7 +128,20 @@ fn help_lists_every_command() {
         .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    let expected =
-        ["init", "check", "plan", "up", "run", "status", "conflicts", "pause", "resume", "down", "demo", "help"];
+    let expected = [
+        "init",
+        "check",
+        "plan",
+        "up",
+        "diff",
+        "run",
+        "status",
+        "conflicts",
+        "pause",
+        "resume",
+        "down",
+        "demo",
+        "help",
+    ];
     assert_eq!(commands, expected, "{stdout}");
 }

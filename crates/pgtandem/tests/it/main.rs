@@ -4,6 +4,7 @@ mod cluster;
 mod commands;
 mod connect;
 mod connect_tls;
+mod diff;
 mod link;
 mod plain_role;
 mod s01_both_ways;

@@ -42,7 +42,7 @@ impl Work<'_> {
         if resumed.source.is_none() {
             let mut sessions = Vec::new();
             for node in &filled {
-                sessions.push(self.snapshots()[*node].session().await?);
+                sessions.push((*node, self.snapshots()[*node].session().await?));
             }
             self.require_equal(table, &sessions).await?;
             for node in &filled {

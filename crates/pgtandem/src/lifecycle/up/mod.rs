@@ -4,7 +4,6 @@
 //! taken. So `up` may be killed at any point, and a repeated one goes on from there.
 
 mod clash;
-mod compare;
 mod copy;
 mod equal;
 mod fill;
@@ -13,8 +12,6 @@ mod interleave;
 mod publish;
 mod resume;
 mod snapshot;
-
-pub use compare::Differences;
 
 use super::check::{check_and_survey, judge, survey_all};
 use super::plan::{Plan, Step, plan};
@@ -29,7 +26,9 @@ pub trait Progress: Send + Sync {
     fn step(&self, _text: &str) {}
     /// So many rows of a table are done, of about so many.
     fn rows(&self, _table: &QualifiedName, _done: u64, _total: u64) {}
-    /// The table's rows are done.
+    /// The table's rows are compared.
+    fn compared(&self, _table: &QualifiedName) {}
+    /// The table's rows are copied.
     fn rows_end(&self, _table: &QualifiedName, _rows: u64) {}
 }
 

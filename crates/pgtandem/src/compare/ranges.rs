@@ -1,0 +1,177 @@
+//! Cutting a table into pieces that a server goes through in a moment.
+
+use super::CompareError;
+use super::error::On;
+use super::subject::{Side, Subject};
+use crate::sql::{Extent, Grouping};
+use serde::{Deserialize, Serialize};
+use tokio_postgres::types::ToSql;
+
+/// A statement over so many rows takes a server a few hundredths of a second.
+const RANGE_ROWS: u64 = 1 << 16;
+/// Slices are found only by reading the whole table: the fewer, the better.
+const SLICE_ROWS: u64 = 1 << 19;
+/// Of a group that differs all rows' hashes are read.
+const GROUP_ROWS: u64 = 1 << 6;
+/// Where consecutive keys are not further apart than this on average, ranges are counted off instead of looked up: most
+/// keys are numbered through, and looking takes a fifth of the time that summing takes.
+const SPREAD: i64 = 4;
+/// So many are counted off before one is looked up again.
+const STRIDES: u32 = 8;
+
+/// Some of a table's rows, the same ones on every node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Range {
+    /// Keys after the first, up to and with the second, as their texts.
+    Between { after: Option<Vec<String>>, upto: Option<Vec<String>> },
+    /// Where two nodes may sort keys differently: by the topmost bits of their hashes.
+    Slice { number: u32, bits: u32, groups: u32 },
+}
+
+impl Range {
+    /// `types`: of the texts' columns, on the node where they were read.
+    pub fn extent(&self, types: &[String]) -> Extent {
+        match self {
+            Self::Between { after, upto } => {
+                Extent::Between { after: after.is_some(), upto: upto.is_some(), types: types.to_vec() }
+            }
+            Self::Slice { number, bits, .. } => Extent::Slice { number: *number, bits: *bits },
+        }
+    }
+
+    pub fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
+        match self {
+            Self::Between { after, upto } => {
+                after.iter().chain(upto).flatten().map(|text| text as &(dyn ToSql + Sync)).collect()
+            }
+            Self::Slice { .. } => Vec::new(),
+        }
+    }
+
+    pub fn grouping(&self, subject: &Subject) -> Grouping {
+        match self {
+            Self::Between { .. } if subject.one_integer => Grouping::Runs { bits: (RANGE_ROWS / GROUP_ROWS).ilog2() },
+            Self::Between { .. } => Grouping::Hash { bits: (RANGE_ROWS / GROUP_ROWS).ilog2() },
+            Self::Slice { groups, .. } => Grouping::Hash { bits: *groups },
+        }
+    }
+
+    pub fn group_count(&self, subject: &Subject) -> usize {
+        match self.grouping(subject) {
+            Grouping::Runs { bits } | Grouping::Hash { bits } => 1 << bits,
+        }
+    }
+}
+
+/// Goes through a table's ranges, in the order of the key.
+pub(super) struct Ranges<'a> {
+    subject: &'a Subject,
+    /// The node that has most rows: where it has one range of them, the others have no more.
+    pub walker: usize,
+    side: Side<'a>,
+    next: Option<Range>,
+    /// By how much the key grew over the last range that was looked up, and how often that may be taken for granted.
+    stride: Option<(i64, u32)>,
+}
+
+impl<'a> Ranges<'a> {
+    /// `sides`: for looking up boundaries. `after`: the last range that is done already.
+    pub fn new(subject: &'a Subject, sides: &[Side<'a>], after: Option<&Range>) -> Self {
+        let walker = (0..sides.len()).rev().max_by_key(|node| subject.estimates[*node]).unwrap_or_default();
+        let next = match after {
+            None => Some(first(subject)),
+            Some(range) => following(range),
+        };
+        Self { subject, walker, side: sides[walker], next, stride: None }
+    }
+
+    pub async fn next(&mut self) -> Result<Option<Range>, CompareError> {
+        let Some(mut range) = self.next.take() else { return Ok(None) };
+        if let Range::Between { after, .. } = &range {
+            let after = after.clone();
+            let upto = match self.counted_off(after.as_deref()) {
+                Some(upto) => Some(vec![upto.to_string()]),
+                None => {
+                    let upto = self.boundary(&Range::Between { after: after.clone(), upto: None }).await?;
+                    self.stride = stride(after.as_deref(), upto.as_deref()).map(|stride| (stride, STRIDES));
+                    upto
+                }
+            };
+            range = Range::Between { after, upto };
+        }
+        self.next = following(&range);
+        Ok(Some(range))
+    }
+
+    fn counted_off(&mut self, after: Option<&[String]>) -> Option<i64> {
+        let (stride, times) = self.stride.filter(|(_, times)| self.subject.one_integer && *times > 0)?;
+        self.stride = Some((stride, times - 1));
+        integer(after)?.checked_add(stride).filter(|upto| *upto <= self.subject.highest_key)
+    }
+
+    async fn boundary(&self, open: &Range) -> Result<Option<Vec<String>>, CompareError> {
+        let extent = open.extent(&self.subject.key_types[self.walker]);
+        let query = self.subject.tables[self.walker].boundary(&extent, RANGE_ROWS);
+        let row = self.side.client.query_opt(&query, &open.parameters()).await;
+        let row = row.on(self.side.name, || format!("cutting {} into ranges", self.subject.name.plain()))?;
+        Ok(row.map(|row| row.get(0)))
+    }
+}
+
+/// None: the keys are too far apart.
+fn stride(after: Option<&[String]>, upto: Option<&[String]>) -> Option<i64> {
+    let stride = integer(upto)?.checked_sub(integer(after)?)?;
+    (stride <= SPREAD * RANGE_ROWS.cast_signed()).then_some(stride)
+}
+
+fn integer(key: Option<&[String]>) -> Option<i64> {
+    key?.first()?.parse().ok()
+}
+
+fn first(subject: &Subject) -> Range {
+    if subject.sorted {
+        return Range::Between { after: None, upto: None };
+    }
+    let rows = subject.estimated_rows();
+    let slices = rows.div_ceil(SLICE_ROWS).max(1).next_power_of_two();
+    let groups = (rows / slices / GROUP_ROWS).max(1).next_power_of_two();
+    Range::Slice { number: 0, bits: slices.ilog2(), groups: groups.ilog2() }
+}
+
+fn following(range: &Range) -> Option<Range> {
+    match range {
+        Range::Between { upto, .. } => Some(Range::Between { after: Some(upto.clone()?), upto: None }),
+        Range::Slice { number, bits, groups } => {
+            let number = number + 1;
+            (number < 1 << bits).then_some(Range::Slice { number, bits: *bits, groups: *groups })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &str) -> Option<Vec<String>> {
+        Some(vec![text.to_owned()])
+    }
+
+    #[test]
+    fn ranges_follow_each_other_to_the_end() {
+        let range = Range::Between { after: None, upto: key("9") };
+        let next = Range::Between { after: key("9"), upto: None };
+        assert_eq!(following(&range), Some(next.clone()));
+        assert_eq!(following(&next), None);
+        let slice = |number| Range::Slice { number, bits: 1, groups: 3 };
+        assert_eq!((following(&slice(0)), following(&slice(1))), (Some(slice(1)), None));
+    }
+
+    #[test]
+    fn only_keys_that_are_close_together_are_counted_off() {
+        let stride = |after: Option<&str>, upto: &str| stride(after.and_then(key).as_deref(), key(upto).as_deref());
+        assert_eq!(stride(Some("-10"), "65526"), Some(65_536));
+        assert_eq!(stride(Some("0"), "262145"), None);
+        assert_eq!(stride(None, "65536"), None);
+        assert_eq!(stride(Some("-9223372036854775808"), "1"), None);
+    }
+}

@@ -1,0 +1,206 @@
+//! Going through one table on all nodes.
+
+use super::CompareError;
+use super::checksums::{Suspect, summarise};
+use super::clashes::clashes;
+use super::error::On;
+use super::flight::{Landed, wait_for_landings};
+use super::look::{Seen, Verdict, differing_columns, look, verdict, versions};
+use super::pace::Pace;
+use super::ranges::{Range, Ranges};
+use super::subject::{Side, Subject};
+use super::tally::{Found, Tally};
+use crate::sql;
+use futures::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+/// Keys that were unequal at first and wait for the second look. Each wait for what is on its way takes about a second.
+const WAITING_KEYS: usize = 16_384;
+/// A key that is written between each two looks is given up after so many.
+const LOOKS: usize = 6;
+/// So often a comparison can be taken up again.
+const CHECKPOINT: Duration = Duration::from_secs(1);
+
+/// How rows are compared.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// The sessions see one state of the rows, which nobody changes: no second look.
+    pub frozen: bool,
+    /// The share of time that is spent working.
+    pub max_load: f64,
+    /// How many examples are kept of each kind.
+    pub examples: usize,
+}
+
+/// Who watches, and may want every row that differs.
+pub trait Watch {
+    /// So many rows are done.
+    fn rows(&mut self, _done: u64) {}
+    /// Called once for each key, in the order of the ranges.
+    fn found(&mut self, _found: &Found) {}
+    /// From here another comparison can go on. Only called if `wants_checkpoints`.
+    fn checkpoint(&mut self, _checkpoint: &Checkpoint) {}
+    fn wants_checkpoints(&self) -> bool {
+        false
+    }
+}
+
+/// How far a comparison of a table has come.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Checkpoint {
+    after: Range,
+    tally: Tally,
+}
+
+impl Checkpoint {
+    pub fn rows_done(&self) -> u64 {
+        self.tally.rows.iter().copied().max().unwrap_or_default()
+    }
+}
+
+/// One comparison under way.
+struct Scan<'a> {
+    sides: &'a [Side<'a>],
+    subject: &'a Subject,
+    options: Options,
+    watch: &'a mut dyn Watch,
+    tally: Tally,
+    /// Unequal at the first look, with the versions seen then.
+    waiting: Vec<(Suspect, Vec<Option<String>>)>,
+}
+
+/// Compares a table's rows on all sides. `walkers`: sessions on the same nodes, for what can be read ahead; they may be the
+/// same ones.
+pub async fn compare_rows(
+    subject: &Subject,
+    sides: &[Side<'_>],
+    walkers: &[Side<'_>],
+    options: Options,
+    from: Option<Checkpoint>,
+    watch: &mut dyn Watch,
+) -> Result<Tally, CompareError> {
+    let (after, mut tally) = from.map_or((None, Tally::default()), |from| (Some(from.after), from.tally));
+    tally.rows.resize(sides.len(), 0);
+    for side in sides {
+        side.client.batch_execute(sql::FOR_GROUPS).await.on(side.name, || "preparing a comparison".to_owned())?;
+    }
+    let mut scan = Scan { sides, subject, options, watch, tally, waiting: Vec::new() };
+    let ranges = Ranges::new(subject, walkers, after.as_ref());
+    let walker = ranges.walker;
+    let ranges = stream::unfold(Some(ranges), |ranges| async move {
+        let mut ranges = ranges?;
+        match ranges.next().await {
+            Ok(range) => Some((Ok(range?), Some(ranges))),
+            Err(error) => Some((Err(error), None)),
+        }
+    });
+    // While one range is waited for, the next one is being worked at.
+    let pace = Pace::new(options.max_load);
+    let summaries = ranges.map(|range| async move { summarise(sides, subject, walker, range?).await });
+    let mut summaries = pin!(summaries.buffered(if pace.is_full() { 2 } else { 1 }));
+    let (mut began, mut last_checkpoint) = (Instant::now(), Instant::now());
+    while let Some(summary) = summaries.next().await {
+        let summary = summary?;
+        scan.tally.add_rows(&summary.rows);
+        scan.look_first(summary.suspects).await?;
+        scan.watch.rows(scan.tally.rows.iter().copied().max().unwrap_or_default());
+        if scan.watch.wants_checkpoints() && last_checkpoint.elapsed() >= CHECKPOINT {
+            scan.look_again().await?;
+            let checkpoint = Checkpoint { after: summary.range, tally: scan.tally.clone() };
+            scan.watch.checkpoint(&checkpoint);
+            last_checkpoint = Instant::now();
+        }
+        pace.rest(began.elapsed()).await;
+        began = Instant::now();
+    }
+    scan.look_again().await?;
+    Ok(scan.tally)
+}
+
+impl Scan<'_> {
+    async fn look_first(&mut self, suspects: Vec<Suspect>) -> Result<(), CompareError> {
+        for portion in suspects.chunks(self.looked_at_once()) {
+            let seen = look(self.sides, self.subject, portion).await?;
+            let mut sure = Vec::new();
+            for (suspect, seen) in portion.iter().zip(&seen) {
+                match verdict(self.subject, seen) {
+                    Verdict::Equal => {}
+                    Verdict::Different | Verdict::Missing if self.options.frozen => {
+                        sure.push(self.found(suspect, seen));
+                    }
+                    Verdict::Different | Verdict::Missing => self.waiting.push((suspect.clone(), versions(seen))),
+                }
+            }
+            self.count(&sure).await?;
+            if self.waiting.len() >= WAITING_KEYS {
+                self.look_again().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was unequal and is still, though everything has arrived and nobody wrote it since, is different.
+    async fn look_again(&mut self) -> Result<(), CompareError> {
+        for _ in 0..LOOKS {
+            if self.waiting.is_empty() {
+                return Ok(());
+            }
+            let landed = wait_for_landings(self.sides).await?;
+            let waiting = std::mem::take(&mut self.waiting);
+            for portion in waiting.chunks(self.looked_at_once()) {
+                self.decide(portion, landed).await?;
+            }
+            if landed == Landed::NotYet {
+                break;
+            }
+        }
+        self.tally.in_flight += self.waiting.len() as u64;
+        self.waiting.clear();
+        Ok(())
+    }
+
+    async fn decide(&mut self, portion: &[(Suspect, Vec<Option<String>>)], landed: Landed) -> Result<(), CompareError> {
+        let suspects: Vec<Suspect> = portion.iter().map(|(suspect, _)| suspect.clone()).collect();
+        let mut sure = Vec::new();
+        for ((suspect, before), seen) in portion.iter().zip(look(self.sides, self.subject, &suspects).await?) {
+            if verdict(self.subject, &seen) == Verdict::Equal {
+                continue;
+            }
+            let now = versions(&seen);
+            if landed == Landed::All && now == *before {
+                sure.push(self.found(suspect, &seen));
+            } else {
+                self.waiting.push((suspect.clone(), now));
+            }
+        }
+        self.count(&sure).await
+    }
+
+    async fn count(&mut self, sure: &[Found]) -> Result<(), CompareError> {
+        for found in sure {
+            self.tally.add(found, self.options.examples);
+            self.watch.found(found);
+        }
+        for clash in clashes(self.sides, self.subject, sure).await? {
+            self.tally.add_clash(clash, self.options.examples);
+        }
+        Ok(())
+    }
+
+    fn found(&self, suspect: &Suspect, seen: &Seen) -> Found {
+        let node = seen.iter().position(Option::is_some).unwrap_or_default();
+        Found {
+            key: suspect.texts[node].clone(),
+            rows: seen.iter().map(|row| row.as_ref().map(|row| row.shown.clone())).collect(),
+            differs: differing_columns(self.subject, seen),
+        }
+    }
+
+    /// Wide rows take more memory.
+    fn looked_at_once(&self) -> usize {
+        const VALUES: usize = 8192;
+        (VALUES / self.subject.columns.len().max(1)).clamp(16, 512)
+    }
+}

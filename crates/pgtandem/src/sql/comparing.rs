@@ -1,0 +1,283 @@
+//! Comparing a table's rows with those of another node.
+
+use std::fmt::Write as _;
+
+use super::{Canonical, Ident, QualifiedName, list};
+
+/// A column as it is compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ComparedColumn {
+    pub name: Ident,
+    /// What a text is cast to, to be one of its values.
+    pub cast_type: String,
+    /// The operator by which the type's values are equal.
+    pub equals: String,
+    pub canonical: Canonical,
+}
+
+/// One node's table as it is compared.
+#[derive(Debug, Clone)]
+pub struct ComparedTable {
+    pub name: QualifiedName,
+    pub key: Vec<ComparedColumn>,
+    /// All that are compared, those of the key included.
+    pub columns: Vec<ComparedColumn>,
+}
+
+/// Some of a table's rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extent {
+    /// Between two keys, the first excluded; open where there is none. Parameters: the texts of those that are given.
+    /// `types`: what they are cast to.
+    Between { after: bool, upto: bool, types: Vec<String> },
+    /// Those whose key's hash has `number` in its topmost `bits`, for keys that two nodes may sort differently.
+    Slice { number: u32, bits: u32 },
+}
+
+/// In which of `2 ^ bits` groups a row is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grouping {
+    /// By the key's hash.
+    Hash { bits: u32 },
+    /// The key is one integer: neighbours are in one group.
+    Runs { bits: u32 },
+}
+
+/// Consecutive keys in one group of [`Grouping::Runs`], as a power of two.
+const RUN_BITS: u32 = 6;
+
+/// Mixed into every hash. Another one for each comparison: should two different rows have one hash, they will not have it
+/// again the next time, and nobody can make two rows that always do.
+#[derive(Debug, Clone, Copy)]
+pub struct Seed(pub i64);
+
+impl ComparedTable {
+    /// A group's number, how many rows it has, and the sum (without carry) of the rows' hashes, whatever their order. The
+    /// seed of a row's hash comes from its key: so values that changed places between two rows do not cancel out.
+    pub fn groups(&self, extent: &Extent, grouping: Grouping, seed: Seed) -> String {
+        format!(
+            "SELECT {} AS g, pg_catalog.count(*), pg_catalog.bit_xor({}) FROM {} GROUP BY 1",
+            self.group(grouping),
+            self.row_hash(grouping, seed),
+            self.within(extent, grouping, seed)
+        )
+    }
+
+    /// Of the rows in these groups (the last parameter): the key's tokens, its texts, and the hash.
+    pub fn rows_of_groups(&self, extent: &Extent, grouping: Grouping, seed: Seed) -> String {
+        let key = list(self.key.iter().map(|column| column.canonical.token(&column.name)));
+        format!(
+            "SELECT ARRAY[{key}]::pg_catalog.text[], ARRAY[{}], {} FROM {} AND {} = ANY (${})",
+            texts(&self.key),
+            self.row_hash(grouping, seed),
+            self.within(extent, grouping, seed),
+            self.group(grouping),
+            self.parameters(extent) + 1
+        )
+    }
+
+    /// The texts of the key that is `rows` further on; no row if there are fewer.
+    pub fn boundary(&self, extent: &Extent, rows: u64) -> String {
+        let key = list(self.key.iter().map(|column| format!("t.{}", column.name)));
+        format!(
+            "SELECT ARRAY[{}] FROM {} AS t WHERE {} ORDER BY {key} OFFSET {} LIMIT 1",
+            texts(&self.key),
+            self.name,
+            self.between(extent),
+            rows.saturating_sub(1)
+        )
+    }
+
+    /// Of the rows with these keys (one `text[]` per key column): the key's place in the arrays, what changes whenever
+    /// the row is written, the values as they are shown, and their tokens.
+    pub fn look(&self) -> String {
+        let shown = list(self.columns.iter().map(|column| shown(&column.name)));
+        let tokens = list(self.columns.iter().map(|column| column.canonical.token(&column.name)));
+        format!(
+            "SELECT v.place, pg_catalog.concat(t.tableoid, t.ctid, t.xmin), ARRAY[{shown}]::pg_catalog.text[], \
+                    ARRAY[{tokens}]::pg_catalog.text[] FROM {} JOIN {} AS t ON {}",
+            keys(self.key.len()),
+            self.name,
+            equal(&self.key, 0)
+        )
+    }
+
+    /// Rows that have such values in the `wanted` columns under other keys. Parameters: one `text[]` per key column, then
+    /// one per wanted column. Answers with the place in the arrays and the key's texts.
+    pub fn claims(&self, wanted: &[&ComparedColumn]) -> String {
+        let width = self.key.len();
+        format!(
+            "SELECT v.place, ARRAY[{}] FROM {} JOIN {} AS t ON {} WHERE NOT ({})",
+            texts(&self.key),
+            keys(width + wanted.len()),
+            self.name,
+            equal(wanted.iter().copied(), width),
+            equal(&self.key, 0)
+        )
+    }
+
+    /// The rows, as `t`, with the hash of their key where it is needed; ends in a condition.
+    fn within(&self, extent: &Extent, grouping: Grouping, seed: Seed) -> String {
+        if let (Grouping::Runs { .. }, Extent::Between { .. }) = (grouping, extent) {
+            return format!("{} AS t WHERE {}", self.name, self.between(extent));
+        }
+        let columns = list(self.columns.iter().map(|column| format!("t.{}", column.name)));
+        let hashed = list(self.key.iter().map(|column| column.canonical.hashed(&column.name)));
+        let hash = self.key_hash();
+        let rows = format!(
+            "(SELECT {columns}, pg_catalog.hash_record_extended(ROW({hashed}), {}) AS {hash} FROM {} AS t WHERE {} OFFSET 0)",
+            seed.0,
+            self.name,
+            self.between(extent)
+        );
+        match extent {
+            Extent::Slice { number, bits: bits @ 1.. } => {
+                // The sign is shifted in.
+                format!("{rows} AS t WHERE ((t.{hash} >> {}) & {}) = {number}", 64 - bits, (1_u64 << bits) - 1)
+            }
+            _ => format!("{rows} AS t WHERE true"),
+        }
+    }
+
+    fn group(&self, grouping: Grouping) -> String {
+        match grouping {
+            Grouping::Hash { bits } => {
+                format!("(t.{} & {})::pg_catalog.int4", self.key_hash(), (1_u64 << bits) - 1)
+            }
+            Grouping::Runs { bits } => {
+                let key = &self.key[0].name;
+                format!("((t.{key} >> {RUN_BITS}) & {})::pg_catalog.int4", (1_u64 << bits) - 1)
+            }
+        }
+    }
+
+    fn row_hash(&self, grouping: Grouping, seed: Seed) -> String {
+        let values = self.columns.iter().filter(|column| !self.key.contains(column));
+        let values = list(values.map(|column| column.canonical.hashed(&column.name)));
+        let key = match grouping {
+            Grouping::Hash { .. } => format!("t.{}", self.key_hash()),
+            Grouping::Runs { .. } => format!("t.{}::pg_catalog.int8 # ({})", self.key[0].name, seed.0),
+        };
+        match values.as_str() {
+            "" => format!("pg_catalog.hash_record_extended(ROW(0), {key})"),
+            values => format!("pg_catalog.hash_record_extended(ROW({values}), {key})"),
+        }
+    }
+
+    /// A name that no column has.
+    fn key_hash(&self) -> Ident {
+        let mut name = "key_hash".to_owned();
+        while self.columns.iter().any(|column| column.name.as_str() == name) {
+            name.push('_');
+        }
+        Ident::new(name)
+    }
+
+    fn between(&self, extent: &Extent) -> String {
+        let Extent::Between { after, upto, types } = extent else { return "true".to_owned() };
+        let key = list(self.key.iter().map(|column| format!("t.{}", column.name)));
+        let mut place = 0;
+        let mut value = || {
+            list(types.iter().map(|of| {
+                place += 1;
+                format!("${place}::pg_catalog.text::{of}")
+            }))
+        };
+        let mut text = "true".to_owned();
+        if *after {
+            let _ = write!(text, " AND ({key}) > ({})", value());
+        }
+        if *upto {
+            let _ = write!(text, " AND ({key}) <= ({})", value());
+        }
+        text
+    }
+
+    fn parameters(&self, extent: &Extent) -> usize {
+        match extent {
+            Extent::Between { after, upto, types } => types.len() * (usize::from(*after) + usize::from(*upto)),
+            Extent::Slice { .. } => 0,
+        }
+    }
+}
+
+/// Set on the sessions that ask for groups: there are few of them, but the planner expects one per row, and would sort
+/// the rows on disk. A range takes less than starting a parallel worker and compiling its expressions are worth, and the
+/// server has others to serve.
+pub const FOR_GROUPS: &str = "SET enable_sort = off; SET jit = off; SET max_parallel_workers_per_gather = 0";
+
+fn texts(columns: &[ComparedColumn]) -> String {
+    list(columns.iter().map(|column| format!("t.{}::pg_catalog.text", column.name)))
+}
+
+/// What is longer is cut off: nobody looks at more, and a thousand rows must fit into memory.
+pub const LONGEST_SHOWN: usize = 1000;
+
+fn shown(name: &Ident) -> String {
+    let text = format!("t.{name}::pg_catalog.text");
+    format!(
+        "CASE WHEN pg_catalog.length({text}) <= {LONGEST_SHOWN} THEN {text} \
+         ELSE pg_catalog.left({text}, {LONGEST_SHOWN}) || '…' END"
+    )
+}
+
+fn keys(width: usize) -> String {
+    let parameters = list((1..=width).map(|i| format!("${i}::text[]")));
+    let names = list((0..width).map(|i| format!("c{i}")));
+    format!("unnest({parameters}) WITH ORDINALITY AS v({names}, place)")
+}
+
+/// `first`: the place of the first one's values.
+fn equal<'a>(columns: impl IntoIterator<Item = &'a ComparedColumn>, first: usize) -> String {
+    let each = columns
+        .into_iter()
+        .zip(first..)
+        .map(|(column, at)| format!("t.{} {} v.c{at}::{}", column.name, column.equals, column.cast_type));
+    each.collect::<Vec<_>>().join(" AND ")
+}
+
+/// A referring column and what it refers to.
+#[derive(Debug, Clone)]
+pub struct Reference {
+    pub from: Ident,
+    pub to: Ident,
+    /// The operator by which the referred-to column's values are equal.
+    pub equals: String,
+    pub cast_type: String,
+}
+
+/// The key's and the referring columns' texts of rows that refer to none of the parent's.
+pub fn rows_without_parent(
+    child: &QualifiedName,
+    key: &[Ident],
+    parent: &QualifiedName,
+    references: &[Reference],
+) -> String {
+    let text = |name: &Ident| format!("t.{name}::pg_catalog.text");
+    let given: Vec<String> = references.iter().map(|column| format!("t.{} IS NOT NULL", column.from)).collect();
+    let refers: Vec<String> =
+        references.iter().map(|column| format!("p.{} {} t.{}", column.to, column.equals, column.from)).collect();
+    format!(
+        "SELECT ARRAY[{}], ARRAY[{}] FROM {child} AS t WHERE {} AND NOT EXISTS (SELECT FROM {parent} AS p WHERE {})",
+        list(key.iter().map(text)),
+        list(references.iter().map(|column| text(&column.from))),
+        given.join(" AND "),
+        refers.join(" AND ")
+    )
+}
+
+/// The places of values (one `text[]` per column) that some row of the parent has.
+pub fn parents_present(parent: &QualifiedName, references: &[Reference]) -> String {
+    let equal = references.iter().enumerate();
+    let equal = equal.map(|(at, column)| format!("p.{} {} v.c{at}::{}", column.to, column.equals, column.cast_type));
+    format!(
+        "SELECT DISTINCT v.place FROM {} JOIN {parent} AS p ON {}",
+        keys(references.len()),
+        equal.collect::<Vec<_>>().join(" AND ")
+    )
+}
+
+/// Fails where values of the type cannot be hashed.
+pub fn probe_hash(cast_type: &str) -> String {
+    format!("SELECT pg_catalog.hash_record_extended(ROW(NULL::{cast_type}), 0)")
+}
