@@ -96,6 +96,12 @@ pub(crate) enum Broken {
     Released,
     OverrideRecord,
     TruncatedRows,
+    Visible,
+    Drawn,
+    Flushed,
+    Parted,
+    Recorded,
+    Onward,
 }
 
 impl<I: Clone> Hub<I> {
