@@ -15,8 +15,7 @@ use super::error::{ReachError, RunError};
 use super::reach::{NodeContext, NodeUp};
 use super::seat::{Delivering, Seat};
 use super::tables::read_target_tables;
-use crate::capture::Image;
-use crate::capture::wal::{CaptureError, Captured, SourceColumn};
+use crate::capture::{CaptureError, Captured, Image, SourceColumn};
 use crate::deliver::{DeliverError, Landing, LandingId, Target};
 
 /// Judging stops while a live target is owed more rows than this: it bounds a delivery, and so how long its row locks

@@ -12,8 +12,8 @@ use super::error::RunError;
 use super::probe::is_at_work;
 use super::reach::{NodeContext, NodeUp, SHORTEST_RECONNECT, bring_up_again};
 use super::settings::SPELLING;
-use crate::capture::Image;
-use crate::capture::wal::{CaptureError, Captured, Source, SourceColumn, WalCapture};
+use crate::capture::wal::WalCapture;
+use crate::capture::{Assembler, CaptureError, Captured, Image, Source, SourceColumn};
 use crate::connect::FaultClass;
 use crate::deliver::{DeliverError, Landing, LandingId, PAUSED, Target};
 
@@ -335,20 +335,18 @@ impl Seat {
     /// # Errors
     /// When reconnecting cannot help.
     pub fn capture_failed(&mut self, error: CaptureError) -> Result<(), RunError> {
-        match error {
-            // A disk that is full may have room again, as a server may be there again: what could not be kept here is
-            // read once more.
-            CaptureError::Wire(_) | CaptureError::Spill(_) => {
-                let text = error.to_string();
-                if self.last_loss != text {
-                    tracing::warn!(node = %self.name, "lost the replication stream: {text}");
-                    self.last_loss.clone_from(&text);
-                }
-                self.counters.last_error = Some(text);
-                Ok(())
-            }
-            error => Err(RunError::Capture { node: self.name.clone(), error }),
+        // A disk that is full may have room again, as a server may be there again: what could not be kept here is
+        // read once more.
+        if !error.may_pass() {
+            return Err(RunError::Capture { node: self.name.clone(), error });
         }
+        let text = error.to_string();
+        if self.last_loss != text {
+            tracing::warn!(node = %self.name, "lost the stream of its changes: {text}");
+            self.last_loss.clone_from(&text);
+        }
+        self.counters.last_error = Some(text);
+        Ok(())
     }
 
     /// The node cannot be reached any more: forget its connections and try to come back.
@@ -409,14 +407,14 @@ impl Seat {
         let (sender, receiver) = mpsc::channel(QUEUE);
         self.captured = Some(receiver);
         let context = &self.context;
-        let capture = WalCapture::new(
-            up.stream,
+        let assembler = Assembler::new(
             Source::new(context.endpoint.clone(), &SPELLING),
             context.captured.clone(),
             context.shapes.clone(),
             &context.secret,
             judged,
         );
+        let capture = WalCapture::new(up.stream, assembler);
         let (report, node, generation) = (report.clone(), self.node, self.generation);
         self.task = Task::spawn(async move {
             let error = capture.run(sender).await.err();

@@ -14,7 +14,7 @@ use super::reach::{NodeContext, bring_up, end_old_backends, open_session, read_s
 use super::records::{cover_of, held_records, kept_decisions, node_numbers};
 use super::seat::Seat;
 use super::tables::{read_captured_tables, table_id};
-use crate::capture::wal::Captured;
+use crate::capture::Captured;
 use crate::capture::{Image, Shapes};
 use crate::config::Config;
 use crate::link::{self, LinkedTable, TableState};
