@@ -73,6 +73,37 @@ BEGIN
 END
 $$;
 
+-- Where a delivery that deletes begins: kept for its landing.
+CREATE FUNCTION pgtandem.mark_before() RETURNS pg_lsn LANGUAGE plpgsql AS $$
+DECLARE
+    begun record;
+BEGIN
+    SELECT * INTO begun FROM pgtandem.mark(false);
+    PERFORM pg_catalog.set_config('pgtandem.before',
+        pg_catalog.concat_ws(' ', begun.at, begun.snapshot, begun.drawn), true);
+    RETURN begun.at;
+END
+$$;
+
+-- The first statement of every transaction of ours that writes to linked tables, as in schema.sql. The mark by which
+-- capture knows the transaction as ours is a setting of this transaction.
+CREATE OR REPLACE FUNCTION pgtandem.open_delivery(epoch bigint, landing bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    current pgtandem.epoch%ROWTYPE;
+BEGIN
+    SELECT * INTO STRICT current FROM pgtandem.epoch FOR SHARE;
+    IF current.epoch OPERATOR(pg_catalog.<>) open_delivery.epoch THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'PT001',
+            MESSAGE = pg_catalog.format('epoch %s is over: the epoch is %s now, held by %s',
+                                        open_delivery.epoch, current.epoch, coalesce(current.holder, 'nobody')),
+            HINT = 'Another pgtandem is at work for this link; this one must not deliver any more.';
+    END IF;
+    PERFORM pg_catalog.set_config('pgtandem.delivery', (SELECT node.secret::text FROM pgtandem.node), true);
+END
+$$;
+
 -- A row as text, whatever the application has set.
 CREATE FUNCTION pgtandem.spell(row_of record) RETURNS text LANGUAGE plpgsql
 SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 3 SET bytea_output = 'hex'

@@ -8,6 +8,7 @@ mod relation;
 mod shape;
 mod source;
 mod spool;
+pub mod trigger;
 pub mod wal;
 
 pub use assemble::{Assembler, Captured};

@@ -6,6 +6,7 @@ mod epoch;
 mod held;
 mod lock;
 mod nodes;
+mod outbox;
 mod restore;
 mod tables;
 
@@ -14,6 +15,9 @@ pub use held::{Decision, DecisionFilter, Held, count_decisions, delete_held, ins
 pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, ask_to_yield, lock, notify_changed, try_lock, unlock};
 pub use nodes::{
     NewNode, NodeRow, Peer, insert_peer, read_last_number, read_node, read_peers, set_left, set_slot_count, slot_name,
+};
+pub use outbox::{
+    OUTBOX_SQL, OutboxView, go_on_above, install_outbox, last_position, outbox_view, read_acknowledged, read_captured,
 };
 pub use restore::{Restore, RestoreKind, delete_restore, list_restore, read_restore, save_restore, set_restore_after};
 pub use tables::{

@@ -5,11 +5,13 @@
 
 use std::fmt::{self, Display, Formatter, Write as _};
 
+mod capture;
 mod copying;
 mod rows;
 mod sequence;
 mod table;
 
+pub use capture::{create_capture, drop_capture, empty_outbox};
 pub use copying::{
     copy_in, copy_out, copy_table, create_copy_table, digest, holds_rows, insert_from_copy_table, rest_of_copy_table,
     row_hashes,
