@@ -29,6 +29,7 @@ pub struct Pair {
     pub source: Cluster,
     pub target: Cluster,
     pub way: Way,
+    pub capture: Capture,
     pgbench: PathBuf,
 }
 
@@ -39,6 +40,13 @@ pub enum Way {
     Tcp,
 }
 
+/// How pgtandem reads changes. Native replication always reads the WAL.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Capture {
+    Wal,
+    Trigger,
+}
+
 /// What a run's databases begin with.
 #[derive(Clone, Copy)]
 pub enum Content {
@@ -47,7 +55,7 @@ pub enum Content {
 }
 
 impl Pair {
-    pub fn start(way: Way) -> Pair {
+    pub fn start(way: Way, capture: Capture) -> Pair {
         let options = ["source", "target"].map(|name| {
             let mut options = ClusterOptions::new(name).unwrap_or_else(|e| panic!("{e}"));
             for (setting, value) in SETTINGS {
@@ -60,7 +68,7 @@ impl Pair {
             unreachable!("two were asked for")
         };
         let pgbench = find_pgbench(&source);
-        let pair = Pair { source, target, way, pgbench };
+        let pair = Pair { source, target, way, capture, pgbench };
         for cluster in pair.clusters() {
             cluster.create_database(TPCB_TEMPLATE).unwrap_or_else(|e| panic!("{e}"));
             pair.pgbench(cluster, TPCB_TEMPLATE, &["-i", "-q", "-s", SCALE]);

@@ -5,8 +5,8 @@ use std::time::Duration;
 use hub::{Boundary, BoundaryKind, Position};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Row};
 
 use super::CaptureError;
 use crate::connect::FaultClass;
@@ -15,8 +15,8 @@ use crate::sql;
 /// Between two times of looking after the tables.
 const PAUSE: Duration = Duration::from_millis(250);
 /// A table is left at the latest when it has grown to this.
-const FULL_BYTES: i64 = 16 << 20;
-/// A row drawn before a turn may be written after it: so long we wait for its transaction, and whoever comes behind us.
+const FULL_BYTES: i64 = 8 << 20;
+/// A row may be written behind a turn that was drawn before it: so long we wait for it, and whoever comes behind us.
 const PATIENCE: &str = "20ms";
 const TABLES: i64 = 3;
 
@@ -54,15 +54,38 @@ impl Leaves {
 
     /// `done`: nothing that this read has seen is needed any more.
     async fn empty_tables(&mut self, client: &Client, done: &Boundary) -> Result<(), CaptureError> {
-        let current = turn_over(client).await?;
-        self.waits = false;
-        for table in (0..TABLES).filter(|table| *table != current) {
-            if size(client, table).await? > 0 {
-                empty(client, table, done).await?;
-                self.waits |= size(client, table).await? > 0;
-            }
+        let mut tables = Table::read_all(client).await?;
+        let current = turn_over(client, &tables).await?;
+        tables.retain(|table| table.number != current && table.bytes > 0);
+        self.waits = !tables.is_empty();
+        // One that an open transaction has written to cannot be had yet.
+        for table in tables.iter().filter(|table| !table.is_held) {
+            empty(client, table.number, done).await?;
         }
         Ok(())
+    }
+}
+
+/// One of those that take turns.
+struct Table {
+    number: i64,
+    bytes: i64,
+    /// A transaction has a lock on it.
+    is_held: bool,
+}
+
+impl Table {
+    async fn read_all(client: &Client) -> Result<Vec<Self>, CaptureError> {
+        const QUERY: &str = "
+            SELECT n.number, pg_catalog.pg_relation_size(c.oid),
+                   EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.relation = c.oid AND l.locktype = 'relation'
+                           AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
+                                             WHERE d.datname = pg_catalog.current_database()))
+            FROM pg_catalog.generate_series(0, $1) AS n (number)
+            JOIN pg_catalog.pg_class c ON c.oid = ('pgtandem.outbox_' || n.number)::pg_catalog.regclass";
+        let rows = client.query(QUERY, &[&(TABLES - 1)]).await?;
+        let table = |row: &Row| Self { number: row.get(0), bytes: row.get(1), is_held: row.get(2) };
+        Ok(rows.iter().map(table).collect())
     }
 }
 
@@ -74,25 +97,19 @@ async fn acknowledge(client: &Client, position: Position) -> Result<(), CaptureE
     Ok(())
 }
 
-/// Leaves the table that is written if it has rows and the next one is empty; which one is written now.
-async fn turn_over(client: &Client) -> Result<i64, CaptureError> {
+/// Leaves the table that is written if it is full and another is empty; which one is written now.
+async fn turn_over(client: &Client, tables: &[Table]) -> Result<i64, CaptureError> {
     const NOW: &str = "SELECT last_value >> 32 FROM pgtandem.outbox_id";
-    const NEXT: &str = "SELECT pg_catalog.setval('pgtandem.outbox_id', ((last_value >> 32) + 1) << 32, false) \
-        FROM pgtandem.outbox_id WHERE last_value >> 32 = $1";
+    const TURN: &str = "SELECT pg_catalog.setval('pgtandem.outbox_id', $1 << 32, false) FROM pgtandem.outbox_id \
+        WHERE last_value >> 32 < $1";
     let leaf: i64 = client.query_one(NOW, &[]).await?.get(0);
-    let (current, next) = (leaf % TABLES, (leaf + 1) % TABLES);
-    let bytes = size(client, current).await?;
-    if bytes < FULL_BYTES || size(client, next).await? > 0 {
-        return Ok(current);
+    let bytes = |leaf: i64| tables.iter().find(|table| table.number == leaf % TABLES).map_or(0, |table| table.bytes);
+    if bytes(leaf) < FULL_BYTES {
+        return Ok(leaf % TABLES);
     }
-    client.query(NEXT, &[&leaf]).await?;
-    Ok(next)
-}
-
-async fn size(client: &Client, table: i64) -> Result<i64, CaptureError> {
-    const SIZE: &str =
-        "SELECT pg_catalog.pg_relation_size(('pgtandem.outbox_' || $1::int8::text)::pg_catalog.regclass)";
-    Ok(client.query_one(SIZE, &[&table]).await?.get(0))
+    let Some(next) = (leaf + 1..leaf + TABLES).find(|next| bytes(*next) == 0) else { return Ok(leaf % TABLES) };
+    client.query(TURN, &[&next]).await?;
+    Ok(next % TABLES)
 }
 
 /// Empties a table if all its rows are done with. Another time will do.
