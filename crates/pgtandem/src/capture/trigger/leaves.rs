@@ -81,7 +81,7 @@ impl Table {
                    EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.relation = c.oid AND l.locktype = 'relation'
                            AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
                                              WHERE d.datname = pg_catalog.current_database()))
-            FROM pg_catalog.generate_series(0, $1) AS n (number)
+            FROM pg_catalog.generate_series(0, $1::int8) AS n (number)
             JOIN pg_catalog.pg_class c ON c.oid = ('pgtandem.outbox_' || n.number)::pg_catalog.regclass";
         let rows = client.query(QUERY, &[&(TABLES - 1)]).await?;
         let table = |row: &Row| Self { number: row.get(0), bytes: row.get(1), is_held: row.get(2) };
@@ -100,8 +100,8 @@ async fn acknowledge(client: &Client, position: Position) -> Result<(), CaptureE
 /// Leaves the table that is written if it is full and another is empty; which one is written now.
 async fn turn_over(client: &Client, tables: &[Table]) -> Result<i64, CaptureError> {
     const NOW: &str = "SELECT last_value >> 32 FROM pgtandem.outbox_id";
-    const TURN: &str = "SELECT pg_catalog.setval('pgtandem.outbox_id', $1 << 32, false) FROM pgtandem.outbox_id \
-        WHERE last_value >> 32 < $1";
+    const TURN: &str = "SELECT pg_catalog.setval('pgtandem.outbox_id', $1::int8 << 32, false) FROM pgtandem.outbox_id \
+        WHERE last_value >> 32 < $1::int8";
     let leaf: i64 = client.query_one(NOW, &[]).await?.get(0);
     let bytes = |leaf: i64| tables.iter().find(|table| table.number == leaf % TABLES).map_or(0, |table| table.bytes);
     if bytes(leaf) < FULL_BYTES {
