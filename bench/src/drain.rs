@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::figures::{Bound, Compared, Series};
-use crate::pair::{Content, Pair, TPCB_TABLES};
+use crate::pair::{Capture, Content, Pair, TPCB_TABLES};
 use crate::processes::{Cpu, peak_memory_mib};
 use crate::report::Report;
 use crate::system::{Stage, System};
@@ -62,7 +62,10 @@ pub fn run(pair: &Pair, report: &mut Report, repeats: usize, load: &Load) {
     }
     let is_tpcb = load.script.is_none();
     let name = load.name;
-    let rate_bound = is_tpcb.then_some(Bound::at_least(2.0, 3.5));
+    let rate_bound = is_tpcb.then_some(match pair.capture {
+        Capture::Wal => Bound::at_least(2.0, 3.5),
+        Capture::Trigger => Bound::at_least(1.0, 1.67),
+    });
     report.compare(&format!("drain of {name}, transactions/s"), 0, &results.rate, rate_bound);
     report.compare(&format!("start-up before a drain of {name}, ms"), 0, &results.startup, None);
     let per = format!("ms of CPU per 1,000 transactions of {name}");

@@ -1,4 +1,5 @@
-//! How long after a commit has returned its row is seen on the other side: one writer, 200 transactions a second.
+//! How long after a commit has returned its row is seen on the other side: one writer, 200 transactions a second, or 20
+//! with trigger capture.
 //!
 //! A second session asks the target, from the moment of the commit on, without pause until it sees the row; so the
 //! figures hold up to one round trip too much (about 0.05 ms), the same for both systems.
@@ -7,26 +8,34 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::figures::{Bound, Compared, Series};
-use crate::pair::{Content, Pair};
+use crate::pair::{Capture, Content, Pair};
 use crate::report::Report;
 use crate::sql::Sql;
 use crate::system::{Stage, System};
 
-const RATE: u32 = 200;
+/// Transactions a second, and what the median must reach, by how changes are read.
+fn demand(capture: Capture) -> (u32, Bound) {
+    match capture {
+        Capture::Wal => (200, Bound::at_most(3.0, 1.5)),
+        Capture::Trigger => (20, Bound::at_most(15.0, 6.0)),
+    }
+}
+
 const TABLE: &str = "lag";
 const PREPARE: &str = "CREATE TABLE lag (id int PRIMARY KEY, n int NOT NULL, filler text NOT NULL); \
     INSERT INTO lag SELECT i, 0, repeat('x', 80) FROM generate_series(1, 1000) AS i";
 
 pub fn run(pair: &Pair, report: &mut Report, repeats: usize, seconds: u32) {
-    println!("\nlag at {RATE} transactions/s, {seconds} s each");
+    let (rate, bound) = demand(pair.capture);
+    println!("\nlag at {rate} transactions/s, {seconds} s each");
     let [mut p50, mut p99] = [Compared::default(), Compared::default()];
     for _ in 0..repeats {
         for system in System::BOTH {
             let mut stage = Stage::set(pair, system, Content::Nothing, PREPARE, &[TABLE]);
             stage.start();
-            let warm = RATE;
-            measure(&mut stage, warm, 0);
-            let lags = measure(&mut stage, RATE * seconds, warm);
+            let warm = rate;
+            measure(&mut stage, rate, warm, 0);
+            let lags = measure(&mut stage, rate, rate * seconds, warm);
             let [half, most] = [0.5, 0.99].map(|part| lags.quantile(part));
             p50.of(system).push(half);
             p99.of(system).push(most);
@@ -35,19 +44,19 @@ pub fn run(pair: &Pair, report: &mut Report, repeats: usize, seconds: u32) {
             stage.tear_down();
         }
     }
-    let bound = Some(Bound::at_most(3.0, 1.5));
+    let bound = Some(bound);
     report.compare("lag p50, ms", 3, &p50, bound);
     report.compare("lag p99, ms", 3, &p99, bound);
 }
 
 /// In milliseconds.
-fn measure(stage: &mut Stage<'_>, transactions: u32, first: u32) -> Series {
+fn measure(stage: &mut Stage<'_>, rate: u32, transactions: u32, first: u32) -> Series {
     let (committed, to_see) = mpsc::channel::<(i32, Instant)>();
     let source = stage.source();
     let target = stage.target();
     let lags = std::thread::scope(|scope| {
         let reader = scope.spawn(move || read(&target, &to_see));
-        write(&source, transactions, first, &committed);
+        write(&source, rate, transactions, first, &committed);
         drop(committed);
         reader.join().expect("the reader does not panic")
     });
@@ -55,9 +64,9 @@ fn measure(stage: &mut Stage<'_>, transactions: u32, first: u32) -> Series {
     lags
 }
 
-fn write(source: &Sql, transactions: u32, first: u32, committed: &mpsc::Sender<(i32, Instant)>) {
+fn write(source: &Sql, rate: u32, transactions: u32, first: u32, committed: &mpsc::Sender<(i32, Instant)>) {
     let update = source.prepare(&format!("UPDATE {TABLE} SET n = $2 WHERE id = $1"));
-    let pause = Duration::from_secs(1) / RATE;
+    let pause = Duration::from_secs(1) / rate;
     let began = Instant::now();
     for i in 0..transactions {
         let due = began + pause * i;

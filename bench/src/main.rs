@@ -15,13 +15,14 @@ mod report;
 mod sql;
 mod system;
 mod tandem;
+mod triggers;
 mod writer;
 
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
-use pair::{Pair, Way};
+use pair::{Capture, Pair, Way};
 use report::Report;
 
 /// Compares pgtandem with native logical replication.
@@ -36,6 +37,9 @@ struct Args {
     /// How replication reaches the servers.
     #[arg(long, value_enum, default_value = "tcp")]
     way: Way,
+    /// How pgtandem reads changes off the servers.
+    #[arg(long, value_enum, default_value = "wal")]
+    capture: Capture,
     /// Two repeats and shorter runs: to see that it works.
     #[arg(long)]
     quick: bool,
@@ -59,6 +63,8 @@ enum Section {
     Large,
     /// Comparing two filled tables
     Diff,
+    /// What the triggers of trigger capture cost the application
+    Triggers,
 }
 
 fn main() -> ExitCode {
@@ -66,7 +72,7 @@ fn main() -> ExitCode {
     let repeats = if args.quick { 2 } else { args.repeats };
     let seconds = if args.quick { 2 } else { 5 };
     let wanted = |section| args.sections.is_empty() || args.sections.contains(&section);
-    let pair = Pair::start(args.way);
+    let pair = Pair::start(args.way, args.capture);
     let mut report = Report::default();
     if wanted(Section::Drain) {
         drain::run(&pair, &mut report, repeats, &drain::TPCB);
@@ -76,6 +82,9 @@ fn main() -> ExitCode {
     }
     if wanted(Section::Lag) {
         lag::run(&pair, &mut report, repeats, seconds);
+    }
+    if args.capture == Capture::Trigger && wanted(Section::Triggers) {
+        triggers::run(&pair, &mut report, repeats, 2 * seconds);
     }
     if wanted(Section::Copy) {
         copy::run(&pair, &mut report, repeats);

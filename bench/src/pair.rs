@@ -29,6 +29,7 @@ pub struct Pair {
     pub source: Cluster,
     pub target: Cluster,
     pub way: Way,
+    pub capture: Capture,
     pgbench: PathBuf,
     psql: PathBuf,
 }
@@ -40,6 +41,13 @@ pub enum Way {
     Tcp,
 }
 
+/// How pgtandem reads changes. Native replication always reads the WAL.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Capture {
+    Wal,
+    Trigger,
+}
+
 /// What a run's databases begin with.
 #[derive(Clone, Copy)]
 pub enum Content {
@@ -48,7 +56,7 @@ pub enum Content {
 }
 
 impl Pair {
-    pub fn start(way: Way) -> Pair {
+    pub fn start(way: Way, capture: Capture) -> Pair {
         let options = ["source", "target"].map(|name| {
             let mut options = ClusterOptions::new(name).unwrap_or_else(|e| panic!("{e}"));
             for (setting, value) in SETTINGS {
@@ -61,7 +69,7 @@ impl Pair {
             unreachable!("two were asked for")
         };
         let (pgbench, psql) = (find("pgbench", &source), find("psql", &source));
-        let pair = Pair { source, target, way, pgbench, psql };
+        let pair = Pair { source, target, way, capture, pgbench, psql };
         for cluster in pair.clusters() {
             cluster.create_database(TPCB_TEMPLATE).unwrap_or_else(|e| panic!("{e}"));
             pair.pgbench(cluster, TPCB_TEMPLATE, &["-i", "-q", "-s", SCALE]);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pgtandem::cluster::Cluster;
 
 use crate::native::Native;
-use crate::pair::{Content, Pair};
+use crate::pair::{Capture, Content, Pair};
 use crate::sql::Sql;
 use crate::tandem::Tandem;
 
@@ -132,11 +132,17 @@ impl<'p> Stage<'p> {
     pub fn wait_until_streaming(&mut self, cluster: &Cluster) {
         let slots = Sql::connect(cluster, "postgres");
         let began = Instant::now();
-        let query = format!(
-            "SELECT true FROM pg_stat_replication AS r JOIN pg_replication_slots AS s ON s.active_pid = r.pid \
-             WHERE s.database = '{}' AND r.state IN ('catchup', 'streaming')",
-            self.database()
-        );
+        let query = match (self.system, self.pair.capture) {
+            (System::Tandem, Capture::Trigger) => format!(
+                "SELECT true FROM pg_stat_activity WHERE datname = '{}' AND application_name = 'pgtandem capture'",
+                self.database()
+            ),
+            _ => format!(
+                "SELECT true FROM pg_stat_replication AS r JOIN pg_replication_slots AS s ON s.active_pid = r.pid \
+                 WHERE s.database = '{}' AND r.state IN ('catchup', 'streaming')",
+                self.database()
+            ),
+        };
         let query = slots.prepare(&query);
         while slots.query(&query, &[]).is_empty() {
             std::thread::sleep(Duration::from_micros(500));

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::native::drop_slots;
-use crate::pair::Pair;
+use crate::pair::{Capture, Pair};
 
 pub struct Tandem {
     database: &'static str,
@@ -107,6 +107,9 @@ pub fn config(pair: &Pair, database: &str, tables: &[&str]) -> String {
     let mut config = String::new();
     for cluster in pair.clusters() {
         config += &format!("[nodes.{}]\nurl = \"{}\"\n", cluster.name(), pair.url(cluster, database));
+        if pair.capture == Capture::Trigger {
+            config += "capture = \"trigger\"\n";
+        }
     }
     for table in tables {
         config += &format!("[[tables]]\nname = \"{table}\"\n");

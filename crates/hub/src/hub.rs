@@ -91,6 +91,12 @@ pub(crate) enum Broken {
     Released,
     OverrideRecord,
     TruncatedRows,
+    Visible,
+    Drawn,
+    Flushed,
+    Parted,
+    Recorded,
+    Onward,
 }
 
 impl<I: Clone> Hub<I> {

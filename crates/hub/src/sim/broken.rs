@@ -13,10 +13,15 @@ const CALM: Shape = Shape {
     moves: false,
     holds: false,
     outages: true,
+    triggers: 0,
     policy: Policy::Newest,
 };
 const CRASH: Shape = Shape { crash: true, ..CALM };
 const COIN: Shape = Shape { policy: Policy::Coin, ..CRASH };
+
+/// Every node has an outbox.
+const OUTBOXES: Shape = Shape { triggers: 0b1111, ..CALM };
+const OUTBOXES_CRASH: Shape = Shape { crash: true, ..OUTBOXES };
 
 const SCHEDULES: u64 = 60_000;
 
@@ -112,4 +117,40 @@ fn overrides_are_recorded() {
 fn held_records_outlive_their_release() {
     let shape = Shape { nodes: 2, holds: true, outages: false, ..CRASH };
     notices(Broken::Released, shape);
+}
+
+/// An outbox is read by what a snapshot sees, not by numbers: those become visible out of order.
+#[test]
+fn outboxes_are_read_by_snapshots() {
+    notices(Broken::Visible, OUTBOXES);
+}
+
+/// What one read sees lies on both sides of the landings before it.
+#[test]
+fn landings_part_what_a_read_sees() {
+    notices(Broken::Parted, OUTBOXES);
+}
+
+/// What was read from an outbox is on disk before it is judged.
+#[test]
+fn outboxes_are_judged_when_on_disk() {
+    notices(Broken::Flushed, OUTBOXES_CRASH);
+}
+
+/// A transaction number that a crash gave back is not taken for the one that a snapshot saw.
+#[test]
+fn numbers_given_again_are_told_by_what_was_drawn() {
+    notices(Broken::Drawn, OUTBOXES_CRASH);
+}
+
+/// Reads are kept as long as what they bound.
+#[test]
+fn reads_are_kept() {
+    notices(Broken::Recorded, OUTBOXES_CRASH);
+}
+
+/// After a crash of its server a node's positions go on above what other nodes know of it.
+#[test]
+fn positions_go_on_above_what_is_known() {
+    notices(Broken::Onward, OUTBOXES_CRASH);
 }

@@ -4,9 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::outbox::Outbox;
 use crate::{
-    Change, Cover, Decision, Delivery, DeliveryRow, Dot, HeldRecord, Key, Landed, Micros, NodeId, Op, Position, State,
-    TableId, Wrote,
+    Boundary, Change, Cover, Decision, Delivery, DeliveryRow, Dot, HeldRecord, Key, Landed, Micros, NodeId, Op,
+    Position, State, TableId, Wrote,
 };
 
 pub const TABLES: u32 = 2;
@@ -22,7 +23,10 @@ pub struct Image {
 
 #[derive(Clone, Debug)]
 pub struct Transaction {
+    /// Zero until an outbox is read.
     pub position: Position,
+    /// What the oracles call it: of an outbox, its last number.
+    pub identity: Dot,
     pub time: Micros,
     pub changes: Vec<Change<Image>>,
     pub keys: BTreeSet<Key>,
@@ -42,10 +46,22 @@ pub struct LandingRow {
     pub cover: Cover,
     pub acknowledged: Position,
     pub wrote: Wrote,
+    /// Of a node with an outbox: where the delivery began to delete, and where it landed.
+    pub marks: Vec<Boundary>,
 }
 
+/// What the oracles call the changes that the hub knows by their positions.
+pub type Names = BTreeMap<Dot, Dot>;
+
+pub fn name(names: &Names, dot: Dot) -> Dot {
+    names.get(&dot).copied().unwrap_or(dot)
+}
+
+#[derive(Clone)]
 pub struct Database {
     pub node: NodeId,
+    /// Of a node with trigger capture.
+    pub outbox: Option<Outbox>,
     pub position: Position,
     pub skew: i64,
     pub cells: BTreeMap<Key, Cell>,
@@ -83,6 +99,17 @@ impl Database {
     pub fn commit(&mut self, writes: &[Write], gap: u64, now: i64) -> Option<Position> {
         let position = Position(self.position.0 + gap);
         let dot = Dot { node: self.node, position };
+        let (changes, keys) = self.apply(writes, dot);
+        if changes.is_empty() {
+            return None;
+        }
+        self.position = position;
+        self.log.push(Transaction { position, identity: dot, time: Micros(now + self.skew), changes, keys });
+        Some(position)
+    }
+
+    /// Carries out a transaction's statements.
+    pub fn apply(&mut self, writes: &[Write], dot: Dot) -> (Vec<Change<Image>>, BTreeSet<Key>) {
         let mut changes = Vec::new();
         let mut keys = BTreeSet::new();
         for (version, write) in writes.iter().enumerate() {
@@ -114,12 +141,7 @@ impl Database {
                 Write::Delete(_) | Write::Move(..) => {}
             }
         }
-        if changes.is_empty() {
-            return None;
-        }
-        self.position = position;
-        self.log.push(Transaction { position, time: Micros(now + self.skew), changes, keys });
-        Some(position)
+        (changes, keys)
     }
 
     /// A TRUNCATE does nothing to a key that has no row: there nothing can be lost.
@@ -160,13 +182,15 @@ impl Database {
         swept: &BTreeMap<Key, Option<Dot>>,
         missed: Vec<Key>,
         before_deletes: Position,
+        marks: Vec<Boundary>,
+        names: &Names,
     ) -> Landed {
-        let position = Position(self.position.0 + 1);
+        let position = marks.last().map_or(Position(self.position.0 + 1), |mark| mark.position);
         let before = self.landings.last().map_or(Cover::nothing(delivery.cover.0.len()), |l| l.cover.clone());
         for key in &delivery.released {
             self.held.remove(key);
         }
-        let mut held = self.land_truncates(delivery, swept, position);
+        let mut held = self.land_truncates(delivery, swept, position, names);
         let refused_truncates = held.clone();
         let swept_now = |table| {
             let carried_out = !refused_truncates.contains(&Key::whole_table(table));
@@ -215,7 +239,7 @@ impl Database {
                     State::Absent => None,
                 };
                 self.deleted_twice.remove(&row.key);
-                self.cells.insert(row.key.clone(), Cell { image, dot: Some(row.dot) });
+                self.cells.insert(row.key.clone(), Cell { image, dot: Some(name(names, row.dot)) });
             }
         }
         for truncate in delivery.truncates.iter().filter(|t| swept_now(t.table)) {
@@ -223,7 +247,7 @@ impl Database {
             for record in waiting {
                 record.swept(position, truncate.dot);
                 // Who finds it swept has not seen what waits, also if the same transaction wrote it.
-                let waits = |cell: &&mut Cell| cell.dot == Some(record.dot);
+                let waits = |cell: &&mut Cell| cell.dot == Some(name(names, record.dot));
                 if let Some(cell) = self.cells.get_mut(&record.key).filter(waits) {
                     cell.dot = None;
                 }
@@ -247,6 +271,7 @@ impl Database {
                 let bytes = hashes.map(|h| h.into_iter().flat_map(u64::to_le_bytes).collect::<Vec<_>>());
                 Wrote::from_bytes(bytes.as_deref())
             },
+            marks,
         });
         landed
     }
@@ -256,6 +281,7 @@ impl Database {
         delivery: &Delivery<Image>,
         swept: &BTreeMap<Key, Option<Dot>>,
         position: Position,
+        names: &Names,
     ) -> Vec<Key> {
         let mut held = Vec::new();
         for truncate in &delivery.truncates {
@@ -284,7 +310,7 @@ impl Database {
                 record.released.get_or_insert(position);
             }
             for key in self.all_keys.iter().filter(|k| k.table() == truncate.table) {
-                let dot = swept.get(key).copied().unwrap_or(Some(truncate.dot));
+                let dot = swept.get(key).copied().unwrap_or(Some(name(names, truncate.dot)));
                 let before = self.cells.insert(key.clone(), Cell { image: None, dot });
                 // Who finds no row finds what both deletes left.
                 if let Some(Cell { image: None, dot: Some(before) }) = before {

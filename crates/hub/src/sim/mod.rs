@@ -3,5 +3,7 @@
 mod broken;
 mod database;
 mod oracle;
+mod outbox;
 mod run;
+mod server;
 mod tests;

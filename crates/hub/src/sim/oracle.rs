@@ -44,7 +44,8 @@ impl Simulation {
             if !database.held.is_empty() {
                 return Err(format!("node {}: held records left {:?}", database.node.0, database.held));
             }
-            if self.hub.acknowledged(database.node) < database.position {
+            let acknowledged = self.hub.acknowledged(database.node);
+            if database.log.iter().any(|t| t.position > acknowledged || t.position.0 == 0) {
                 return Err(format!("node {}: not all acknowledged", database.node.0));
             }
         }
@@ -85,7 +86,7 @@ impl Simulation {
                 continue;
             }
             let whole = Key::whole_table(key.table());
-            let lost = |d: &&Decision<Image>| (d.key == *key || d.key == whole) && d.loser.dot == *dot;
+            let lost = |d: &&Decision<Image>| (d.key == *key || d.key == whole) && self.name(d.loser.dot) == *dot;
             if !self.databases[0].decisions.iter().any(|d| lost(&d)) {
                 return Err(format!("{key:?}: {dot:?} was overridden unknowingly and nothing is recorded"));
             }
@@ -97,12 +98,12 @@ impl Simulation {
     fn check_key_changes(&self) -> Result<(), String> {
         for database in &self.databases {
             for transaction in &database.log {
-                let dot = Dot { node: database.node, position: transaction.position };
+                let dot = transaction.identity;
                 for (from, to) in lone_moves(transaction) {
                     let lost = |key: &Key| {
                         let conflict =
                             |d: &&Decision<Image>| d.winner.dot.node != dot.node && d.kind != Kind::KeyChange;
-                        let about = |d: &&Decision<Image>| d.key == *key && d.loser.dot == dot;
+                        let about = |d: &&Decision<Image>| d.key == *key && self.name(d.loser.dot) == dot;
                         self.databases[0].decisions.iter().filter(about).any(|d| conflict(&d))
                     };
                     let (old, new) = (self.databases[0].cell(from), self.databases[0].cell(to));
@@ -121,7 +122,8 @@ impl Simulation {
     fn check_decisions(&self, parents: &Parents) -> Result<(), String> {
         let mut losers = BTreeSet::new();
         for decision in &self.databases[0].decisions {
-            let (winner, loser, key) = (decision.winner.dot, decision.loser.dot, &decision.key);
+            let (winner, loser) = (self.name(decision.winner.dot), self.name(decision.loser.dot));
+            let key = &decision.key;
             // A key change that lost on another key stands here as its fallback, which may lose once more.
             if !losers.insert((key, loser, decision.kind == Kind::KeyChange)) {
                 return Err(format!("{key:?}: {loser:?} lost twice"));

@@ -1,11 +1,12 @@
 //! One schedule: random writes, deliveries, crashes, outages, until all is at rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::database::{Cell, Database, Image, TABLES, Write};
+use super::database::{Cell, Database, Image, Names, TABLES, Write, name};
+use super::outbox::{Outbox, Piece};
 use crate::hub::Broken;
 use crate::{
     Change, Contender, Cover, Delivery, Dot, Hub, Kept, Key, Landing, Newest, NodeId, Policies, Position, Prefer,
@@ -24,6 +25,8 @@ pub struct Shape {
     pub moves: bool,
     pub holds: bool,
     pub outages: bool,
+    /// Which nodes have trigger capture, one bit each.
+    pub triggers: u8,
     pub policy: Policy,
 }
 
@@ -58,6 +61,12 @@ pub struct Simulation {
     pub now: i64,
     pub crashes: usize,
     pub truncate_held_across_crash: bool,
+    /// Of nodes with trigger capture: what was read and not judged, and what would survive a crash of the server.
+    pub pending: Vec<VecDeque<Piece>>,
+    pub flushed: Vec<Option<Box<Database>>>,
+    /// The last landing that the hub was told of.
+    pub told: Vec<Option<Position>>,
+    pub names: Names,
     busy: f64,
     fold: bool,
     gaps: bool,
@@ -72,6 +81,7 @@ impl Simulation {
         let databases = (0..shape.nodes)
             .map(|n| Database {
                 node: NodeId(n),
+                outbox: (shape.triggers >> n & 1 == 1).then(Outbox::default),
                 position: Position(0),
                 skew: rng.random_range(-50..=50),
                 cells: Default::default(),
@@ -105,12 +115,22 @@ impl Simulation {
             now: 0,
             crashes: 0,
             truncate_held_across_crash: false,
+            pending: vec![VecDeque::new(); nodes],
+            flushed: (0..nodes).map(|_| None).collect(),
+            told: vec![None; nodes],
+            names: Names::new(),
             busy,
             fold,
             gaps: !shape.crash,
         };
         simulation.hub.broken = broken;
+        (0..nodes).for_each(|index| simulation.flush(index));
         simulation
+    }
+
+    /// What the oracles call a change.
+    pub fn name(&self, dot: Dot) -> Dot {
+        name(&self.names, dot)
     }
 
     pub fn note(&self, text: impl FnOnce() -> String) {
@@ -138,7 +158,7 @@ impl Simulation {
             }
         }
         for d in &self.databases[0].decisions {
-            let dot = |d: crate::Dot| (d.node.0, d.position.0);
+            let dot = |d: Dot| (d.node.0, self.name(d).position.0);
             self.note(|| format!("{:?}: {} {:?} beat {:?}", d.key, d.kind.word(), dot(d.winner.dot), dot(d.loser.dot)));
         }
     }
@@ -150,6 +170,9 @@ impl Simulation {
             self.write(index);
             return Ok(());
         }
+        if self.databases[index].outbox.is_some() && self.rng.random_bool(0.3) {
+            return self.serve(index);
+        }
         if self.shape.outages && self.rng.random_bool(0.01) {
             self.down[index] = !self.down[index];
         }
@@ -157,7 +180,7 @@ impl Simulation {
         let up = !self.down[index];
         if dice < 0.45 {
             if up {
-                self.judge_next(node);
+                self.judge_next(node)?;
             }
         } else if dice < 0.65 {
             if up {
@@ -177,12 +200,20 @@ impl Simulation {
         Ok(())
     }
 
-    fn key(&mut self) -> Key {
+    pub fn key(&mut self) -> Key {
         let table = TableId(self.rng.random_range(0..TABLES));
         Key::new(table, vec![self.rng.random_range(1..=self.shape.keys)])
     }
 
     fn write(&mut self, index: usize) {
+        let writes = self.writes();
+        match self.databases[index].outbox {
+            None => self.commit(index, &writes),
+            Some(_) => self.begin(index, writes),
+        }
+    }
+
+    pub fn writes(&mut self) -> Vec<Write> {
         let count = [1, 1, 1, 2, 3][self.rng.random_range(0..5)];
         let mut writes = Vec::new();
         for _ in 0..count {
@@ -198,10 +229,10 @@ impl Simulation {
                 _ => Write::Put(key),
             });
         }
-        self.commit(index, &writes);
+        writes
     }
 
-    fn commit(&mut self, index: usize, writes: &[Write]) {
+    pub fn commit(&mut self, index: usize, writes: &[Write]) {
         let gap = self.rng.random_range(1..=3);
         let database = &mut self.databases[index];
         if let Some(position) = database.commit(writes, gap, self.now) {
@@ -209,10 +240,17 @@ impl Simulation {
         }
     }
 
-    fn judge_next(&mut self, node: NodeId) -> bool {
+    fn judge_next(&mut self, node: NodeId) -> Result<bool, String> {
         if !self.hub.may_judge(node) && self.broken != Some(Broken::Landing) {
-            return false;
+            return Ok(false);
         }
+        if self.databases[usize::from(node.0)].outbox.is_some() {
+            return self.judge_outboxed(node);
+        }
+        Ok(self.judge_logged(node))
+    }
+
+    fn judge_logged(&mut self, node: NodeId) -> bool {
         let judged = self.hub.judged(node);
         let database = &self.databases[usize::from(node.0)];
         let at = database.log.partition_point(|t| t.position <= judged);
@@ -254,7 +292,7 @@ impl Simulation {
         let flight = self.hub.node(node).flight.as_ref();
         let slots = flight.map_or(&[][..], |f| &f.swept);
         let entries = slots.iter().map(|s| self.hub.window.get(*s));
-        entries.map(|e| (e.key.clone(), Some(e.dot()))).collect()
+        entries.map(|e| (e.key.clone(), Some(self.name(e.dot())))).collect()
     }
 
     /// The delivery commits, or sometimes fails.
@@ -262,26 +300,36 @@ impl Simulation {
         let Some(delivery) = self.flying[usize::from(node.0)].take() else {
             return false;
         };
-        if may_fail && self.rng.random_bool(0.1) {
+        if self.waits_for_lock(&delivery) && !may_fail {
+            self.flying[usize::from(node.0)] = Some(delivery);
+            return false;
+        }
+        if may_fail && (self.rng.random_bool(0.1) || self.waits_for_lock(&delivery)) {
             self.note(|| format!("delivery to {} fails", node.0));
             self.hub.failed(node);
             return true;
         }
         let landed = self.commit_delivery(&delivery);
         self.note(|| format!("landed on {} at {} held {:?}", node.0, landed.position.0, landed.held));
+        self.told[usize::from(node.0)] = Some(landed.position);
         self.hub.landed(node, landed);
         true
     }
 
-    fn commit_delivery(&mut self, delivery: &Delivery<Image>) -> crate::Landed {
+    pub fn commit_delivery(&mut self, delivery: &Delivery<Image>) -> crate::Landed {
         let index = usize::from(delivery.node.0);
-        let before = Position(self.databases[index].position.0 + 1);
+        let mut marks = self.mark_landing(index);
+        let before = marks.last().map_or(Position(self.databases[index].position.0 + 1), |mark| mark.position);
         let missed = self.missed_deletes(delivery);
+        marks.extend(self.mark_landing(index));
+        // What was read meanwhile lies behind the first.
+        let read = self.databases[index].outbox.as_ref().and_then(Outbox::last_read);
+        marks.retain(|mark| Some(mark.position) > read);
         let mut swept = self.swept[index].clone();
         for key in self.written_behind(delivery) {
             swept.entry(key).or_insert(None);
         }
-        let landed = self.databases[index].land(delivery, &swept, missed, before);
+        let landed = self.databases[index].land(delivery, &swept, missed, before, marks, &self.names);
         if self.broken == Some(Broken::Released) {
             self.databases[index].held.retain(|_, r| r.released.is_none());
         }
@@ -290,6 +338,8 @@ impl Simulation {
         {
             self.databases[index].fold(below);
         }
+        // Deliveries to a node with trigger capture commit synchronously.
+        self.flush(index);
         landed
     }
 
@@ -316,13 +366,13 @@ impl Simulation {
         let index = usize::from(delivery.node.0);
         let missed = self.databases[index].missed_deletes(delivery);
         for key in &missed {
-            let dot = delivery.rows.iter().find(|r| r.key == *key).map(|r| r.dot);
+            let dot = delivery.rows.iter().find(|r| r.key == *key).map(|r| self.name(r.dot));
             let cell = Cell { image: None, dot };
             self.databases[index].cells.insert(key.clone(), cell);
         }
         for key in &missed {
             while self.gaps && self.rng.random_bool(0.2) {
-                self.commit(index, &[Write::Put(key.clone())]);
+                self.write_in_gap(index, key);
             }
         }
         missed
@@ -332,6 +382,9 @@ impl Simulation {
         self.hub.retire();
         for (index, acknowledged) in self.acknowledged.iter_mut().enumerate() {
             *acknowledged = (*acknowledged).max(self.hub.acknowledged(NodeId(index as u8)));
+            if self.databases[index].outbox.is_some() && self.rng.random() {
+                self.databases[index].forget_outboxed(*acknowledged);
+            }
         }
         self.note(|| format!("acknowledged {:?} window {}", self.acknowledged, self.hub.window_len()));
     }
@@ -359,7 +412,7 @@ impl Simulation {
         }
     }
 
-    fn crash(&mut self) {
+    pub fn crash(&mut self) {
         self.crashes += 1;
         for index in 0..self.databases.len() {
             if let Some(delivery) = self.flying[index].take()
@@ -382,7 +435,8 @@ impl Simulation {
         self.recover();
     }
 
-    fn recover(&mut self) {
+    pub fn recover(&mut self) {
+        self.restart_captures();
         // Every node keeps every decision: what one has and another lacks is copied before work begins.
         let mut all: Vec<_> = Vec::new();
         for decision in self.databases.iter().flat_map(|d| d.decisions.iter()) {
@@ -405,8 +459,9 @@ impl Simulation {
                 })
                 .collect(),
         };
-        for database in &mut self.databases {
-            database.decisions = all.clone();
+        for index in 0..self.databases.len() {
+            self.databases[index].decisions = all.clone();
+            self.flush(index);
         }
         let landing = |l: &super::database::LandingRow| Landing {
             position: l.position,
@@ -420,11 +475,11 @@ impl Simulation {
         let policies = policy(self.shape.policy, &mut self.rng);
         let mut recovery = Recovery::new(self.acknowledged.clone(), landings, kept, held, policies);
         recovery.break_rule(self.broken);
-        for database in &self.databases {
-            let reach = recovery.reach(database.node);
-            for transaction in database.log.iter().take_while(|t| t.position <= reach) {
-                for change in &transaction.changes {
-                    recovery.change(database.node, transaction.position, transaction.time, change.clone());
+        for index in 0..self.databases.len() {
+            let node = self.databases[index].node;
+            for transaction in self.already_judged(index, recovery.reach(node)) {
+                for change in transaction.changes {
+                    recovery.change(node, transaction.position, transaction.time, change);
                 }
             }
         }
@@ -443,6 +498,7 @@ impl Simulation {
     fn rest(&mut self) -> Result<(), String> {
         self.down.fill(false);
         for index in 0..self.databases.len() {
+            self.end_open(index);
             let node = NodeId(index as u8);
             self.databases[index].refused.clear();
             for table in 0..TABLES {
@@ -454,7 +510,7 @@ impl Simulation {
             let mut busy = false;
             for index in 0..self.databases.len() {
                 let node = NodeId(index as u8);
-                busy |= self.judge_next(node);
+                busy |= self.judge_next(node)?;
                 busy |= self.cut(node)?;
                 busy |= self.land(node, false);
                 let held: Vec<Key> = self.hub.held(node).cloned().collect();

@@ -16,6 +16,7 @@ fn shape(number: u64) -> Shape {
         moves: bit(3),
         holds: bit(5),
         outages: bit(6),
+        triggers: if bit(7) { (number / 256 % 16) as u8 } else { 0 },
         policy: [Policy::Newest, Policy::Prefer, Policy::Coin][(number / 7 % 3) as usize],
     }
 }

@@ -181,7 +181,7 @@ pub(super) async fn read_triggers(
                             SELECT relid::oid FROM pg_catalog.pg_partition_tree(wanted.root)) AS part
         JOIN pg_catalog.pg_trigger t ON t.tgrelid = part.oid
         JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-        WHERE NOT t.tgisinternal AND t.tgparentid = 0
+        WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND n.nspname <> 'pgtandem'
         ORDER BY wanted.root, t.tgname";
     let mut triggers: HashMap<u32, Vec<Trigger>> = HashMap::new();
     for row in client.query(QUERY, &[&relids]).await? {

@@ -53,13 +53,15 @@ fn print_plan(plan: &DownPlan, style: Style) {
         say("nothing to do: no node is linked");
     }
     for cleaning in &plan.clean {
-        say(format!(
-            "{} drop the slot {}, the publication and the schema pgtandem; restore the sequences and replica \
-             identities of {}",
-            style.bold(format!("{}:", cleaning.node)),
-            cleaning.slot,
-            if cleaning.tables.is_empty() { "no table".to_owned() } else { cleaning.tables.join(", ") }
-        ));
+        let node = style.bold(format!("{}:", cleaning.node));
+        let tables = if cleaning.tables.is_empty() { "no table".to_owned() } else { cleaning.tables.join(", ") };
+        say(match &cleaning.slot {
+            Some(slot) => format!(
+                "{node} drop the slot {slot}, the publication and the schema pgtandem; restore the sequences and replica \
+                 identities of {tables}"
+            ),
+            None => format!("{node} drop the triggers of pgtandem and its schema; restore the sequences of {tables}"),
+        });
     }
     if let Some((leaving, told)) = &plan.forget {
         say(format!("{} forget the node {leaving}", style.bold(format!("{}:", told.join(", ")))));

@@ -33,8 +33,19 @@ pub struct Config {
 pub struct Node {
     pub name: String,
     pub endpoint: Endpoint,
+    /// None: by what the server is.
+    pub capture: Option<Capture>,
     /// Line of the file, for messages that come later.
     pub line: usize,
+}
+
+/// How a node's changes are read off it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Capture {
+    /// From its WAL.
+    Wal,
+    /// From an outbox that triggers fill.
+    Trigger,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,6 +144,22 @@ impl fmt::Display for Resolve {
             Self::Newest => f.write_str("newest"),
             Self::Prefer(node) => write!(f, "prefer:{node}"),
         }
+    }
+}
+
+impl Capture {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Wal => "wal",
+            Self::Trigger => "trigger",
+        }
+    }
+}
+
+impl fmt::Display for Capture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::interpolate::interpolate;
 use super::names::{check_node_name, table_name};
-use super::{Config, ConfigFault, ConfigFaults, HubSettings, Ids, Node, Resolve, Table};
+use super::{Capture, Config, ConfigFault, ConfigFaults, HubSettings, Ids, Node, Resolve, Table};
 use crate::connect::spelling::closest;
 use crate::connect::{Endpoint, Environment};
 
@@ -39,7 +39,9 @@ pub(super) fn read(file: &Path, text: &str, environment: &Environment) -> Result
     let hub = reader.hub(&root, names.len());
     let nodes = nodes
         .into_iter()
-        .filter_map(|node| Some(Node { endpoint: node.endpoint?, name: node.name, line: node.line }))
+        .filter_map(|node| {
+            Some(Node { endpoint: node.endpoint?, name: node.name, capture: node.capture, line: node.line })
+        })
         .collect();
     match reader.faults {
         faults if faults.is_empty() => Ok(Config { file: file.to_owned(), nodes, tables, hub }),
@@ -65,6 +67,7 @@ struct NodeDraft {
     line: usize,
     url_span: Range<usize>,
     endpoint: Option<Endpoint>,
+    capture: Option<Capture>,
 }
 
 impl<'a> Reader<'a> {
@@ -163,14 +166,26 @@ impl<'a> Reader<'a> {
         }
         let section =
             self.section(value, &format!("node `{name}`"), &format!("write [nodes.{name}] and below it {URL}"))?;
-        self.only_known(&section, OF_A_NODE, &["url"]);
+        self.only_known(&section, OF_A_NODE, &["url", "capture"]);
         if !section.table.contains_key("url") {
             self.fault(key.span(), format!("node `{name}` has no url"), format!("add {URL}"));
         }
         let url = self.text_value(&section, "url", URL);
         let url_span = url.as_ref().map_or(key.span(), |(_, span)| span.clone());
         let endpoint = url.and_then(|(url, span)| self.endpoint(&url, span));
-        Some(NodeDraft { line: self.line_of(key.span().start), name_span: key.span(), name, url_span, endpoint })
+        let capture = self.capture(&section);
+        let line = self.line_of(key.span().start);
+        Some(NodeDraft { line, name_span: key.span(), name, url_span, endpoint, capture })
+    }
+
+    fn capture(&mut self, section: &Section<'a>) -> Option<Capture> {
+        let (text, span) = self.text_value(section, "capture", "capture = \"trigger\"")?;
+        let found = [Capture::Wal, Capture::Trigger].into_iter().find(|capture| capture.as_str() == text);
+        if found.is_none() {
+            let remedy = "write \"wal\" or \"trigger\"; without it, what the server is decides";
+            self.fault(span, format!("`capture` cannot be `{text}`"), remedy);
+        }
+        found
     }
 
     fn endpoint(&mut self, url: &str, span: Range<usize>) -> Option<Endpoint> {

@@ -14,10 +14,9 @@ use tokio_postgres::types::PgLsn;
 
 use super::error::{ReachError, RunError};
 use super::reach::{NodeContext, NodeUp};
-use super::seat::{Delivering, Seat};
+use super::seat::{Delivering, Feedback, Seat};
 use super::tables::read_target_tables;
-use crate::capture::Image;
-use crate::capture::wal::{CaptureError, Captured, SourceColumn};
+use crate::capture::{CaptureError, Captured, Image, SourceColumn};
 use crate::deliver::{DeliverError, Landing, LandingId, Target};
 
 /// Judging stops while a live target is owed more rows than this: it bounds a delivery, and so how long its row locks
@@ -389,12 +388,7 @@ impl Conductor {
     fn acknowledge(&mut self) {
         self.hub.retire();
         for seat in &mut self.seats {
-            let Position(position) = self.hub.acknowledged(seat.node);
-            if let Some(feedback) = &seat.feedback {
-                // The server skips what committed before the confirmed position, so the first one still needed is it.
-                let confirmed = wire::Lsn(position.saturating_add(1));
-                feedback.set(confirmed, wire::Lsn(self.hub.judged(seat.node).0.saturating_add(1)).max(confirmed));
-            }
+            seat.acknowledge(self.hub.acknowledged(seat.node), self.hub.judged(seat.node));
         }
     }
 }
@@ -466,7 +460,7 @@ impl Conductor {
         }
         self.acknowledge();
         for seat in &mut self.seats {
-            if let Some(feedback) = &seat.feedback {
+            if let Some(Feedback::Slot(feedback)) = &seat.feedback {
                 feedback.flush_now();
             }
         }

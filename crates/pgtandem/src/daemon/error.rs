@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::capture::wal::CaptureError;
+use crate::capture::CaptureError;
 use crate::connect::{ConnectError, FaultClass, Retry, in_words};
 use crate::deliver::DeliverError;
 

@@ -1,5 +1,6 @@
 //! Reaching a node: who it must be, the session that delivers to it, the stream that reads it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,10 +10,11 @@ use tokio_postgres::types::PgLsn;
 use uuid::Uuid;
 
 use super::error::ReachError;
-use super::settings::{DELIVERY, SPELLING};
+use super::settings::{DELIVERY, DURABLE, SPELLING};
 use super::tables::read_target_tables;
-use crate::capture::Shapes;
-use crate::capture::wal::CapturedTables;
+use crate::capture::trigger::READING;
+use crate::capture::{CapturedTables, Shapes};
+use crate::config::Capture;
 use crate::connect::{Endpoint, Host, Retry, Session};
 use crate::deliver::{Experience, Landing, LandingId, Patience, Target, TargetRole};
 use crate::link;
@@ -31,6 +33,7 @@ pub struct NodeContext {
     pub endpoint: Endpoint,
     pub incarnation: Uuid,
     pub system_identifier: String,
+    pub capture: Capture,
     pub slot: String,
     pub secret: Uuid,
     pub epoch: i64,
@@ -39,6 +42,8 @@ pub struct NodeContext {
     pub shapes: Shapes,
     /// Outlives the sessions that gained it.
     pub experience: Arc<Mutex<Experience>>,
+    /// The largest position of the node that anything says: an outbox goes on above it after a crash.
+    pub known: AtomicU64,
     pub status_interval: Duration,
     pub silence_timeout: Duration,
 }
@@ -63,11 +68,16 @@ impl NodeContext {
 /// A node that is reached: everything the conductor needs of it.
 pub struct NodeUp {
     pub target: Target,
-    pub stream: wire::Stream,
-    pub feedback: wire::Feedback,
+    pub source: NodeSource,
     pub last_landing: Option<LandingId>,
     /// How far the node's own WAL went when it was reached.
     pub flushed: Position,
+}
+
+/// Where a node's changes are read from.
+pub enum NodeSource {
+    Wal(Box<wire::Stream>, wire::Feedback),
+    Outbox(Client),
 }
 
 /// Opens a session with the settings every part of the hub needs.
@@ -91,7 +101,8 @@ pub async fn open_session(context: &NodeContext, purpose: &str) -> Result<Sessio
 /// # Errors
 /// When the connection is lost or the role may not do what deliveries need.
 pub async fn open_target(context: &NodeContext, client: Client) -> Result<Target, ReachError> {
-    for (name, value) in DELIVERY {
+    let durable = (context.capture == Capture::Trigger).then_some(DURABLE);
+    for (name, value) in DELIVERY.into_iter().chain(durable) {
         client.execute("SELECT pg_catalog.set_config($1, $2, false)", &[&name, &value]).await?;
     }
     let row = client
@@ -108,7 +119,7 @@ pub async fn open_target(context: &NodeContext, client: Client) -> Result<Target
     let tables = read_target_tables(&client, &names, is_replica).await?;
     let shapes = context.shapes.clone();
     let experience = Arc::clone(&context.experience);
-    let role = TargetRole { epoch: context.epoch, pid, patience, experience, is_replica };
+    let role = TargetRole { epoch: context.epoch, capture: context.capture, pid, patience, experience, is_replica };
     Ok(Target::new(context.id, context.name.clone(), client, tables, shapes, role).await?)
 }
 
@@ -234,7 +245,7 @@ async fn try_bring_up(
 pub async fn end_old_backends(node: &str, client: &Client) -> Result<(), ReachError> {
     const QUERY: &str = "SELECT pg_catalog.pg_terminate_backend(pid, 5000) FROM pg_catalog.pg_stat_activity \
         WHERE pid <> pg_catalog.pg_backend_pid() AND datname = pg_catalog.current_database() \
-          AND usename = current_user AND application_name = 'pgtandem deliver'";
+          AND usename = current_user AND application_name IN ('pgtandem deliver', 'pgtandem capture')";
     for row in client.query(QUERY, &[]).await? {
         if !row.get::<_, bool>(0) {
             return Err(ReachError::OldBackend { node: node.to_owned() });
@@ -267,7 +278,24 @@ pub async fn bring_up(context: &NodeContext, session: Session, from: Position) -
         .await?;
     let flushed: PgLsn = row.get(0);
     let last_landing = row.get::<_, Option<i64>>(1).map(LandingId);
-    let (stream, feedback) = open_stream(context, &session.client, &session.host, from).await?;
+    let (source, flushed) = match context.capture {
+        Capture::Wal => {
+            let (stream, feedback) = open_stream(context, &session.client, &session.host, from).await?;
+            (NodeSource::Wal(Box::new(stream), feedback), Position(u64::from(flushed).saturating_sub(1)))
+        }
+        Capture::Trigger => open_outbox(context, &session.client).await?,
+    };
     let target = open_target(context, session.client).await?;
-    Ok(NodeUp { target, stream, feedback, last_landing, flushed: Position(u64::from(flushed).saturating_sub(1)) })
+    Ok(NodeUp { target, source, last_landing, flushed })
+}
+
+/// A session that reads the outbox. What is read from now on lies above the position.
+async fn open_outbox(context: &NodeContext, session: &Client) -> Result<(NodeSource, Position), ReachError> {
+    link::go_on_above(session, Position(context.known.load(Ordering::Relaxed))).await?;
+    let reader = open_session(context, "capture").await?;
+    for (name, value) in READING {
+        reader.client.execute("SELECT pg_catalog.set_config($1, $2, false)", &[&name, &value]).await?;
+    }
+    let position = link::last_position(session).await?;
+    Ok((NodeSource::Outbox(reader.client), position))
 }

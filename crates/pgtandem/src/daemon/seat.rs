@@ -1,19 +1,21 @@
 //! A node as the conductor sees it: what is read from it, who delivers to it, and whether it is there.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hub::{Delivery, Micros, NodeId, Position, TableId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::conductor::Report;
 use super::error::RunError;
 use super::probe::is_at_work;
-use super::reach::{NodeContext, NodeUp, SHORTEST_RECONNECT, bring_up_again};
+use super::reach::{NodeContext, NodeSource, NodeUp, SHORTEST_RECONNECT, bring_up_again};
 use super::settings::SPELLING;
-use crate::capture::Image;
-use crate::capture::wal::{CaptureError, Captured, Source, SourceColumn, WalCapture};
+use crate::capture::trigger::TriggerCapture;
+use crate::capture::wal::WalCapture;
+use crate::capture::{Assembler, CaptureError, Captured, Image, Source, SourceColumn};
 use crate::connect::FaultClass;
 use crate::deliver::{DeliverError, Landing, LandingId, PAUSED, Target};
 
@@ -77,12 +79,18 @@ impl Drop for Task {
     }
 }
 
+/// Who is told what nobody needs any more.
+pub enum Feedback {
+    Slot(wire::Feedback),
+    Outbox(watch::Sender<Position>),
+}
+
 pub struct Seat {
     pub node: NodeId,
     pub name: String,
     pub context: Arc<NodeContext>,
     pub captured: Option<mpsc::Receiver<Captured>>,
-    pub feedback: Option<wire::Feedback>,
+    pub feedback: Option<Feedback>,
     pub delivering: Delivering,
     pub counters: Counters,
     /// Shapes read off the stream that nobody has compared with the other nodes yet.
@@ -335,20 +343,18 @@ impl Seat {
     /// # Errors
     /// When reconnecting cannot help.
     pub fn capture_failed(&mut self, error: CaptureError) -> Result<(), RunError> {
-        match error {
-            // A disk that is full may have room again, as a server may be there again: what could not be kept here is
-            // read once more.
-            CaptureError::Wire(_) | CaptureError::Spill(_) => {
-                let text = error.to_string();
-                if self.last_loss != text {
-                    tracing::warn!(node = %self.name, "lost the replication stream: {text}");
-                    self.last_loss.clone_from(&text);
-                }
-                self.counters.last_error = Some(text);
-                Ok(())
-            }
-            error => Err(RunError::Capture { node: self.name.clone(), error }),
+        // A disk that is full may have room again, as a server may be there again: what could not be kept here is
+        // read once more.
+        if !error.may_pass() {
+            return Err(RunError::Capture { node: self.name.clone(), error });
         }
+        let text = error.to_string();
+        if self.last_loss != text {
+            tracing::warn!(node = %self.name, "lost the stream of its changes: {text}");
+            self.last_loss.clone_from(&text);
+        }
+        self.counters.last_error = Some(text);
+        Ok(())
     }
 
     /// The node cannot be reached any more: forget its connections and try to come back.
@@ -404,13 +410,11 @@ impl Seat {
         self.last_landing = up.last_landing;
         self.catch_up_to = up.flushed;
         self.retry_at = None;
-        self.feedback = Some(up.feedback);
         self.delivering = Delivering::Idle(Box::new(up.target));
         let (sender, receiver) = mpsc::channel(QUEUE);
         self.captured = Some(receiver);
         let context = &self.context;
-        let capture = WalCapture::new(
-            up.stream,
+        let assembler = Assembler::new(
             Source::new(context.endpoint.clone(), &SPELLING),
             context.captured.clone(),
             context.shapes.clone(),
@@ -418,9 +422,45 @@ impl Seat {
             judged,
         );
         let (report, node, generation) = (report.clone(), self.node, self.generation);
-        self.task = Task::spawn(async move {
-            let error = capture.run(sender).await.err();
-            drop(report.send(Report::CaptureEnded { node, generation, error }));
-        });
+        let ended = move |error| drop(report.send(Report::CaptureEnded { node, generation, error }));
+        match up.source {
+            NodeSource::Wal(stream, feedback) => {
+                self.feedback = Some(Feedback::Slot(feedback));
+                let capture = WalCapture::new(*stream, assembler);
+                self.task = Task::spawn(async move { ended(capture.run(sender).await.err()) });
+            }
+            NodeSource::Outbox(client) => {
+                let (acknowledge, acknowledged) = watch::channel(Position(0));
+                self.feedback = Some(Feedback::Outbox(acknowledge));
+                let tables = Arc::clone(&context.captured);
+                self.task = Task::spawn(async move {
+                    let capture = TriggerCapture::new(client, &tables, assembler, judged, acknowledged).await;
+                    ended(match capture {
+                        Ok(capture) => capture.run(sender).await.err(),
+                        Err(error) => Some(error),
+                    });
+                });
+            }
+        }
+    }
+
+    /// Lets the node forget what nobody needs any more.
+    pub fn acknowledge(&self, acknowledged: Position, judged: Position) {
+        self.context.known.fetch_max(judged.0, Ordering::Relaxed);
+        match &self.feedback {
+            Some(Feedback::Slot(feedback)) => {
+                // The server skips what committed before the confirmed position, so the first one still needed is it.
+                let confirmed = wire::Lsn(acknowledged.0.saturating_add(1));
+                feedback.set(confirmed, wire::Lsn(judged.0.saturating_add(1)).max(confirmed));
+            }
+            Some(Feedback::Outbox(watched)) => {
+                watched.send_if_modified(|known| {
+                    let grows = *known < acknowledged;
+                    *known = (*known).max(acknowledged);
+                    grows
+                });
+            }
+            None => {}
+        }
     }
 }

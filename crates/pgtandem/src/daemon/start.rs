@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hub::{Hub, Landing, NodeId, PerTable, Position, Prefer, Recovery, Wrote};
 use tokio::sync::mpsc;
@@ -14,9 +15,9 @@ use super::reach::{NodeContext, bring_up, end_old_backends, open_session, read_s
 use super::records::{cover_of, held_records, kept_decisions, node_numbers};
 use super::seat::Seat;
 use super::tables::{read_captured_tables, table_id};
-use crate::capture::wal::Captured;
+use crate::capture::Captured;
 use crate::capture::{Image, Shapes};
-use crate::config::Config;
+use crate::config::{Capture, Config};
 use crate::link::{self, LinkedTable, TableState};
 
 /// A hub ready to conduct.
@@ -54,6 +55,9 @@ pub async fn start(
     }
     let decisions = kept_decisions(controls, &starts).await?;
     let held = held_records(controls, &shapes).await?;
+    for (context, reach) in contexts.iter().zip(hub::reach(&starts, &landings)) {
+        context.known.store(reach.0, Ordering::Relaxed);
+    }
     let mut seats: Vec<Seat> = contexts.iter().map(|context| Seat::new(Arc::clone(context))).collect();
     for (seat, start) in seats.iter_mut().zip(&starts) {
         let session = open_session(&seat.context, "deliver").await?;
@@ -147,6 +151,7 @@ async fn context(
         endpoint: control.endpoint.clone(),
         incarnation: row.incarnation,
         system_identifier: row.system_identifier.clone(),
+        capture: row.capture,
         slot: row.slot.clone(),
         secret: row.secret,
         epoch,
@@ -154,6 +159,7 @@ async fn context(
         linked: Arc::new(own.iter().map(|table| (table_id(table.id), table.name.clone())).collect()),
         shapes: shapes.clone(),
         experience: Arc::default(),
+        known: AtomicU64::new(0),
         status_interval: config.hub.status_interval,
         silence_timeout: config.hub.silence_timeout,
     })
@@ -165,9 +171,11 @@ async fn read_landings(
     context: &NodeContext,
     nodes: usize,
 ) -> Result<(Position, Vec<Landing>), ReachError> {
-    let slot = read_slot(&control.client, context).await?;
     // A server that crashed may have forgotten what was confirmed last; the landings have it too.
-    let mut start = Position(slot.confirmed.0.saturating_sub(1));
+    let mut start = match context.capture {
+        Capture::Wal => Position(read_slot(&control.client, context).await?.confirmed.0.saturating_sub(1)),
+        Capture::Trigger => link::read_acknowledged(&control.client).await?,
+    };
     let rows = control
         .client
         .query("SELECT position, cover, acknowledged, wrote FROM pgtandem.landing ORDER BY position, id", &[])

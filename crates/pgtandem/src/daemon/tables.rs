@@ -7,7 +7,7 @@ use hub::{Position, TableId};
 use tokio_postgres::{Client, Error};
 
 use crate::capture::key::Spelling;
-use crate::capture::wal::{CapturedTable, CapturedTables, KeyColumn};
+use crate::capture::{CapturedTable, CapturedTables, KeyColumn};
 use crate::catalog::{self, Column, ForeignKey, Identity, TableShape, Trigger, TriggerFiring, UniqueIndex};
 use crate::deliver::{Referrer, TargetColumn, TargetTable, TargetTables};
 use crate::link::LinkedTable;

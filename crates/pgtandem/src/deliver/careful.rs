@@ -58,7 +58,7 @@ impl Target {
         let placed: Vec<_> = placement.rows(0).collect();
         let (placed, misfits) = self.prepare_what_fits(&placed).await?;
         self.client.batch_execute("BEGIN").await?;
-        let before = self.open(id).await?;
+        let before = self.open(id, delivery).await?;
         let missed = Mutex::new(Vec::new());
         for key in &delivery.released {
             self.forget(key).await?;

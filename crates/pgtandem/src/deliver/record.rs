@@ -11,6 +11,19 @@ use super::DeliverError;
 use super::session::{LandingId, Target};
 use super::target::TargetTables;
 use crate::capture::{Image, Shapes, Value, key};
+use crate::config::Capture;
+
+/// Opens a delivery, and says where the node stands before anything is written. An outbox is asked only where rows are
+/// deleted: `$3`.
+pub fn open(capture: Capture) -> &'static str {
+    match capture {
+        Capture::Wal => "SELECT pgtandem.open_delivery($1, $2)::text, pg_current_wal_insert_lsn()",
+        Capture::Trigger => {
+            "SELECT pgtandem.open_delivery($1, $2)::text, \
+             CASE WHEN $3 THEN pgtandem.mark_before() ELSE '0/0'::pg_lsn END"
+        }
+    }
+}
 
 /// A statement writes no more decisions than this, and no more bytes of rows than about that.
 const DECISIONS: usize = 500;
@@ -36,7 +49,21 @@ impl ToSql for Hashes<'_> {
 
 /// Read last in the transaction, while its row locks are held: a local change to one of the rows either committed
 /// before, and has a smaller position, or comes after, and has a larger one.
-pub const LAND: &str = "INSERT INTO pgtandem.landing (id, epoch, position, cover, acknowledged, row_count, wrote) \
+pub fn land(capture: Capture) -> &'static str {
+    match capture {
+        Capture::Wal => LAND,
+        Capture::Trigger => LAND_IN_OUTBOX,
+    }
+}
+
+/// Keeps others from taking positions until it has committed.
+const LAND_IN_OUTBOX: &str = "INSERT INTO pgtandem.landing (id, epoch, position, cover, acknowledged, row_count, wrote, \
+        snapshot, drawn, before) \
+    SELECT $1, $2, m.at, $3, $4, $5, $6, m.snapshot, m.drawn, \
+        nullif(pg_catalog.current_setting('pgtandem.before', true), '') \
+    FROM pgtandem.mark(true) AS m RETURNING position";
+
+const LAND: &str = "INSERT INTO pgtandem.landing (id, epoch, position, cover, acknowledged, row_count, wrote) \
     VALUES ($1, $2, pg_current_wal_insert_lsn(), $3, $4, $5, $6) RETURNING position";
 
 /// A decision reaches a node with every delivery that reflects it; the first one writes it.

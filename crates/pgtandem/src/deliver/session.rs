@@ -20,6 +20,7 @@ use super::record;
 use super::target::TargetTables;
 use super::trust::{Experience, Trust};
 use crate::capture::{Image, Shapes};
+use crate::config::Capture;
 use crate::sql;
 
 /// Number of a landing on its node; ours to choose, so that its outcome can be asked for after a lost answer.
@@ -47,6 +48,7 @@ pub struct Target {
     /// Of the session on the server.
     pub pid: i32,
     pub(super) epoch: i64,
+    capture: Capture,
     /// Neither the application's triggers nor foreign keys act on what is delivered.
     pub is_replica: bool,
     patience: Patience,
@@ -65,6 +67,8 @@ pub struct Target {
 /// Under which terms a session delivers.
 pub struct TargetRole {
     pub epoch: i64,
+    /// Says what a position is.
+    pub capture: Capture,
     pub pid: i32,
     pub patience: Patience,
     pub experience: Arc<Mutex<Experience>>,
@@ -105,8 +109,8 @@ impl Target {
         role: TargetRole,
     ) -> Result<Self, DeliverError> {
         let fixed = Fixed {
-            open: client.prepare("SELECT pgtandem.open_delivery($1, $2)::text, pg_current_wal_insert_lsn()").await?,
-            land: client.prepare(record::LAND).await?,
+            open: client.prepare(record::open(role.capture)).await?,
+            land: client.prepare(record::land(role.capture)).await?,
             decide: client.prepare(record::DECIDE).await?,
             hold: client.prepare(record::HOLD).await?,
             release: client.prepare(record::RELEASE).await?,
@@ -122,6 +126,7 @@ impl Target {
             shapes,
             pid: role.pid,
             epoch: role.epoch,
+            capture: role.capture,
             is_replica: role.is_replica,
             patience: role.patience,
             experience: role.experience,
@@ -231,7 +236,7 @@ impl Target {
         {
             let mut pipeline = Pipeline::new();
             pipeline.send(this.client.batch_execute("BEGIN")).await;
-            pipeline.send(async { this.open(id).await.map(|position| before = position) }).await;
+            pipeline.send(async { this.open(id, delivery).await.map(|position| before = position) }).await;
             if let Some(truncate) = &truncate {
                 pipeline.send(this.client.batch_execute(truncate)).await;
             }
@@ -281,8 +286,18 @@ impl Target {
     }
 
     /// Opens the delivery; says where the node stands before anything is written.
-    pub(super) async fn open(&self, id: LandingId) -> Result<Position, tokio_postgres::Error> {
-        let row = self.client.query_one(&self.fixed.open, &[&self.epoch, &id.0]).await?;
+    pub(super) async fn open(
+        &self,
+        id: LandingId,
+        delivery: &Delivery<Image>,
+    ) -> Result<Position, tokio_postgres::Error> {
+        let deletes = delivery.rows.iter().any(|row| !row.state.is_present());
+        let parameters: [&(dyn ToSql + Sync); 3] = [&self.epoch, &id.0, &deletes];
+        let parameters = match self.capture {
+            Capture::Wal => &parameters[..2],
+            Capture::Trigger => &parameters[..],
+        };
+        let row = self.client.query_one(&self.fixed.open, parameters).await?;
         row.try_get::<_, PgLsn>(1).map(|position| Position(position.into()))
     }
 

@@ -2,7 +2,8 @@
 
 use super::identity::Identity;
 use super::plan::{Plan, Rows, Step};
-use crate::link::{PUBLICATION, SCHEMA_SQL};
+use crate::config::Capture;
+use crate::link::{OUTBOX_SQL, PUBLICATION, SCHEMA_SQL};
 use crate::sql::{self, Ident, Literal, QualifiedName};
 
 impl Plan {
@@ -14,12 +15,13 @@ impl Plan {
     pub fn node_of(&self, step: &Step) -> Option<&str> {
         let node = match step {
             Step::Unlink { node, .. }
-            | Step::Install { node }
+            | Step::Install { node, .. }
             | Step::AddPeer { node, .. }
             | Step::SlotCount { node }
             | Step::ReplicaIdentity { node, .. }
             | Step::Publish { node, .. }
             | Step::CreateSlot { node }
+            | Step::Capture { node, .. }
             | Step::Register { node, .. }
             | Step::Policy { node, .. } => *node,
             Step::Interleave(_) | Step::Fill { .. } => return None,
@@ -33,7 +35,8 @@ impl Plan {
             Step::Unlink { table, .. } => {
                 format!("take {} out of the link, and restore its replica identity and sequences", table.plain())
             }
-            Step::Install { .. } => "make the schema pgtandem".to_owned(),
+            Step::Install { capture: Capture::Wal, .. } => "make the schema pgtandem".to_owned(),
+            Step::Install { capture: Capture::Trigger, .. } => "make the schema pgtandem, with an outbox".to_owned(),
             Step::AddPeer { peer, .. } => format!("make the node {} known", self.name(*peer)),
             Step::SlotCount { .. } => format!("keep ids apart for {} nodes", self.slot_count),
             Step::ReplicaIdentity { table, from, to, .. } => {
@@ -47,6 +50,9 @@ impl Plan {
                 }
             }
             Step::CreateSlot { node } => format!("make the replication slot {}", shown_slot(&self.identities[*node])),
+            Step::Capture { table, .. } => {
+                format!("make the triggers on {} that write its changes into the outbox", table.plain())
+            }
             Step::Register { table, .. } => {
                 format!("list {} (conflicts: {}, ids: {})", table.name.plain(), table.resolve, table.ids)
             }
@@ -103,7 +109,7 @@ impl Plan {
                     Ident::new(PUBLICATION)
                 ),
             ),
-            Step::Install { node } => one(node, self.install_sql(*node)),
+            Step::Install { node, capture } => one(node, self.install_sql(*node, *capture)),
             Step::AddPeer { node, peer } => one(node, peer_sql(&self.identities[*peer])),
             Step::SlotCount { node } => {
                 one(node, format!("UPDATE pgtandem.node SET slot_count = {};", self.slot_count))
@@ -126,6 +132,9 @@ impl Plan {
                     Literal(&shown_slot(&self.identities[*node]))
                 ),
             ),
+            Step::Capture { node, id, table, key, spell } => {
+                one(node, format!("{};", sql::create_capture(table, *id, key, *spell).join(";\n")))
+            }
             Step::Register { node, id, table, columns } => one(node, register_sql(*id, table, columns)),
             Step::Policy { node, id, table } => one(
                 node,
@@ -149,11 +158,15 @@ impl Plan {
         }
     }
 
-    fn install_sql(&self, node: usize) -> String {
+    fn install_sql(&self, node: usize, capture: Capture) -> String {
+        let outbox = match capture {
+            Capture::Wal => String::new(),
+            Capture::Trigger => format!("\n{}", OUTBOX_SQL.trim_end()),
+        };
         let peers: Vec<String> = self.identities.iter().map(peer_sql).collect();
         let identity = &self.identities[node];
         format!(
-            "{}\n-- INSERT INTO pgtandem.node: number {}, name {}, incarnation, slot, secret, this server's and \
+            "{}{outbox}\n-- INSERT INTO pgtandem.node: number {}, name {}, incarnation, slot, secret, this server's and \
              database's identity\n{}\n-- INSERT INTO pgtandem.restore: a fingerprint of the catalog as it was before",
             SCHEMA_SQL.trim_end(),
             identity.number,

@@ -3,9 +3,9 @@
 use super::error::On;
 use super::{LifecycleError, OpenNode, locks, open_nodes, restore};
 use crate::catalog::{Difference, Fingerprint, read_fingerprint, read_slot};
-use crate::config::Config;
+use crate::config::{Capture, Config};
 use crate::link::{self, Installed, LinkedTable, NodeRow, Peer, RestoreKind};
-use crate::sql::Ident;
+use crate::sql::{self, Ident};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,8 @@ pub struct DownPlan {
 pub struct Cleaning {
     pub node: String,
     pub tables: Vec<String>,
-    pub slot: String,
+    /// None: changes are captured by triggers.
+    pub slot: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -166,7 +167,7 @@ fn cleaning(node: &OpenNode, (row, _, tables): &(NodeRow, Vec<Peer>, Vec<LinkedT
     Cleaning {
         node: node.name.clone(),
         tables: tables.iter().map(|table| table.name.plain()).collect(),
-        slot: row.slot.clone(),
+        slot: (row.capture == Capture::Wal).then(|| row.slot.clone()),
     }
 }
 
@@ -189,6 +190,10 @@ async fn clean(node: &OpenNode, row: &NodeRow, tables: &[LinkedTable]) -> Result
         touched.extend(saved.into_iter().map(|saved| format!("{what} {}", saved.object)));
     }
     for table in tables {
+        let captured = row.capture == Capture::Trigger;
+        if captured && restore::exists(client, &table.name).await.on(&node.name, DOING)? {
+            locks::in_short_transaction(node, DOING, &table.name, &sql::drop_capture(&table.name)).await?;
+        }
         restore::restore_table(node, &table.name).await?;
     }
     let saved = link::read_restore(client, RestoreKind::Catalog, "database").await.on(&node.name, DOING)?;

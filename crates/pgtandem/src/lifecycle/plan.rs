@@ -6,14 +6,15 @@
 use super::identity::{Identity, identities, slot_count};
 use super::interleave::{Interleaving, interleavings};
 use super::{LifecycleError, NodeSurvey};
-use crate::catalog::{Leaf, ReplicaIdentity, TableShape};
-use crate::config::{Config, Ids, Table};
-use crate::sql::QualifiedName;
+use crate::catalog::{Column, Leaf, ReplicaIdentity, TableShape};
+use crate::config::{Capture, Config, Ids, Table};
+use crate::sql::{Ident, QualifiedName};
 
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// In the order of the configuration, as everywhere a node is given by its index.
     pub identities: Vec<Identity>,
+    pub captures: Vec<Capture>,
     pub slot_count: i16,
     pub steps: Vec<Step>,
 }
@@ -26,9 +27,10 @@ pub enum Step {
         id: i32,
         table: QualifiedName,
     },
-    /// The schema `pgtandem`.
+    /// The schema `pgtandem`, with an outbox if changes are captured by triggers.
     Install {
         node: usize,
+        capture: Capture,
     },
     /// The node learns of another one.
     AddPeer {
@@ -55,6 +57,14 @@ pub enum Step {
     },
     CreateSlot {
         node: usize,
+    },
+    /// Triggers that write the table's changes into the outbox.
+    Capture {
+        node: usize,
+        id: i32,
+        table: QualifiedName,
+        key: Vec<(Ident, String)>,
+        spell: bool,
     },
     /// The node keeps note of the table, as being linked.
     Register {
@@ -111,7 +121,8 @@ pub fn plan(config: &Config, surveys: &[NodeSurvey]) -> Result<Plan, LifecycleEr
         planner.table(table);
     }
     let steps = planner.steps;
-    Ok(Plan { identities, slot_count, steps })
+    let captures = surveys.iter().map(|survey| survey.capture(config)).collect();
+    Ok(Plan { identities, captures, slot_count, steps })
 }
 
 /// Where foreign keys act on our rows too, a row's parent has to be there before it.
@@ -146,6 +157,47 @@ pub fn wanted_identity(table: &TableShape, leaf: &Leaf) -> ReplicaIdentity {
     }
 }
 
+/// Whether a type's text depends only on settings that the trigger looks at: those of times, floats and bytea.
+fn is_spelled_alike(column: &Column) -> bool {
+    const ALIKE: [&str; 33] = [
+        "bigint",
+        "integer",
+        "smallint",
+        "numeric",
+        "real",
+        "double precision",
+        "boolean",
+        "text",
+        "character varying",
+        "character",
+        "bpchar",
+        "name",
+        "citext",
+        "uuid",
+        "json",
+        "jsonb",
+        "bytea",
+        "date",
+        "timestamp without time zone",
+        "timestamp with time zone",
+        "time without time zone",
+        "time with time zone",
+        "interval",
+        "inet",
+        "cidr",
+        "macaddr",
+        "macaddr8",
+        "bit",
+        "bit varying",
+        "point",
+        "tsvector",
+        "oid",
+        "\"char\"",
+    ];
+    let name = column.base_type.strip_suffix("[]").unwrap_or(&column.base_type);
+    column.type_kind == 'e' || ALIKE.contains(&name)
+}
+
 struct Planner<'a> {
     config: &'a Config,
     surveys: &'a [NodeSurvey],
@@ -168,7 +220,8 @@ impl Planner<'_> {
     fn install(&mut self, node: usize) {
         let Some(link) = &self.surveys[node].link else {
             // Installing tells the node of all peers at once.
-            self.steps.push(Step::Install { node });
+            let capture = self.surveys[node].capture(self.config);
+            self.steps.push(Step::Install { node, capture });
             return;
         };
         for (peer, identity) in self.identities.iter().enumerate() {
@@ -182,6 +235,42 @@ impl Planner<'_> {
     }
 
     fn node(&mut self, node: usize) {
+        match self.surveys[node].capture(self.config) {
+            Capture::Wal => self.publish(node),
+            Capture::Trigger => self.capture(node),
+        }
+        for table in &self.config.tables {
+            let id = self.table_id(table);
+            match self.surveys[node].linked(&table.name) {
+                None => {
+                    let shape = self.surveys[node].table(&table.name);
+                    let written = shape.into_iter().flat_map(TableShape::written_columns);
+                    let columns = written.map(|column| column.name.as_str().to_owned()).collect();
+                    self.steps.push(Step::Register { node, id, table: table.clone(), columns });
+                }
+                Some(linked) if linked.resolve != table.resolve.to_string() || linked.ids != table.ids => {
+                    self.steps.push(Step::Policy { node, id: linked.id, table: table.clone() });
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn capture(&mut self, node: usize) {
+        let survey = &self.surveys[node];
+        let captured = survey.link.iter().flat_map(|link| &link.captured).collect::<Vec<_>>();
+        for table in &self.config.tables {
+            let Some(shape) = survey.table(&table.name).filter(|shape| !captured.contains(&&shape.relid)) else {
+                continue;
+            };
+            let equals = |name: &Ident| shape.column(name).map_or_else(|| "=".to_owned(), |c| c.equals.clone());
+            let key = shape.primary_key.iter().map(|name| (name.clone(), equals(name))).collect();
+            let spell = !shape.columns.iter().all(is_spelled_alike);
+            self.steps.push(Step::Capture { node, id: self.table_id(table), table: table.name.clone(), key, spell });
+        }
+    }
+
+    fn publish(&mut self, node: usize) {
         let survey = &self.surveys[node];
         for table in self.config.tables.iter().filter_map(|table| survey.table(&table.name)) {
             for leaf in &table.leaves {
@@ -205,21 +294,6 @@ impl Planner<'_> {
         }
         if survey.slot.is_none() {
             self.steps.push(Step::CreateSlot { node });
-        }
-        for table in &self.config.tables {
-            let id = self.table_id(table);
-            match survey.linked(&table.name) {
-                None => {
-                    let shape = survey.table(&table.name);
-                    let written = shape.into_iter().flat_map(TableShape::written_columns);
-                    let columns = written.map(|column| column.name.as_str().to_owned()).collect();
-                    self.steps.push(Step::Register { node, id, table: table.clone(), columns });
-                }
-                Some(linked) if linked.resolve != table.resolve.to_string() || linked.ids != table.ids => {
-                    self.steps.push(Step::Policy { node, id: linked.id, table: table.clone() });
-                }
-                Some(_) => {}
-            }
         }
     }
 

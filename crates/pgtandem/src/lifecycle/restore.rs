@@ -41,6 +41,10 @@ pub(super) async fn unlink_table(node: &OpenNode, id: i32, table: &QualifiedName
         let statement = sql::drop_from_publication(&Ident::new(link::PUBLICATION), table);
         locks::in_short_transaction(node, DOING, table, &[statement]).await?;
     }
+    let captured = link::read_captured(client).await.on(&node.name, DOING)?;
+    if !captured.is_empty() && exists(client, table).await.on(&node.name, DOING)? {
+        locks::in_short_transaction(node, DOING, table, &sql::drop_capture(table)).await?;
+    }
     restore_table(node, table).await?;
     let work = async {
         link::delete_restore(client, RestoreKind::Copy, &id.to_string()).await?;
@@ -63,6 +67,11 @@ pub(super) async fn restore_table(node: &OpenNode, table: &QualifiedName) -> Res
         restore_sequence(node, saved).await?;
     }
     Ok(())
+}
+
+pub(super) async fn exists(client: &Client, table: &QualifiedName) -> Result<bool, tokio_postgres::Error> {
+    const QUERY: &str = "SELECT pg_catalog.to_regclass($1::text) IS NOT NULL";
+    Ok(client.query_one(QUERY, &[&table.to_string()]).await?.get(0))
 }
 
 async fn list(node: &OpenNode, kind: RestoreKind) -> Result<Vec<Restore>, LifecycleError> {

@@ -4,6 +4,7 @@ use super::LifecycleError;
 use crate::catalog::{
     self, RoleFacts, Sequence, ServerFacts, TableShape, read_role, read_sequences, read_server, read_tables,
 };
+use crate::config::{Capture, Config};
 use crate::link::{self, Held, Installed, LinkedTable, NodeRow, Peer, Restore, RestoreKind, TableState};
 use crate::sql::{self, Ident, QualifiedName};
 use std::collections::{BTreeSet, HashSet};
@@ -43,6 +44,8 @@ pub struct LinkFacts {
     pub sequences_before: Vec<Restore>,
     pub identities_before: Vec<Restore>,
     pub copies: Vec<Restore>,
+    /// Oids of the tables whose changes go into the outbox.
+    pub captured: Vec<u32>,
 }
 
 impl LinkFacts {
@@ -58,11 +61,21 @@ impl LinkFacts {
             sequences_before: Vec::new(),
             identities_before: Vec::new(),
             copies: Vec::new(),
+            captured: Vec::new(),
         }
     }
 }
 
 impl NodeSurvey {
+    /// How the node's changes are, or will be, read: as it was linked, else as the configuration says, else from the
+    /// WAL where the server writes enough into it.
+    pub fn capture(&self, config: &Config) -> Capture {
+        let installed = self.link.as_ref().map(|link| link.node.capture);
+        let wanted = config.node(&self.name).and_then(|node| node.capture);
+        let by_server = || if self.server.wal_level == "logical" { Capture::Wal } else { Capture::Trigger };
+        installed.or(wanted).unwrap_or_else(by_server)
+    }
+
     pub fn table(&self, name: &QualifiedName) -> Option<&TableShape> {
         self.tables.iter().find(|table| table.name == *name)
     }
@@ -173,5 +186,6 @@ async fn read_link(client: &impl GenericClient) -> Result<Option<LinkFacts>, tok
         sequences_before: link::list_restore(client, RestoreKind::Sequence).await?,
         identities_before: link::list_restore(client, RestoreKind::ReplicaIdentity).await?,
         copies: link::list_restore(client, RestoreKind::Copy).await?,
+        captured: link::read_captured(client).await?,
     }))
 }

@@ -7,6 +7,7 @@ mod epoch;
 mod held;
 mod lock;
 mod nodes;
+mod outbox;
 mod restore;
 mod tables;
 
@@ -17,6 +18,9 @@ pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, ask_to_yield, lock, notify_cha
 pub use nodes::{
     NewNode, NodeRow, OtherVersion, Peer, insert_peer, read_last_number, read_node, read_peers, set_left,
     set_slot_count, slot_name,
+};
+pub use outbox::{
+    OUTBOX_SQL, OutboxView, go_on_above, install_outbox, last_position, outbox_view, read_acknowledged, read_captured,
 };
 pub use restore::{Restore, RestoreKind, delete_restore, list_restore, read_restore, save_restore, set_restore_after};
 pub use tables::{

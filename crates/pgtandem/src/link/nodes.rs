@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use crate::config::Capture;
 use tokio_postgres::{Error, GenericClient};
 use uuid::Uuid;
 
@@ -31,6 +32,8 @@ pub struct NodeRow {
     pub secret: Uuid,
     pub slot_count: i16,
     pub schema_version: i32,
+    /// By what is installed.
+    pub capture: Capture,
 }
 
 /// The schema `pgtandem` on a node is not the one this program knows: nothing else of it may be read.
@@ -92,7 +95,8 @@ pub(super) async fn insert_node(client: &impl GenericClient, node: &NewNode) -> 
 /// None: the schema is there, but `up` was interrupted before it said who the node is.
 pub async fn read_node(client: &impl GenericClient) -> Result<Option<NodeRow>, Error> {
     const QUERY: &str = "SELECT number, name, incarnation, system_identifier, database_oid, slot, publication, secret,
-                                slot_count, schema_version FROM pgtandem.node";
+                                slot_count, schema_version,
+                                pg_catalog.to_regclass('pgtandem.outbox_read') IS NOT NULL FROM pgtandem.node";
     Ok(client.query_opt(QUERY, &[]).await?.map(|row| NodeRow {
         number: row.get(0),
         name: row.get(1),
@@ -104,6 +108,7 @@ pub async fn read_node(client: &impl GenericClient) -> Result<Option<NodeRow>, E
         secret: row.get(7),
         slot_count: row.get(8),
         schema_version: row.get(9),
+        capture: if row.get(10) { Capture::Trigger } else { Capture::Wal },
     }))
 }
 

@@ -6,7 +6,8 @@ use serde_json::Value as Json;
 use tokio_postgres::{Client, Error};
 
 use super::observer::Away;
-use crate::link::{self, Installed, LOCK_KEY, LinkedTable, NodeRow};
+use crate::config::Capture;
+use crate::link::{self, Installed, LOCK_KEY, LinkedTable, NodeRow, OutboxView};
 
 /// How many held keys of a table are shown one by one.
 const EXAMPLES: i64 = 5;
@@ -23,8 +24,9 @@ pub struct NodeView {
 #[derive(Debug, Clone)]
 pub struct LinkView {
     pub node: NodeRow,
-    /// None: its slot is gone.
+    /// None: its slot is gone, or it has an outbox.
     pub slot: Option<SlotView>,
+    pub outbox: Option<OutboxView>,
     pub tables: Vec<TableView>,
     pub held: Vec<HeldHere>,
     pub decided: Vec<DecidedTable>,
@@ -133,7 +135,11 @@ async fn link_view(client: &Client, node: NodeRow) -> Result<LinkView, Error> {
         hub_row(client),
         lock_holder(client),
     )?;
-    Ok(LinkView { node, slot, tables, held, decided, hub, lock, hubs_waiting })
+    let outbox = match node.capture {
+        Capture::Wal => None,
+        Capture::Trigger => Some(link::outbox_view(client).await?),
+    };
+    Ok(LinkView { node, slot, outbox, tables, held, decided, hub, lock, hubs_waiting })
 }
 
 async fn slot_view(client: &Client, name: &str) -> Result<Option<SlotView>, Error> {

@@ -71,6 +71,12 @@ pub struct NodeStatus {
     pub remedy: Option<String>,
     pub server_version: Option<String>,
     pub standby: Option<bool>,
+    /// How its changes are read: `wal` or `trigger`.
+    pub capture: Option<&'static str>,
+    /// Of a node with trigger capture: changes in its outbox that are still needed.
+    pub outbox_changes: Option<i64>,
+    /// What its outbox takes.
+    pub outbox_bytes: Option<i64>,
     /// WAL of this node since what every other node has of it.
     pub behind_bytes: Option<i64>,
     /// WAL this node's server keeps for pgtandem.
@@ -258,6 +264,9 @@ fn node_status(node: &Node, seen: &Observed, state: Option<&Json>) -> NodeStatus
         remedy: None,
         server_version: None,
         standby: None,
+        capture: None,
+        outbox_changes: None,
+        outbox_bytes: None,
         behind_bytes: None,
         retained_bytes: None,
         read: None,
@@ -296,11 +305,17 @@ fn describe(status: &mut NodeStatus, view: &NodeView) {
     };
     status.state = NodeState::Linked;
     let complaint = match &link.slot {
+        _ if link.node.name != status.name => Some("another node was linked here than the configuration names"),
+        None if link.outbox.is_some() => None,
         None => Some("its replication slot is gone"),
         Some(slot) if slot.wal_status.as_deref() == Some("lost") => Some("its replication slot has lost WAL it needs"),
-        Some(_) if link.node.name != status.name => Some("another node was linked here than the configuration names"),
         Some(_) => None,
     };
+    status.capture = Some(link.node.capture.as_str());
+    if let Some(outbox) = &link.outbox {
+        status.outbox_changes = Some(outbox.length);
+        status.outbox_bytes = Some(outbox.bytes);
+    }
     if let Some(slot) = &link.slot {
         status.behind_bytes = Some(slot.behind_bytes);
         status.retained_bytes = Some(slot.retained_bytes);

@@ -6,6 +6,7 @@
 use std::fmt::{self, Display, Formatter, Write as _};
 
 mod canonical;
+mod capture;
 mod comparing;
 mod copying;
 mod rows;
@@ -13,6 +14,7 @@ mod sequence;
 mod table;
 
 pub use canonical::Canonical;
+pub use capture::{create_capture, drop_capture, empty_outbox};
 pub use comparing::{
     ComparedColumn, ComparedTable, Extent, FOR_GROUPS, Grouping, LONGEST_SHOWN, Reference, Seed, parents_present,
     probe_hash, rows_without_parent,

@@ -1,5 +1,8 @@
 //! Scenarios on real servers, which the tests start themselves.
 
+/// How the nodes' changes are captured; `tests/trigger` runs many of the same scenarios the other way.
+const CAPTURE: &str = "wal";
+
 mod cluster;
 mod commands;
 mod connect;

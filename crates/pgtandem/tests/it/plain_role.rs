@@ -6,7 +6,7 @@ use crate::support::{PATIENCE, Pair, Setup, wait_until};
 fn family(rights: bool) -> Pair {
     let pair = Pair::with(
         Setup::shared()
-            .role("REPLICATION")
+            .role(if crate::CAPTURE == "wal" { "REPLICATION" } else { "" })
             .table("parents", "CREATE TABLE parents (id int PRIMARY KEY, name text, place int UNIQUE, big text)")
             .table(
                 "children",

@@ -97,6 +97,9 @@ fn s20_slots_advance_while_only_other_tables_are_written() {
         pair["legacy"].sql("INSERT INTO elsewhere SELECT generate_series(1, 100000)");
     }
     pair.settle();
+    if crate::CAPTURE == "trigger" {
+        return;
+    }
     // What pg_replication_slots holds back: restart_lsn follows with the next running-xacts record.
     let held_back = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn) < 4 * 1024 * 1024
                      FROM pg_replication_slots";

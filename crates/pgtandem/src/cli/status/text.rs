@@ -86,7 +86,7 @@ fn nodes(status: &Status, style: Style) -> String {
         head("owed").right(),
         head("lag").right(),
         head("behind").right(),
-        head("WAL kept").right(),
+        head(if status.nodes.iter().any(|node| node.outbox_changes.is_some()) { "kept" } else { "WAL kept" }).right(),
     ]);
     for node in &status.nodes {
         let name = Cell::new(&node.name).tone(Tone::Bold);
@@ -122,7 +122,15 @@ fn node_row(name: Cell, node: &NodeStatus) -> [Cell; 8] {
     let version = node.server_version.as_deref().unwrap_or_default();
     let version = version.split(' ').next().unwrap_or_default();
     let standby = if node.standby == Some(true) { " standby" } else { "" };
-    let amount = |number: Option<i64>| Cell::new(number.map_or_else(none, bytes)).right();
+    let amount = |number: Option<i64>| number.map_or_else(none, bytes);
+    // What is behind in an outbox is counted, and kept there.
+    let (behind, kept) = match node.outbox_changes {
+        Some(1) => ("1 change".to_owned(), amount(node.outbox_bytes)),
+        Some(changes) => {
+            (format!("{} changes", count(u64::try_from(changes).unwrap_or_default())), amount(node.outbox_bytes))
+        }
+        None => (amount(node.behind_bytes), amount(node.retained_bytes)),
+    };
     [
         name,
         Cell::new(format!("{version}{standby}")),
@@ -130,8 +138,8 @@ fn node_row(name: Cell, node: &NodeStatus) -> [Cell; 8] {
         Cell::new(rows).right(),
         Cell::new(owed).right(),
         Cell::new(lag.map_or_else(none, |to| milliseconds(to.lag_ms))).right(),
-        amount(node.behind_bytes),
-        amount(node.retained_bytes),
+        Cell::new(behind).right(),
+        Cell::new(kept).right(),
     ]
 }
 

@@ -62,9 +62,11 @@ fn unreachable_node(report: &mut Report, node: &str, error: &LifecycleError) {
 pub fn judge(config: &Config, surveys: &[NodeSurvey]) -> Report {
     let mut report = Report::default();
     for survey in surveys {
-        node::judge(&mut report, survey);
+        let wanted = config.node(&survey.name).and_then(|node| node.capture);
+        let capture = survey.capture(config);
+        node::judge(&mut report, survey, capture, wanted);
         for table in &config.tables {
-            tables::judge(&mut report, survey, table);
+            tables::judge(&mut report, survey, table, capture);
         }
     }
     across::judge_nodes(&mut report, surveys);

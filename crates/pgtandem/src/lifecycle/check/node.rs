@@ -1,5 +1,6 @@
 //! What a node must be and allow, whatever its tables.
 
+use crate::config::Capture;
 use crate::lifecycle::{NodeSurvey, Report};
 use crate::link::{Installed, TableState};
 use crate::sql::Ident;
@@ -7,12 +8,32 @@ use crate::sql::Ident;
 const OLDEST: i32 = 14;
 const NEWEST: i32 = 18;
 
-pub(super) fn judge(report: &mut Report, survey: &NodeSurvey) {
+/// `wanted`: what the configuration says of the capture, if it says anything.
+pub(super) fn judge(report: &mut Report, survey: &NodeSurvey, capture: Capture, wanted: Option<Capture>) {
     server(report, survey);
-    capacity(report, survey);
-    wal_disk(report, survey);
-    privileges(report, survey);
-    installed(report, survey);
+    if capture == Capture::Wal {
+        decoding(report, survey);
+        capacity(report, survey);
+        wal_disk(report, survey);
+    } else if wanted.is_none() && survey.link.is_none() {
+        let what = format!("wal_level is {}: changes will be captured by triggers", survey.server.wal_level);
+        report.note("capture", what).on(&survey.name).mend(
+            "to read them from the WAL, which costs the application less: ALTER SYSTEM SET wal_level = 'logical'; \
+             then restart the server",
+        );
+    }
+    connections(report, survey);
+    privileges(report, survey, capture);
+    installed(report, survey, capture);
+    if let (Some(wanted), Some(_)) = (wanted, &survey.link)
+        && wanted != capture
+    {
+        let what = format!("it is linked with capture = \"{capture}\", and the configuration says \"{wanted}\"");
+        report.fault("capture", what).on(&survey.name).mend(format!(
+            "to change it: `pgtandem down --node {}`, then `pgtandem up`, which compares the tables again",
+            survey.name
+        ));
+    }
 }
 
 fn server(report: &mut Report, survey: &NodeSurvey) {
@@ -32,11 +53,15 @@ fn server(report: &mut Report, survey: &NodeSurvey) {
             .on(node)
             .mend("connect to the primary (target_session_attrs=primary, with all hosts in the url)");
     }
+}
+
+fn decoding(report: &mut Report, survey: &NodeSurvey) {
+    let (node, server) = (&survey.name, &survey.server);
     if server.wal_level != "logical" {
-        report
-            .fault("wal_level", format!("wal_level is {}", server.wal_level))
-            .on(node)
-            .mend("ALTER SYSTEM SET wal_level = 'logical'; then restart the server");
+        report.fault("wal_level", format!("wal_level is {}", server.wal_level)).on(node).mend(format!(
+            "ALTER SYSTEM SET wal_level = 'logical'; then restart the server; if that cannot be: capture = \"trigger\" \
+                 in [nodes.{node}]"
+        ));
     }
     if let Some(plugins) = &server.output_plugin_libraries {
         let mut trusted = plugins.split(',').map(|plugin| plugin.trim().trim_matches('"'));
@@ -71,6 +96,10 @@ fn capacity(report: &mut Report, survey: &NodeSurvey) {
             .on(node)
             .mend(format!("ALTER SYSTEM SET max_wal_senders = {}; then restart the server", used - active + 2));
     }
+}
+
+fn connections(report: &mut Report, survey: &NodeSurvey) {
+    let (node, server) = (&survey.name, &survey.server);
     const NEEDED: i64 = 10;
     let (max, used) = (server.max_connections, server.connections_used);
     if max - used < NEEDED {
@@ -97,10 +126,10 @@ fn wal_disk(report: &mut Report, survey: &NodeSurvey) {
     }
 }
 
-fn privileges(report: &mut Report, survey: &NodeSurvey) {
+fn privileges(report: &mut Report, survey: &NodeSurvey, capture: Capture) {
     let (node, role) = (&survey.name, &survey.role);
     let name = Ident::new(role.name.as_str());
-    if !role.replication {
+    if capture == Capture::Wal && !role.replication {
         report
             .fault("replication_right", format!("the role {} may not open replication connections", role.name))
             .on(node)
@@ -127,7 +156,7 @@ fn privileges(report: &mut Report, survey: &NodeSurvey) {
     }
 }
 
-fn installed(report: &mut Report, survey: &NodeSurvey) {
+fn installed(report: &mut Report, survey: &NodeSurvey, capture: Capture) {
     let node = &survey.name;
     if survey.installed == Installed::Foreign {
         report
@@ -163,6 +192,17 @@ fn installed(report: &mut Report, survey: &NodeSurvey) {
     {
         let what = "this database is a copy (restored, cloned, or upgraded) of the one that was linked";
         report.fault("incarnation", what).on(node).mend(again);
+    } else if capture == Capture::Trigger {
+        if survey.link.as_ref().is_some_and(|link| {
+            let mut live = link.tables.iter().filter(|table| table.state == TableState::Live);
+            live.any(|table| {
+                survey.tables.iter().any(|s| s.relid == table.relid) && !link.captured.contains(&table.relid)
+            })
+        }) {
+            let what =
+                "a linked table has lost the triggers that capture its changes: what was changed since is unknown";
+            report.fault("triggers_gone", what).on(node).mend(again);
+        }
     } else if live && survey.slot.is_none() {
         let what = format!("the replication slot {} is gone: what was changed since is unknown", link.node.slot);
         report.fault("slot", what).on(node).mend(again);

@@ -1,11 +1,11 @@
 //! What a table must be on each node.
 
 use crate::catalog::{Column, Persistence, TableKind, TableShape, TriggerFiring};
-use crate::config::{Ids, Table};
+use crate::config::{Capture, Ids, Table};
 use crate::lifecycle::{NodeSurvey, Report};
 use crate::sql::{Ident, list};
 
-pub(super) fn judge(report: &mut Report, survey: &NodeSurvey, wanted: &Table) {
+pub(super) fn judge(report: &mut Report, survey: &NodeSurvey, wanted: &Table, capture: Capture) {
     let Some(table) = survey.table(&wanted.name) else {
         report
             .fault("missing_table", "there is no such table")
@@ -14,15 +14,15 @@ pub(super) fn judge(report: &mut Report, survey: &NodeSurvey, wanted: &Table) {
             .mend("create it with the columns it has on the other nodes, or correct its name in pgtandem.toml");
         return;
     };
-    judge_shape(report, survey, table, wanted.ids);
+    judge_shape(report, survey, table, wanted.ids, capture);
 }
 
 /// `init` asks this before there is a configuration.
 pub(in crate::lifecycle) fn judge_shape_alone(report: &mut Report, survey: &NodeSurvey, table: &TableShape) {
-    judge_shape(report, survey, table, Ids::Interleave);
+    judge_shape(report, survey, table, Ids::Interleave, Capture::Wal);
 }
 
-fn judge_shape(report: &mut Report, survey: &NodeSurvey, table: &TableShape, ids: Ids) {
+fn judge_shape(report: &mut Report, survey: &NodeSurvey, table: &TableShape, ids: Ids, capture: Capture) {
     if !kind(report, survey, table) {
         return;
     }
@@ -33,6 +33,12 @@ fn judge_shape(report: &mut Report, survey: &NodeSurvey, table: &TableShape, ids
     if ids == Ids::Interleave {
         sequences(report, survey, table);
     }
+    if capture == Capture::Wal {
+        large_values(report, survey, table);
+    }
+}
+
+fn large_values(report: &mut Report, survey: &NodeSurvey, table: &TableShape) {
     if table.has_toast && table.has_virtual_column() {
         let what = "PostgreSQL refuses REPLICA IDENTITY FULL of a table with a virtual generated column, so large \
                     values that an update leaves alone are read from the table, which is slow, and may be newer ones";
@@ -129,7 +135,7 @@ fn rights(report: &mut Report, survey: &NodeSurvey, table: &TableShape) {
     if !role.superuser && !rights.owner {
         let owner = Ident::new(table.owner.as_str());
         report
-            .fault("ownership", format!("the role {} does not own it, as publishing demands", role.name))
+            .fault("ownership", format!("the role {} does not own it, as capturing its changes demands", role.name))
             .on(node)
             .of(name)
             .mend(match table.owner_is_superuser {

@@ -69,7 +69,8 @@ impl Work<'_> {
             return Ok(());
         }
         self.progress.step("waiting for the transactions that are open now");
-        let snapshots = self.nodes.iter().map(Snapshot::take);
+        let nodes = self.nodes.iter().zip(&self.plan.captures);
+        let snapshots = nodes.map(|(node, capture)| Snapshot::take(node, *capture));
         self.snapshots = Some(futures::future::try_join_all(snapshots).await?);
         Ok(())
     }

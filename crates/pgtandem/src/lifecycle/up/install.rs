@@ -2,7 +2,7 @@
 
 use super::Work;
 use crate::catalog::read_fingerprint;
-use crate::config::Table;
+use crate::config::{Capture, Table};
 use crate::lifecycle::LifecycleError;
 use crate::lifecycle::error::On;
 use crate::link::{self, LinkedTable, NewNode, RestoreKind, TableState};
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 impl Work<'_> {
     /// In one transaction with the fingerprint of how the catalog was before, so there is never one without the other.
-    pub(super) async fn install(&mut self, node: usize) -> Result<(), LifecycleError> {
+    pub(super) async fn install(&mut self, node: usize, capture: Capture) -> Result<(), LifecycleError> {
         const DOING: &str = "making the schema pgtandem";
         let identity = self.plan.identities[node].clone();
         let peers: Vec<_> = self.plan.identities.iter().map(|identity| identity.peer()).collect();
@@ -30,6 +30,9 @@ impl Work<'_> {
             let transaction = node.session.client.transaction().await?;
             let before = serde_json::to_value(read_fingerprint(&transaction).await?).unwrap_or_default();
             link::install(&transaction, &new).await?;
+            if capture == Capture::Trigger {
+                link::install_outbox(&transaction).await?;
+            }
             for peer in &peers {
                 link::insert_peer(&transaction, peer).await?;
             }

@@ -18,7 +18,7 @@ use super::plan::{Plan, Step, plan};
 use super::{LifecycleError, NodeSurvey, OpenNode, Report, locks, open_nodes, restore, table_names};
 use crate::config::Config;
 use crate::link;
-use crate::sql::QualifiedName;
+use crate::sql::{self, QualifiedName};
 
 /// What a person watches while it works. All of it may be left out.
 pub trait Progress: Send + Sync {
@@ -91,12 +91,16 @@ impl Work<'_> {
         }
         match step {
             Step::Unlink { node, id, table } => restore::unlink_table(&self.nodes[*node], *id, table).await,
-            Step::Install { node } => self.install(*node).await,
+            Step::Install { node, capture } => self.install(*node, *capture).await,
             Step::AddPeer { node, peer } => self.add_peer(*node, *peer).await,
             Step::SlotCount { node } => self.set_slot_count(*node).await,
             Step::ReplicaIdentity { node, table, from, to } => self.set_replica_identity(*node, table, from, to).await,
             Step::Publish { node, create, generated, tables } => self.publish(*node, *create, *generated, tables).await,
             Step::CreateSlot { node } => self.create_slot(*node).await,
+            Step::Capture { node, id, table, key, spell } => {
+                let statements = sql::create_capture(table, *id, key, *spell);
+                locks::in_short_transaction(&self.nodes[*node], "making triggers", table, &statements).await
+            }
             Step::Register { node, id, table, columns } => self.register(*node, *id, table, columns).await,
             Step::Policy { node, id, table } => self.set_policy(*node, *id, table).await,
             Step::Interleave(interleaving) => self.interleave(interleaving).await,

@@ -1,10 +1,12 @@
 //! What an interrupted `up` has done of a table's copying.
 
 use super::Work;
+use crate::config::Capture;
 use crate::lifecycle::LifecycleError;
 use crate::lifecycle::error::On;
 use crate::link::{self, RestoreKind};
 use serde::{Deserialize, Serialize};
+use tokio_postgres::types::PgLsn;
 use uuid::Uuid;
 
 /// Written on the target, in one transaction with the rows.
@@ -46,13 +48,20 @@ impl Work<'_> {
     /// The changes the source made since its rows were read must still be there to be read.
     async fn require_kept(&self, source: usize, id: i32) -> Result<(), LifecycleError> {
         let start = self.start_position(source, id).await?;
-        let confirmed = self.surveys[source].slot.as_ref().and_then(|slot| slot.confirmed_flush);
+        let node = &self.nodes[source];
+        let confirmed = match self.plan.captures[source] {
+            Capture::Wal => self.surveys[source].slot.as_ref().and_then(|slot| slot.confirmed_flush),
+            Capture::Trigger => {
+                let acknowledged = link::read_acknowledged(node.client()).await;
+                Some(PgLsn::from(acknowledged.on(&node.name, "looking what the outbox keeps")?.0))
+            }
+        };
         match confirmed {
             Some(confirmed) if confirmed <= start => Ok(()),
             _ => Err(LifecycleError::refused(
                 format!(
                     "node {}: an interrupted `up` copied rows as of {start}, but changes made since are gone",
-                    self.nodes[source].name
+                    node.name
                 ),
                 "empty the table where it was copied to (TRUNCATE), run `pgtandem down`, then `pgtandem up` again",
             )),

@@ -1,5 +1,6 @@
 //! What a node held at a known position.
 
+use crate::config::Capture;
 use crate::lifecycle::error::On;
 use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::sql::Literal;
@@ -10,20 +11,58 @@ use wire::ReplicationClient;
 
 /// Shows every transaction that committed before `position`, and none that committed later.
 ///
-/// It comes from a temporary slot, whose making exports it; that connection has to stay open, and idle.
+/// With WAL capture it comes from a temporary slot, whose making exports it; with trigger capture from a session that
+/// marks it as a read of the outbox. Either connection has to stay open, and idle.
 pub(in crate::lifecycle) struct Snapshot {
     pub position: PgLsn,
     /// The node's clock just before: nothing the snapshot shows is younger by that clock.
     pub taken_at: SystemTime,
     name: String,
     node: OpenNode,
-    _keeps_it: ReplicationClient,
+    _keeps_it: Keeper,
 }
 
+/// The snapshot goes with it.
+#[expect(dead_code, reason = "held, not used")]
+enum Keeper {
+    Slot(Box<ReplicationClient>),
+    Session(Box<OpenNode>),
+}
+
+const DOING: &str = "taking a snapshot";
+
 impl Snapshot {
+    pub async fn take(node: &OpenNode, capture: Capture) -> Result<Self, LifecycleError> {
+        match capture {
+            Capture::Wal => Self::take_by_slot(node).await,
+            Capture::Trigger => Self::take_by_mark(node).await,
+        }
+    }
+
+    /// Whoever wrote to a linked table before its triggers were there had ended when they were made: they wait for the
+    /// lock. No hub is at work, so nobody else takes positions.
+    async fn take_by_mark(node: &OpenNode) -> Result<Self, LifecycleError> {
+        const TAKE: &str = "SELECT pg_catalog.clock_timestamp(), pg_catalog.pg_export_snapshot(), \
+            pg_catalog.pg_current_snapshot()::text";
+        const RECORD: &str = "INSERT INTO pgtandem.outbox_read (position, snapshot, drawn) \
+            SELECT m.at, $1::text::pg_snapshot, m.drawn FROM pgtandem.mark(false) AS m RETURNING position";
+        let keeper = node.another().await?;
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ";
+        keeper.client().batch_execute(begin).await.on(&node.name, DOING)?;
+        let taken = keeper.client().query_one(TAKE, &[]).await.on(&node.name, DOING)?;
+        let snapshot: String = taken.get(2);
+        let position: PgLsn = node.client().query_one(RECORD, &[&snapshot]).await.on(&node.name, DOING)?.get(0);
+        Ok(Self {
+            position: PgLsn::from(u64::from(position) + 1),
+            taken_at: taken.get(0),
+            name: taken.get(1),
+            node: node.another().await?,
+            _keeps_it: Keeper::Session(Box::new(keeper)),
+        })
+    }
+
     /// Waits until every transaction that is open now has ended.
-    pub async fn take(node: &OpenNode) -> Result<Self, LifecycleError> {
-        const DOING: &str = "taking a snapshot";
+    async fn take_by_slot(node: &OpenNode) -> Result<Self, LifecycleError> {
         let taken_at =
             node.client().query_one("SELECT pg_catalog.clock_timestamp()", &[]).await.on(&node.name, DOING)?;
         let host = &node.session.host;
@@ -50,7 +89,7 @@ impl Snapshot {
             taken_at: taken_at.get(0),
             name,
             node: node.another().await?,
-            _keeps_it: connection,
+            _keeps_it: Keeper::Slot(Box::new(connection)),
         })
     }
 

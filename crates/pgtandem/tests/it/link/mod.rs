@@ -94,6 +94,13 @@ impl Scene {
         std::fs::write(self.config_file(), text).unwrap();
     }
 
+    /// Whatever its server is.
+    fn read_from_wal(&self, node: &str) {
+        let (head, wanted) = (format!("[nodes.{node}]\n"), format!("[nodes.{node}]\ncapture = \"wal\"\n"));
+        let text = std::fs::read_to_string(self.config_file()).unwrap();
+        std::fs::write(self.config_file(), text.replace(&head, &wanted)).unwrap();
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pgtandem"));
         command.args(arguments).current_dir(self.dir.path()).env_remove("PGTANDEM_CONFIG");

@@ -93,6 +93,9 @@ fn s38_a_server_that_is_not_ready() {
     bare.psql("postgres", PRODUCTS).unwrap();
     scene.configure_with(&[bare.socket_url("postgres"), scene.url(1)], &["products"]);
     let codes: Vec<String> = scene.check_codes().into_iter().map(|(code, _, _)| code).collect();
+    assert_eq!(codes, [""; 0], "triggers capture its changes");
+    scene.read_from_wal("new");
+    let codes: Vec<String> = scene.check_codes().into_iter().map(|(code, _, _)| code).collect();
     assert_eq!(codes, ["wal_level", "replication_slots", "wal_senders"]);
 }
 
@@ -117,6 +120,7 @@ fn s38_everything_at_once_in_one_report() {
         &[bare.url_as("s38 all", "secret", "postgres"), wrong_password, wrong_certificate],
         &["products", "unkeyed"],
     );
+    scene.read_from_wal("new");
     let found = scene.check_codes();
     for (code, node, table) in [
         ("wal_level", "new", "-"),

@@ -35,9 +35,16 @@ pub struct Setup {
     programs: Option<(String, PgBin)>,
     shared: bool,
     role: Option<String>,
+    captures: Vec<&'static str>,
 }
 
 impl Setup {
+    /// Each node's capture, in order; by default this run's.
+    pub fn captures(mut self, captures: impl IntoIterator<Item = &'static str>) -> Self {
+        self.captures = captures.into_iter().collect();
+        self
+    }
+
     /// Databases of its own on two servers that all such fleets of this run share: cheap, for scenarios that leave
     /// the servers alone. Settings do not apply.
     pub fn shared() -> Self {
@@ -110,6 +117,7 @@ pub struct Node {
     /// Whom pgtandem connects as, and the password.
     role: Option<(String, String)>,
     shared: bool,
+    capture: &'static str,
 }
 
 /// What a command of pgtandem did.
@@ -132,7 +140,9 @@ impl<const N: usize> Fleet<N> {
         let nodes: Vec<Node> = clusters
             .into_iter()
             .zip(NAMES.into_iter().zip(DATABASES))
-            .map(|(cluster, (name, database))| Node {
+            .enumerate()
+            .map(|(at, (cluster, (name, database)))| Node {
+                capture: setup.captures.get(at).copied().unwrap_or(crate::CAPTURE),
                 proxy: setup.proxied.then(|| Proxy::start(cluster.port())),
                 cluster,
                 name,
@@ -175,6 +185,10 @@ impl<const N: usize> Fleet<N> {
         let mut text = head.to_owned();
         for node in &self.nodes {
             text += &format!("[nodes.{}]\nurl = \"{}\"\n", node.name(), node.url());
+            // Otherwise the server decides, which has WAL enough.
+            if node.capture == "trigger" {
+                text += "capture = \"trigger\"\n";
+            }
         }
         for table in &self.tables {
             let name = if table.contains('"') { format!("'{table}'") } else { format!("\"{table}\"") };
@@ -279,6 +293,11 @@ impl<const N: usize> Fleet<N> {
     pub fn acknowledged(&self) {
         let marks: Vec<String> = self.nodes.iter().map(|node| node.sql("SELECT pg_current_wal_insert_lsn()")).collect();
         for (node, mark) in self.nodes.iter().zip(&marks) {
+            if node.capture == "trigger" {
+                let what = format!("nothing in the outbox of {} is needed", node.name());
+                wait_until(&what, PATIENCE, || node.outbox_length() == "0");
+                continue;
+            }
             let passed = format!(
                 "SELECT count(*) > 0 AND bool_and(confirmed_flush_lsn >= '{mark}')
                  FROM pg_replication_slots WHERE slot_name LIKE 'pgtandem%'"
@@ -359,6 +378,9 @@ fn own_clusters<const N: usize>(setup: &Setup) -> Vec<Arc<Cluster>> {
     let options = NAMES[..N].iter().map(|name| {
         let mut options = ClusterOptions::new(*name).unwrap_or_else(|e| panic!("{e}"));
         options.settings.clone_from(&setup.settings);
+        if crate::CAPTURE == "trigger" && setup.captures.is_empty() {
+            options.settings.insert(0, ("wal_level".to_owned(), "replica".to_owned()));
+        }
         options.fsync = setup.fsync;
         if let Some((_, bin)) = setup.programs.as_ref().filter(|(of, _)| of == name) {
             options.bin = bin.clone();
@@ -387,6 +409,16 @@ impl<const N: usize> Index<&str> for Fleet<N> {
 }
 
 impl Node {
+    /// How many changes in the outbox are still needed.
+    pub fn outbox_length(&self) -> String {
+        self.sql(
+            "SELECT count(*) FROM pgtandem.outbox o WHERE NOT coalesce((
+                 SELECT pg_visible_in_snapshot(o.xid, r.snapshot) AND o.id <= r.drawn
+                 FROM pgtandem.outbox_read r, pgtandem.outbox_acknowledged a
+                 WHERE r.position <= a.position ORDER BY r.position DESC LIMIT 1), false)",
+        )
+    }
+
     pub fn name(&self) -> &str {
         self.name
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error};
 
-use super::CaptureError;
+use super::error::CaptureError;
 use crate::connect::{Endpoint, FaultClass, in_words};
 use crate::sql::{self, Ident, QualifiedName, WrittenColumn};
 

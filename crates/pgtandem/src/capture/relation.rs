@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use hub::{Position, TableId};
 
-use super::CaptureError;
-use crate::capture::key::Spelling;
-use crate::capture::{Shape, ShapeId, Shapes};
+use super::error::CaptureError;
+use super::key::Spelling;
+use super::{Shape, ShapeId, Shapes};
 use crate::sql::{Ident, QualifiedName, WrittenColumn};
 
 /// A linked table on the node that is read.

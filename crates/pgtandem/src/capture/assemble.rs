@@ -1,23 +1,17 @@
-//! Capture by logical decoding: a node's replication stream becomes whole transactions of changes.
+//! Row messages become whole transactions of changes, wherever they come from.
 //!
-//! A transaction's changes are collected until its commit, then handed on at once; what the hub does not take waits
-//! in a short queue, then in the socket, then in the server.
-
-mod relation;
-mod source;
+//! A transaction's changes are collected until its commit, then handed on at once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use hub::{Change, Key, Micros, Op, Position, State, TableId};
-use tokio::sync::mpsc;
-use wire::{Column, Event, Message, Old, Stream, Tuple};
+use wire::{Column, Message, Old, Tuple};
 
 use super::key::Spelling;
-use super::{Image, ImageBuilder, Shapes, SharedFile, Spool, Spooled, Value, key};
-pub use relation::{CapturedTable, CapturedTables, KeyColumn, SourceColumn};
-use relation::{RelationPlan, plan};
-pub use source::Source;
+use super::relation::{CapturedTables, RelationPlan, SourceColumn, plan};
+use super::source::Source;
+use super::{CaptureError, Image, ImageBuilder, Shapes, SharedFile, Spool, Spooled, Value, key};
 
 /// Prefix of the logical message that opens every transaction of ours.
 const OWN_PREFIX: &str = "pgtandem";
@@ -40,30 +34,8 @@ pub enum Captured {
     },
 }
 
-/// Why a capture ended.
-#[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
-    #[error(transparent)]
-    Wire(#[from] wire::Error),
-    #[error("cannot write the changes of a large transaction to a temporary file: {0}")]
-    Spill(#[from] std::io::Error),
-    #[error("{table}: its primary key column {column} is no longer there; give it its name back")]
-    KeyColumnGone { table: String, column: String },
-    #[error(
-        "{table}: a change came without its primary key; run ALTER TABLE {table} REPLICA IDENTITY DEFAULT \
-         (or FULL where the table has large values)"
-    )]
-    KeyMissing { table: String },
-    /// The second session failed, the one that is asked for what the stream leaves out.
-    #[error("{0}")]
-    Source(String),
-    #[error("the server sent {0} where it should not")]
-    OutOfOrder(&'static str),
-}
-
-/// Reads one node until its stream fails or nobody listens.
-pub struct WalCapture {
-    stream: Stream,
+/// Puts one node's transactions together.
+pub struct Assembler {
     source: Source,
     tables: Arc<CapturedTables>,
     shapes: Shapes,
@@ -100,10 +72,9 @@ struct Open {
     skipped: bool,
 }
 
-impl WalCapture {
+impl Assembler {
     #[must_use]
     pub fn new(
-        stream: Stream,
         source: Source,
         tables: Arc<CapturedTables>,
         shapes: Shapes,
@@ -111,7 +82,6 @@ impl WalCapture {
         judged: Position,
     ) -> Self {
         Self {
-            stream,
             source,
             tables,
             shapes,
@@ -126,26 +96,9 @@ impl WalCapture {
         }
     }
 
-    /// Runs until the stream fails; ends quietly when the receiver is gone.
-    ///
     /// # Errors
-    /// Whatever ended the stream.
-    pub async fn run(mut self, out: mpsc::Sender<Captured>) -> Result<(), CaptureError> {
-        loop {
-            let captured = match self.stream.next().await? {
-                // Positions name commit records: what comes next begins at `wal_end` or later.
-                Event::Keepalive { wal_end, .. } => Some(Captured::Passed(Position(wal_end.0.saturating_sub(1)))),
-                Event::Message { message, .. } => self.take(message).await?,
-            };
-            if let Some(captured) = captured
-                && out.send(captured).await.is_err()
-            {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn take(&mut self, message: Message) -> Result<Option<Captured>, CaptureError> {
+    /// When the message is not what belongs there, or what it needs cannot be had.
+    pub async fn take(&mut self, message: Message) -> Result<Option<Captured>, CaptureError> {
         let goes_on = match &message {
             Message::Insert { relation, .. } => {
                 self.leaving.as_ref().is_some_and(|leaving| leaving.relation == *relation)

@@ -1,0 +1,169 @@
+-- Trigger capture: what a node has besides `schema.sql` when its changes are read from an outbox instead of its WAL.
+-- That these objects are there is what makes it such a node.
+
+-- Numbers the rows of the outbox. Drawn while the row's lock is held, so the numbers order the changes of one key; they
+-- become visible in any order. Each 2^32 numbers the next table takes over: the hub jumps there to turn over a new leaf.
+CREATE SEQUENCE pgtandem.outbox_id CACHE 1;
+
+-- Positions in this node's order of changes: of reads of the outbox, and of landings. 2^20 apart: the transactions in
+-- between have positions of their own.
+CREATE SEQUENCE pgtandem.outbox_position START 1048576 INCREMENT 1048576 CACHE 1;
+
+-- The changes of linked tables, each with its row as the type's output functions write it. Three tables take turns, and
+-- one that is not needed any more is truncated: deleting rows would leave them to VACUUM, which an old open transaction
+-- keeps from removing them. None is ever updated, so vacuuming and statistics are not needed.
+CREATE TABLE pgtandem.outbox_0 (
+    id       bigint NOT NULL,
+    xid      xid8 NOT NULL,
+    at       timestamptz NOT NULL,                      -- by the clock, when it was written
+    table_id integer NOT NULL,
+    relid    oid NOT NULL,                              -- whose columns the rows have: a partition's, if partitioned
+    op       "char" NOT NULL,                           -- 'I', 'U', 'K' (an update of the key), 'D', 'T'
+    old_row  text,                                      -- of 'K' and 'D'
+    new_row  text                                       -- of 'I', 'U' and 'K'
+) WITH (autovacuum_enabled = off);
+CREATE INDEX ON pgtandem.outbox_0 (xid);
+CREATE TABLE pgtandem.outbox_1 (LIKE pgtandem.outbox_0) WITH (autovacuum_enabled = off);
+CREATE INDEX ON pgtandem.outbox_1 (xid);
+CREATE TABLE pgtandem.outbox_2 (LIKE pgtandem.outbox_0) WITH (autovacuum_enabled = off);
+CREATE INDEX ON pgtandem.outbox_2 (xid);
+CREATE VIEW pgtandem.outbox AS
+    SELECT * FROM pgtandem.outbox_0 UNION ALL SELECT * FROM pgtandem.outbox_1 UNION ALL SELECT * FROM pgtandem.outbox_2;
+
+-- What the hub has read of the outbox: all that the snapshot sees, of numbers up to `drawn`. Kept as long as what it
+-- bounds is: a transaction's position is counted from the first read or landing that sees it.
+CREATE TABLE pgtandem.outbox_read (
+    position pg_lsn PRIMARY KEY,
+    snapshot pg_snapshot NOT NULL,
+    drawn    bigint NOT NULL
+);
+
+-- Up to where nothing of this node's changes is needed any more.
+CREATE TABLE pgtandem.outbox_acknowledged (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    position pg_lsn NOT NULL DEFAULT '0/0'
+);
+INSERT INTO pgtandem.outbox_acknowledged DEFAULT VALUES;
+
+-- Landings are in the same order: what their snapshots see came before them. Where a delivery begins to delete, it takes
+-- such a mark, too: a DELETE that finds no row locks nothing.
+ALTER TABLE pgtandem.landing
+    ADD COLUMN snapshot pg_snapshot,
+    ADD COLUMN drawn    bigint,
+    ADD COLUMN before   text;                           -- position, snapshot and drawn of the first mark
+
+-- A moment in this node's order of changes. Whoever takes one waits for the other, so that of two the one with the larger
+-- position began after the other had ended. A landing keeps the lock until it has committed; a read lets go at once.
+CREATE FUNCTION pgtandem.mark(landing boolean, OUT at pg_lsn, OUT snapshot pg_snapshot, OUT drawn bigint)
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF landing THEN
+        PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('pgtandem outbox', 0));
+    ELSE
+        PERFORM pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended('pgtandem outbox', 0));
+    END IF;
+    -- A statement of its own, so that it sees what had committed when the lock was had.
+    SELECT '0/0'::pg_catalog.pg_lsn OPERATOR(pg_catalog.+) pg_catalog.nextval('pgtandem.outbox_position')::numeric,
+           pg_catalog.pg_current_snapshot()
+        INTO at, snapshot;
+    SELECT o.last_value INTO drawn FROM pgtandem.outbox_id AS o;
+    IF NOT landing THEN
+        PERFORM pg_catalog.pg_advisory_unlock(pg_catalog.hashtextextended('pgtandem outbox', 0));
+    END IF;
+END
+$$;
+
+-- Where a delivery that deletes begins: kept for its landing.
+CREATE FUNCTION pgtandem.mark_before() RETURNS pg_lsn LANGUAGE plpgsql AS $$
+DECLARE
+    begun record;
+BEGIN
+    SELECT * INTO begun FROM pgtandem.mark(false);
+    PERFORM pg_catalog.set_config('pgtandem.before',
+        pg_catalog.concat_ws(' ', begun.at, begun.snapshot, begun.drawn), true);
+    RETURN begun.at;
+END
+$$;
+
+-- The first statement of every transaction of ours that writes to linked tables, as in schema.sql. The mark by which
+-- capture knows the transaction as ours is a setting of this transaction.
+CREATE OR REPLACE FUNCTION pgtandem.open_delivery(epoch bigint, landing bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    current pgtandem.epoch%ROWTYPE;
+BEGIN
+    SELECT * INTO STRICT current FROM pgtandem.epoch FOR SHARE;
+    IF current.epoch OPERATOR(pg_catalog.<>) open_delivery.epoch THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'PT001',
+            MESSAGE = pg_catalog.format('epoch %s is over: the epoch is %s now, held by %s',
+                                        open_delivery.epoch, current.epoch, coalesce(current.holder, 'nobody')),
+            HINT = 'Another pgtandem is at work for this link; this one must not deliver any more.';
+    END IF;
+    PERFORM pg_catalog.set_config('pgtandem.delivery', (SELECT node.secret::text FROM pgtandem.node), true);
+END
+$$;
+
+-- A row as text, whatever the application has set.
+CREATE FUNCTION pgtandem.spell(row_of record) RETURNS text LANGUAGE plpgsql
+SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 3 SET bytea_output = 'hex'
+SET TimeZone = 'UTC' SET lc_monetary = 'C' SET search_path = '' AS $$
+BEGIN
+    RETURN row_of::pg_catalog.text;
+END
+$$;
+
+-- Fires for every row of a linked table that is written, first of all triggers, and for TRUNCATE. Arguments: the table's
+-- id; whether an update changes the key ('K'); whether a type's text depends on what applications rarely set ('spell').
+-- Runs as its owner: applications need no right on this schema. Deliveries of ours say so, with the node's secret, where
+-- they may not keep triggers from firing.
+CREATE FUNCTION pgtandem.capture() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    number   bigint;
+    op       "char" := pg_catalog.left(TG_OP, 1)::"char";
+    old_row  text;
+    new_row  text;
+    is_plain boolean;
+BEGIN
+    IF pg_catalog.current_setting('pgtandem.delivery', true) OPERATOR(pg_catalog.<>) '' THEN
+        IF pg_catalog.current_setting('pgtandem.delivery', true) OPERATOR(pg_catalog.=)
+            (SELECT node.secret::text FROM pgtandem.node) THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    IF TG_LEVEL OPERATOR(pg_catalog.=) 'ROW' THEN
+        is_plain := TG_NARGS OPERATOR(pg_catalog.<) 3
+            AND pg_catalog.left(pg_catalog.current_setting('DateStyle'), 3) OPERATOR(pg_catalog.=) 'ISO'
+            AND pg_catalog.current_setting('TimeZone') OPERATOR(pg_catalog.=) 'UTC'
+            AND pg_catalog.current_setting('IntervalStyle') OPERATOR(pg_catalog.=) 'postgres'
+            AND pg_catalog.current_setting('bytea_output') OPERATOR(pg_catalog.=) 'hex'
+            AND pg_catalog.left(pg_catalog.current_setting('extra_float_digits'), 1) OPERATOR(pg_catalog.>) '0';
+        IF TG_OP OPERATOR(pg_catalog.<>) 'DELETE' THEN
+            IF is_plain THEN new_row := NEW::text; ELSE new_row := pgtandem.spell(NEW); END IF;
+        END IF;
+        IF TG_ARGV[1] OPERATOR(pg_catalog.=) 'K' THEN
+            op := 'K';
+        END IF;
+        IF TG_OP OPERATOR(pg_catalog.=) 'DELETE' OR op OPERATOR(pg_catalog.=) 'K' THEN
+            IF is_plain THEN old_row := OLD::text; ELSE old_row := pgtandem.spell(OLD); END IF;
+        END IF;
+    END IF;
+    number := pg_catalog.nextval('pgtandem.outbox_id');
+    CASE (number OPERATOR(pg_catalog.>>) 32) OPERATOR(pg_catalog.%) 3
+        WHEN 0 THEN
+            INSERT INTO pgtandem.outbox_0 VALUES (number, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(),
+                TG_ARGV[0]::integer, TG_RELID, op, old_row, new_row);
+        WHEN 1 THEN
+            INSERT INTO pgtandem.outbox_1 VALUES (number, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(),
+                TG_ARGV[0]::integer, TG_RELID, op, old_row, new_row);
+        ELSE
+            INSERT INTO pgtandem.outbox_2 VALUES (number, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(),
+                TG_ARGV[0]::integer, TG_RELID, op, old_row, new_row);
+    END CASE;
+    RETURN NULL;
+END
+$$;
+
+REVOKE ALL ON ALL TABLES IN SCHEMA pgtandem FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgtandem FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pgtandem FROM PUBLIC;

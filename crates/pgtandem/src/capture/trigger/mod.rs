@@ -1,0 +1,215 @@
+//! Capture by triggers: what they write into a node's outbox becomes whole transactions of changes.
+//!
+//! Each read takes all that one snapshot sees and no read before it had seen. It is recorded on the node, and on disk
+//! there, before anything of it is handed on: so every transaction has a position for good (`hub::place`), and what is
+//! judged cannot be lost by a crash of the server. The commit of the record flushes what was read with it.
+
+mod columns;
+mod leaves;
+mod read;
+mod record;
+
+use std::time::Duration;
+
+use hub::{Boundary, BoundaryKind, Position};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+use super::{Assembler, CaptureError, Captured, CapturedTables};
+use columns::Columns;
+use leaves::Leaves;
+use read::Queries;
+
+/// Settings of the session that reads, beside those of every session: what is found by index stays found by index, and a
+/// read is on disk when it is recorded.
+pub const READING: [(&str, &str); 5] = [
+    ("synchronous_commit", "local"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("jit", "off"),
+    ("work_mem", "32MB"),
+];
+
+/// Between two looks while there is something to read now and then.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
+/// So long after the last change the looks become rarer.
+const BUSY_FOR: Duration = Duration::from_secs(2);
+/// The longest pause of a node where nothing happens.
+const IDLE_PAUSE: Duration = Duration::from_millis(50);
+/// A landing behind which nothing was written is passed no sooner after the last read.
+const PASS_PAUSE: Duration = Duration::from_millis(20);
+
+/// Reads one node's outbox until its session fails or nobody listens.
+pub struct TriggerCapture {
+    client: Client,
+    queries: Queries,
+    assembler: Assembler,
+    columns: Columns,
+    leaves: Leaves,
+    /// Reads and landings that may bound what is still needed, in order of position.
+    boundaries: Vec<Boundary>,
+    /// Up to where all has been handed on, or was judged before.
+    passed: Position,
+    last_read: Instant,
+    last_change: Instant,
+}
+
+impl TriggerCapture {
+    /// `judged`: what was judged before this capture began. `acknowledged`: what nobody needs any more.
+    ///
+    /// # Errors
+    /// When the outbox is not what this version expects, or the connection is lost.
+    pub async fn new(
+        client: Client,
+        tables: &CapturedTables,
+        assembler: Assembler,
+        judged: Position,
+        acknowledged: watch::Receiver<Position>,
+    ) -> Result<Self, CaptureError> {
+        let queries = Queries::prepare(&client).await?;
+        let now = Instant::now();
+        Ok(Self {
+            columns: Columns::new(tables),
+            leaves: Leaves::new(acknowledged),
+            client,
+            queries,
+            assembler,
+            boundaries: Vec::new(),
+            passed: judged,
+            last_read: now,
+            last_change: now,
+        })
+    }
+
+    /// Runs until the session fails; ends quietly when the receiver is gone.
+    ///
+    /// # Errors
+    /// Whatever ended the reading.
+    pub async fn run(mut self, out: mpsc::Sender<Captured>) -> Result<(), CaptureError> {
+        if !self.go_on(&out).await? {
+            return Ok(());
+        }
+        loop {
+            let look = self.queries.look(&self.client, self.last_boundary_read()).await?;
+            let passes = look.last_landing > self.passed && self.last_read.elapsed() >= PASS_PAUSE;
+            if (look.any || passes) && !self.read(&out).await? {
+                return Ok(());
+            }
+            self.leaves.turn(&self.client, &mut self.boundaries).await?;
+            if !look.any {
+                let pause = if self.last_change.elapsed() < BUSY_FOR { BUSY_PAUSE } else { IDLE_PAUSE };
+                tokio::time::sleep(pause).await;
+            }
+            if out.is_closed() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn last_boundary_read(&self) -> Option<&Boundary> {
+        self.boundaries.iter().rfind(|boundary| boundary.kind == BoundaryKind::Read)
+    }
+
+    /// What an earlier capture has recorded as read and the hub has not judged, then all that is there now.
+    async fn go_on(&mut self, out: &mpsc::Sender<Captured>) -> Result<bool, CaptureError> {
+        self.boundaries = self.queries.boundaries(&self.client, Position(0)).await?;
+        if let Some(last) = self.last_boundary_read() {
+            let (position, seen) = (last.position, last.clone());
+            let transactions = self.queries.seen(&self.client, &seen).await?;
+            if !self.hand_on(transactions, Rows::Seen(seen), out).await? || !self.pass(position, out).await? {
+                return Ok(false);
+            }
+        }
+        self.read(out).await
+    }
+
+    /// Reads what is new. False: nobody listens.
+    async fn read(&mut self, out: &mpsc::Sender<Captured>) -> Result<bool, CaptureError> {
+        let before = self.last_boundary_read().cloned();
+        let mark = self.queries.mark(&self.client).await?;
+        let known = self.boundaries.last().map_or(Position(0), |boundary| boundary.position);
+        let (marks, transactions) = tokio::try_join!(
+            self.queries.landings(&self.client, known),
+            self.queries.unread(&self.client, before.as_ref(), &mark),
+        )?;
+        self.last_read = Instant::now();
+        self.boundaries.extend(marks.into_iter().map(|mark| mark.boundary));
+        let position = mark.position;
+        if !transactions.is_empty() {
+            self.last_change = Instant::now();
+            self.queries.record(&self.client, &mark).await?;
+            self.boundaries.push(mark.clone());
+            if !self.hand_on(transactions, Rows::Unread(before, mark), out).await? {
+                return Ok(false);
+            }
+        }
+        self.pass(position, out).await
+    }
+
+    async fn pass(&mut self, position: Position, out: &mpsc::Sender<Captured>) -> Result<bool, CaptureError> {
+        self.passed = self.passed.max(position);
+        Ok(out.send(Captured::Passed(position)).await.is_ok())
+    }
+
+    /// Puts transactions together and hands them on in order. False: nobody listens.
+    async fn hand_on(
+        &mut self,
+        transactions: Vec<read::Transaction>,
+        rows: Rows,
+        out: &mpsc::Sender<Captured>,
+    ) -> Result<bool, CaptureError> {
+        let placed = read::placed(&self.boundaries, &transactions)?;
+        self.columns.look(&self.client).await?;
+        let mut ready: Vec<Captured> = Vec::with_capacity(placed.len());
+        let mut rows = match &rows {
+            Rows::Unread(before, mark) => self.queries.rows_unread(&self.client, before.as_ref(), mark).await?,
+            Rows::Seen(read) => self.queries.rows_seen(&self.client, read).await?,
+        };
+        let mut open = None;
+        while let Some(row) = rows.next().await? {
+            if open != Some(row.xid) {
+                if open.is_some() {
+                    ready.extend(self.assembler.take(read::commit()).await?);
+                }
+                let Some(place) = placed.get(&row.xid) else {
+                    return Err(CaptureError::Unreadable(format!("transaction {} came from nowhere", row.xid)));
+                };
+                self.assembler.take(place.begin(row.xid)).await?;
+                open = Some(row.xid);
+            }
+            for message in self.columns.messages(row)? {
+                // A shape goes ahead of what has it.
+                if let Some(shape) = self.assembler.take(message).await?
+                    && out.send(shape).await.is_err()
+                {
+                    return Ok(false);
+                }
+            }
+        }
+        if open.is_some() {
+            ready.extend(self.assembler.take(read::commit()).await?);
+        }
+        ready.sort_by_key(position_of);
+        for captured in ready {
+            if out.send(captured).await.is_err() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Which rows of the outbox.
+enum Rows {
+    /// Those that the second sees and the first does not.
+    Unread(Option<Boundary>, Boundary),
+    Seen(Boundary),
+}
+
+fn position_of(captured: &Captured) -> Position {
+    match captured {
+        Captured::Transaction { position, .. } | Captured::Passed(position) => *position,
+        Captured::Shape { .. } => Position(0),
+    }
+}

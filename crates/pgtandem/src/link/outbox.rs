@@ -1,0 +1,62 @@
+//! What trigger capture keeps on a node beside the rest: `sql/outbox.sql`.
+
+use hub::{Position, SPACE};
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Error, GenericClient};
+
+/// The text that makes the outbox.
+pub const OUTBOX_SQL: &str = include_str!("../../sql/outbox.sql");
+
+/// Makes the outbox in the schema that is there. To be run in a transaction.
+pub async fn install_outbox(client: &impl GenericClient) -> Result<(), Error> {
+    client.batch_execute(OUTBOX_SQL).await
+}
+
+/// Oids of the tables whose changes go into the outbox.
+pub async fn read_captured(client: &impl GenericClient) -> Result<Vec<u32>, Error> {
+    const QUERY: &str = "
+        SELECT DISTINCT t.tgrelid FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+        WHERE p.pronamespace = pg_catalog.to_regnamespace('pgtandem') AND NOT t.tgisinternal AND t.tgparentid = 0";
+    Ok(client.query(QUERY, &[]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+/// Up to where nothing of the node's changes is needed any more.
+pub async fn read_acknowledged(client: &impl GenericClient) -> Result<Position, Error> {
+    let row = client.query_one("SELECT position FROM pgtandem.outbox_acknowledged", &[]).await?;
+    Ok(Position(row.get::<_, PgLsn>(0).into()))
+}
+
+/// Positions go on above what is known of the node elsewhere: a crash of its server may have set the sequence back.
+pub async fn go_on_above(client: &impl GenericClient, known: Position) -> Result<(), Error> {
+    const QUERY: &str = "SELECT pg_catalog.setval('pgtandem.outbox_position', $1)
+                         FROM pgtandem.outbox_position AS s WHERE s.last_value <= $1";
+    let next = i64::try_from((known.0 / SPACE + 1) * SPACE).unwrap_or(i64::MAX);
+    client.query(QUERY, &[&next]).await.map(drop)
+}
+
+/// The last position that was given.
+pub async fn last_position(client: &impl GenericClient) -> Result<Position, Error> {
+    let row = client.query_one("SELECT last_value FROM pgtandem.outbox_position", &[]).await?;
+    Ok(Position(row.get::<_, i64>(0).unsigned_abs()))
+}
+
+/// How full the outbox is.
+#[derive(Debug, Clone, Copy)]
+pub struct OutboxView {
+    /// Changes that are still needed.
+    pub length: i64,
+    pub bytes: i64,
+}
+
+pub async fn outbox_view(client: &impl GenericClient) -> Result<OutboxView, Error> {
+    const QUERY: &str = "
+        SELECT (SELECT pg_catalog.count(*) FROM pgtandem.outbox o
+                WHERE NOT coalesce((SELECT pg_catalog.pg_visible_in_snapshot(o.xid, r.snapshot) AND o.id <= r.drawn
+                                    FROM pgtandem.outbox_read r, pgtandem.outbox_acknowledged a
+                                    WHERE r.position <= a.position ORDER BY r.position DESC LIMIT 1), false)),
+               pg_catalog.pg_total_relation_size('pgtandem.outbox_0')
+               + pg_catalog.pg_total_relation_size('pgtandem.outbox_1')
+               + pg_catalog.pg_total_relation_size('pgtandem.outbox_2')";
+    let row = client.query_one(QUERY, &[]).await?;
+    Ok(OutboxView { length: row.get(0), bytes: row.get(1) })
+}
