@@ -152,8 +152,10 @@ impl TriggerCapture {
         let both = async { tokio::try_join!(marks, transactions) };
         let (marks, transactions) = answered(self.silence * BACKLOG, both).await?;
         self.last_read = Instant::now();
-        self.boundaries.extend(marks.into_iter().map(|mark| mark.boundary));
         let position = mark.position;
+        // One that landed since the read was begun bounds nothing yet: the next read is behind it.
+        let before_this = marks.into_iter().map(|mark| mark.boundary).filter(|boundary| boundary.position < position);
+        self.boundaries.extend(before_this);
         if !transactions.is_empty() {
             self.last_change = Instant::now();
             self.boundaries.push(mark.clone());
