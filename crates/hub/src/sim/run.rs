@@ -67,6 +67,8 @@ pub struct Simulation {
     /// The last landing that the hub was told of.
     pub told: Vec<Option<Position>>,
     pub names: Names,
+    /// Deliveries to a node with trigger capture wait for the disk; otherwise whatever passes them does.
+    pub durable_deliveries: bool,
     busy: f64,
     fold: bool,
     gaps: bool,
@@ -98,7 +100,7 @@ impl Simulation {
             })
             .collect();
         let busy = [0.03, 0.08, 0.25][rng.random_range(0..3)];
-        let fold = rng.random();
+        let (fold, durable_deliveries) = (rng.random(), rng.random());
         let nodes = usize::from(shape.nodes);
         let mut simulation = Simulation {
             hub: Hub::new(nodes, policy(shape.policy, &mut rng)),
@@ -119,6 +121,7 @@ impl Simulation {
             flushed: (0..nodes).map(|_| None).collect(),
             told: vec![None; nodes],
             names: Names::new(),
+            durable_deliveries,
             busy,
             fold,
             gaps: !shape.crash,
@@ -338,8 +341,9 @@ impl Simulation {
         {
             self.databases[index].fold(below);
         }
-        // Deliveries to a node with trigger capture commit synchronously.
-        self.flush(index);
+        if self.durable_deliveries {
+            self.flush(index);
+        }
         landed
     }
 

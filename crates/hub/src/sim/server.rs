@@ -115,8 +115,7 @@ impl Simulation {
         });
         self.pending[index].extend(pieces.into_iter().map(Piece::Transaction));
         self.pending[index].push_back(Piece::Passed(position));
-        // Landings are on disk already.
-        if any && self.broken != Some(Broken::Flushed) {
+        if (any || !self.durable_deliveries) && self.broken != Some(Broken::Flushed) {
             self.flush(index);
         }
         Ok(true)

@@ -1,5 +1,7 @@
 //! Why a capture ended.
 
+use std::time::Duration;
+
 use crate::connect::{FaultClass, in_words};
 
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +24,8 @@ pub enum CaptureError {
     OutOfOrder(&'static str),
     #[error("reading the outbox: {}", in_words(.0))]
     Outbox(#[from] tokio_postgres::Error),
+    #[error("reading the outbox: no answer for {} s", .0.as_secs())]
+    Silent(Duration),
     #[error("the outbox is not as pgtandem made it: {0}")]
     Unreadable(String),
     #[error(
@@ -36,7 +40,7 @@ impl CaptureError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Wire(_) | Self::Spill(_) => true,
+            Self::Wire(_) | Self::Spill(_) | Self::Silent(_) => true,
             Self::Outbox(error) => error.is_closed() || FaultClass::of(error) == FaultClass::Retry,
             _ => false,
         }

@@ -17,6 +17,7 @@ use super::reach::{NodeContext, NodeUp};
 use super::seat::{Delivering, Feedback, Seat};
 use super::tables::read_target_tables;
 use crate::capture::{CaptureError, Captured, Image, SourceColumn};
+use crate::config::Capture;
 use crate::deliver::{DeliverError, Landing, LandingId, Target};
 
 /// Judging stops while a live target is owed more rows than this: it bounds a delivery, and so how long its row locks
@@ -250,6 +251,10 @@ impl Conductor {
                     Ok(changes) => changes,
                     Err(error) => return Ok(Some(spill_unreadable(&error))),
                 };
+                // A slot repeats what was not confirmed. An outbox does not; what the hub would ignore would be lost.
+                if seat.context.capture == Capture::Trigger && position <= self.hub.judged(seat.node) {
+                    return Ok(Some(Ended::Recover(format!("changes of {} came out of order", seat.name))));
+                }
                 self.hub.judge(seat.node, position, time, &mut changes);
                 if let Some(error) = changes.failed() {
                     return Ok(Some(spill_unreadable(&error)));

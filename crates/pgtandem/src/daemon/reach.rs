@@ -10,7 +10,7 @@ use tokio_postgres::types::PgLsn;
 use uuid::Uuid;
 
 use super::error::ReachError;
-use super::settings::{DELIVERY, DURABLE, SPELLING};
+use super::settings::{DELIVERY, SPELLING};
 use super::tables::read_target_tables;
 use crate::capture::trigger::READING;
 use crate::capture::{CapturedTables, Shapes};
@@ -101,8 +101,7 @@ pub async fn open_session(context: &NodeContext, purpose: &str) -> Result<Sessio
 /// # Errors
 /// When the connection is lost or the role may not do what deliveries need.
 pub async fn open_target(context: &NodeContext, client: Client) -> Result<Target, ReachError> {
-    let durable = (context.capture == Capture::Trigger).then_some(DURABLE);
-    for (name, value) in DELIVERY.into_iter().chain(durable) {
+    for (name, value) in DELIVERY {
         client.execute("SELECT pg_catalog.set_config($1, $2, false)", &[&name, &value]).await?;
     }
     let row = client

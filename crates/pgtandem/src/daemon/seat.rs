@@ -432,9 +432,9 @@ impl Seat {
             NodeSource::Outbox(client) => {
                 let (acknowledge, acknowledged) = watch::channel(Position(0));
                 self.feedback = Some(Feedback::Outbox(acknowledge));
-                let tables = Arc::clone(&context.captured);
+                let (tables, silence) = (Arc::clone(&context.captured), context.silence_timeout);
                 self.task = Task::spawn(async move {
-                    let capture = TriggerCapture::new(client, &tables, assembler, judged, acknowledged).await;
+                    let capture = TriggerCapture::new(client, &tables, assembler, judged, acknowledged, silence).await;
                     ended(match capture {
                         Ok(capture) => capture.run(sender).await.err(),
                         Err(error) => Some(error),

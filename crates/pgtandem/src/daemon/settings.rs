@@ -23,13 +23,9 @@ pub const SPELLING: [(&str, &str); 18] = [
     ("array_nulls", "on"),
 ];
 
-/// What a crash of its server loses of a node with an outbox is not known from its stream: deliveries to it wait for the
-/// disk.
-pub const DURABLE: (&str, &str) = ("synchronous_commit", "local");
-
 /// A delivery finds rows by primary key; nothing else is a good plan for it, and planning once is enough.
-/// It commits without waiting for the disk: what a server loses in a crash, its stream never showed either, and the
-/// hub delivers it again.
+/// It commits without waiting for the disk: what a server loses in a crash, its stream never showed either (and no read
+/// of its outbox has passed), and the hub delivers it again.
 pub const DELIVERY: [(&str, &str); 7] = [
     ("synchronous_commit", "off"),
     ("plan_cache_mode", "force_generic_plan"),

@@ -61,6 +61,9 @@ fn s03_unchanged_large_values_stay() {
 
 #[test]
 fn s03_unchanged_large_values_stay_when_somebody_took_replica_identity_full_away() {
+    if crate::CAPTURE == "trigger" {
+        return; // triggers see whole rows, whatever the replica identity
+    }
     let pair = documents();
     let hub = pair.linked();
     for id in 1..=3 {

@@ -2,13 +2,15 @@
 //!
 //! Each read takes all that one snapshot sees and no read before it had seen. It is recorded on the node, and on disk
 //! there, before anything of it is handed on: so every transaction has a position for good (`hub::place`), and what is
-//! judged cannot be lost by a crash of the server. The commit of the record flushes what was read with it.
+//! judged cannot be lost by a crash of the server. The commit of the record flushes what was read with it, and the
+//! landings before it; a read that found nothing to record flushes them, too, before it passes them.
 
 mod columns;
 mod leaves;
 mod read;
 mod record;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use hub::{Boundary, BoundaryKind, Position};
@@ -19,7 +21,8 @@ use tokio_postgres::Client;
 use super::{Assembler, CaptureError, Captured, CapturedTables};
 use columns::Columns;
 use leaves::Leaves;
-use read::Queries;
+use read::{OutboxRows, Queries};
+use wire::Message;
 
 /// Settings of the session that reads, beside those of every session: what is found by index stays found by index, and a
 /// read is on disk when it is recorded.
@@ -40,6 +43,17 @@ const IDLE_PAUSE: Duration = Duration::from_millis(50);
 /// A landing behind which nothing was written is passed no sooner after the last read.
 const PASS_PAUSE: Duration = Duration::from_millis(20);
 
+/// A backlog is put in order by the server before it says anything.
+const BACKLOG: u32 = 20;
+
+/// A connection on which nothing is heard may be dead without anybody having been told.
+async fn answered<T>(
+    silence: Duration,
+    asked: impl Future<Output = Result<T, CaptureError>>,
+) -> Result<T, CaptureError> {
+    tokio::time::timeout(silence, asked).await.map_err(|_| CaptureError::Silent(silence))?
+}
+
 /// Reads one node's outbox until its session fails or nobody listens.
 pub struct TriggerCapture {
     client: Client,
@@ -53,6 +67,8 @@ pub struct TriggerCapture {
     passed: Position,
     last_read: Instant,
     last_change: Instant,
+    /// No answer is waited for any longer.
+    silence: Duration,
 }
 
 impl TriggerCapture {
@@ -66,8 +82,9 @@ impl TriggerCapture {
         assembler: Assembler,
         judged: Position,
         acknowledged: watch::Receiver<Position>,
+        silence: Duration,
     ) -> Result<Self, CaptureError> {
-        let queries = Queries::prepare(&client).await?;
+        let queries = answered(silence, Queries::prepare(&client)).await?;
         let now = Instant::now();
         Ok(Self {
             columns: Columns::new(tables),
@@ -79,6 +96,7 @@ impl TriggerCapture {
             passed: judged,
             last_read: now,
             last_change: now,
+            silence,
         })
     }
 
@@ -91,12 +109,12 @@ impl TriggerCapture {
             return Ok(());
         }
         loop {
-            let look = self.queries.look(&self.client, self.last_boundary_read()).await?;
+            let look = answered(self.silence, self.queries.look(&self.client, self.last_boundary_read())).await?;
             let passes = look.last_landing > self.passed && self.last_read.elapsed() >= PASS_PAUSE;
             if (look.any || passes) && !self.read(&out).await? {
                 return Ok(());
             }
-            self.leaves.turn(&self.client, &mut self.boundaries).await?;
+            answered(self.silence, self.leaves.turn(&self.client, &mut self.boundaries)).await?;
             if !look.any {
                 let pause = if self.last_change.elapsed() < BUSY_FOR { BUSY_PAUSE } else { IDLE_PAUSE };
                 tokio::time::sleep(pause).await;
@@ -127,22 +145,26 @@ impl TriggerCapture {
     /// Reads what is new. False: nobody listens.
     async fn read(&mut self, out: &mpsc::Sender<Captured>) -> Result<bool, CaptureError> {
         let before = self.last_boundary_read().cloned();
-        let mark = self.queries.mark(&self.client).await?;
+        let mark = answered(self.silence, self.queries.mark(&self.client)).await?;
         let known = self.boundaries.last().map_or(Position(0), |boundary| boundary.position);
-        let (marks, transactions) = tokio::try_join!(
-            self.queries.landings(&self.client, known),
-            self.queries.unread(&self.client, before.as_ref(), &mark),
-        )?;
+        let marks = self.queries.landings(&self.client, known);
+        let transactions = self.queries.unread(&self.client, before.as_ref(), &mark);
+        let both = async { tokio::try_join!(marks, transactions) };
+        let (marks, transactions) = answered(self.silence * BACKLOG, both).await?;
         self.last_read = Instant::now();
-        self.boundaries.extend(marks.into_iter().map(|mark| mark.boundary));
         let position = mark.position;
+        // One that landed since the read was begun bounds nothing yet: the next read is behind it.
+        let before_this = marks.into_iter().map(|mark| mark.boundary).filter(|boundary| boundary.position < position);
+        self.boundaries.extend(before_this);
         if !transactions.is_empty() {
             self.last_change = Instant::now();
-            self.queries.record(&self.client, &mark).await?;
             self.boundaries.push(mark.clone());
             if !self.hand_on(transactions, Rows::Unread(before, mark), out).await? {
                 return Ok(false);
             }
+        } else {
+            // A landing that a crash takes back must not have been passed.
+            answered(self.silence, self.queries.flush(&self.client)).await?;
         }
         self.pass(position, out).await
     }
@@ -152,7 +174,7 @@ impl TriggerCapture {
         Ok(out.send(Captured::Passed(position)).await.is_ok())
     }
 
-    /// Puts transactions together and hands them on in order. False: nobody listens.
+    /// Puts transactions together and hands them on in order, once what was read is recorded. False: nobody listens.
     async fn hand_on(
         &mut self,
         transactions: Vec<read::Transaction>,
@@ -160,36 +182,24 @@ impl TriggerCapture {
         out: &mpsc::Sender<Captured>,
     ) -> Result<bool, CaptureError> {
         let placed = read::placed(&self.boundaries, &transactions)?;
-        self.columns.look(&self.client).await?;
-        let mut ready: Vec<Captured> = Vec::with_capacity(placed.len());
-        let mut rows = match &rows {
-            Rows::Unread(before, mark) => self.queries.rows_unread(&self.client, before.as_ref(), mark).await?,
-            Rows::Seen(read) => self.queries.rows_seen(&self.client, read).await?,
+        answered(self.silence, self.columns.look(&self.client)).await?;
+        let Self { client, queries, assembler, columns, silence, .. } = self;
+        let recorded = async {
+            match &rows {
+                Rows::Unread(_, mark) => answered(*silence, queries.record(client, mark)).await,
+                Rows::Seen(_) => Ok(()),
+            }
         };
-        let mut open = None;
-        while let Some(row) = rows.next().await? {
-            if open != Some(row.xid) {
-                if open.is_some() {
-                    ready.extend(self.assembler.take(read::commit()).await?);
-                }
-                let Some(place) = placed.get(&row.xid) else {
-                    return Err(CaptureError::Unreadable(format!("transaction {} came from nowhere", row.xid)));
-                };
-                self.assembler.take(place.begin(row.xid)).await?;
-                open = Some(row.xid);
-            }
-            for message in self.columns.messages(row)? {
-                // A shape goes ahead of what has it.
-                if let Some(shape) = self.assembler.take(message).await?
-                    && out.send(shape).await.is_err()
-                {
-                    return Ok(false);
-                }
-            }
-        }
-        if open.is_some() {
-            ready.extend(self.assembler.take(read::commit()).await?);
-        }
+        let mut reading = Reading { assembler, columns, placed, silence: *silence, ready: Vec::new() };
+        let read = async {
+            let found = match &rows {
+                Rows::Unread(before, mark) => queries.rows_unread(client, before.as_ref(), mark).await?,
+                Rows::Seen(read) => queries.rows_seen(client, read).await?,
+            };
+            reading.read(found).await
+        };
+        tokio::try_join!(recorded, read)?;
+        let mut ready = reading.ready;
         ready.sort_by_key(position_of);
         for captured in ready {
             if out.send(captured).await.is_err() {
@@ -207,6 +217,47 @@ enum Rows {
     Seen(Boundary),
 }
 
+/// Transactions as they are put together.
+struct Reading<'a> {
+    assembler: &'a mut Assembler,
+    columns: &'a mut Columns,
+    placed: HashMap<u64, read::Place>,
+    silence: Duration,
+    ready: Vec<Captured>,
+}
+
+impl Reading<'_> {
+    async fn read(&mut self, mut rows: OutboxRows) -> Result<(), CaptureError> {
+        let mut open = None;
+        while let Some(row) = answered(self.silence, rows.next()).await? {
+            if open != Some(row.xid) {
+                if open.is_some() {
+                    self.take(read::commit()).await?;
+                }
+                let Some(place) = self.placed.get(&row.xid) else {
+                    return Err(CaptureError::Unreadable(format!("transaction {} came from nowhere", row.xid)));
+                };
+                let begin = place.begin(row.xid);
+                self.take(begin).await?;
+                open = Some(row.xid);
+            }
+            for message in self.columns.messages(row)? {
+                self.take(message).await?;
+            }
+        }
+        if open.is_some() {
+            self.take(read::commit()).await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, message: Message) -> Result<(), CaptureError> {
+        self.ready.extend(self.assembler.take(message).await?);
+        Ok(())
+    }
+}
+
+/// Shapes go ahead of what has them.
 fn position_of(captured: &Captured) -> Position {
     match captured {
         Captured::Transaction { position, .. } | Captured::Passed(position) => *position,

@@ -80,6 +80,7 @@ pub struct Queries {
     landings: Statement,
     reads: Statement,
     record: Statement,
+    flush: Statement,
     unread: Statement,
     rows_unread: Statement,
     seen: Statement,
@@ -111,6 +112,7 @@ impl Queries {
                      VALUES ($1, $2::text::pg_snapshot, $3)",
                 )
                 .await?,
+            flush: client.prepare("SELECT pg_catalog.pg_logical_emit_message(true, 'pgtandem', '')").await?,
             unread: client.prepare(&unread).await?,
             rows_unread: client.prepare(&rows_unread).await?,
             seen: client.prepare(&seen).await?,
@@ -165,6 +167,12 @@ impl Queries {
     pub async fn record(&self, client: &Client, read: &Boundary) -> Result<(), CaptureError> {
         let (position, snapshot) = (PgLsn::from(read.position.0), read.snapshot.to_string());
         client.execute(&self.record, &[&position, &snapshot, &number(read.drawn)]).await?;
+        Ok(())
+    }
+
+    /// Everything that has committed by now is on disk when this returns.
+    pub async fn flush(&self, client: &Client) -> Result<(), CaptureError> {
+        client.execute(&self.flush, &[]).await?;
         Ok(())
     }
 
