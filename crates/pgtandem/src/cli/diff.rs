@@ -14,7 +14,7 @@ use clap::Args;
 
 use super::layout::width;
 use super::{Failure, Global, Outcome, Style, say};
-use crate::compare::{self, Comparison, Options, Report, Side};
+use crate::compare::{self, Comparison, Options, Report, Sessions, Side};
 use crate::config::{self, Config};
 use crate::lifecycle::{LifecycleError, OpenNode, open_nodes};
 use crate::sql::QualifiedName;
@@ -112,13 +112,11 @@ impl Diff {
         let node_names: Vec<String> = config.nodes.iter().map(|node| node.name.clone()).collect();
         let mut resume = Resume::open(self.resume.as_deref(), &node_names, names)?;
         let nodes = open_nodes(config).await.all()?;
-        let mut ahead = Vec::new();
-        for node in &nodes {
-            ahead.push(node.another().await?);
-        }
-        let tables = compare::read_shapes(&sides(&nodes), names).await.map_err(LifecycleError::from)?;
+        let (ranges, looks) = (others(&nodes).await?, others(&nodes).await?);
+        let sessions = Sessions { sums: sides(&nodes), ranges: sides(&ranges), looks: sides(&looks), ask_ahead: true };
+        let tables = compare::read_shapes(&sessions.looks, names).await.map_err(LifecycleError::from)?;
         let options = Options { frozen: false, max_load: self.max_load, examples: self.examples };
-        let comparison = Comparison { sides: sides(&nodes), walkers: sides(&ahead), tables, options };
+        let comparison = Comparison { sessions, tables, options };
         let mut stream = match &self.form {
             Form { csv: true, .. } => Stream::csv(&node_names),
             Form { keys: true, .. } => Stream::keys(),
@@ -130,7 +128,7 @@ impl Diff {
             let done = match resume.finished(&name) {
                 Some(done) => done,
                 None => {
-                    let subject = shapes.subject(&comparison.sides).await.map_err(LifecycleError::from)?;
+                    let subject = shapes.subject(&comparison.sessions.looks).await.map_err(LifecycleError::from)?;
                     let from = resume.checkpoint(&name);
                     let mut watch = Watching::new(&subject, from.as_ref(), &report.nodes, &mut stream, &mut resume);
                     let done = comparison.table(shapes, &subject, from, &mut watch).await;
@@ -144,6 +142,10 @@ impl Diff {
         resume.remove();
         Ok(report)
     }
+}
+
+async fn others(nodes: &[OpenNode]) -> Result<Vec<OpenNode>, LifecycleError> {
+    futures::future::try_join_all(nodes.iter().map(OpenNode::another)).await
 }
 
 fn sides(nodes: &[OpenNode]) -> Vec<Side<'_>> {

@@ -23,7 +23,7 @@ mod tally;
 pub use error::CompareError;
 pub use orphans::{Orphan, Orphans};
 pub use report::{Comparison, Report, Shapes, TableReport, read_shapes};
-pub use scan::{Checkpoint, Options, Watch, compare_rows};
+pub use scan::{Checkpoint, Options, Sessions, Watch, compare_rows};
 pub use sequences::{Next, Overlap};
 pub use subject::{Columns, Side, Subject, columns_by_name};
 pub use tally::{Clash, Found, Partial, Tally};

@@ -3,7 +3,7 @@
 use super::CompareError;
 use super::error::On;
 use super::orphans::{Orphans, find_orphans};
-use super::scan::{Checkpoint, Options, Watch, compare_rows};
+use super::scan::{Checkpoint, Options, Sessions, Watch, compare_rows};
 use super::sequences::{Overlap, find_overlaps};
 use super::subject::{Columns, Side, Subject, columns_by_name};
 use super::tally::Tally;
@@ -87,9 +87,7 @@ impl Shapes {
 
 /// A comparison of several tables.
 pub struct Comparison<'a> {
-    pub sides: Vec<Side<'a>>,
-    /// Other sessions on the same nodes, for what is read ahead.
-    pub walkers: Vec<Side<'a>>,
+    pub sessions: Sessions<'a>,
     pub tables: Vec<Shapes>,
     pub options: Options,
 }
@@ -103,7 +101,7 @@ impl Comparison<'_> {
         from: Option<Checkpoint>,
         watch: &mut dyn Watch,
     ) -> Result<TableReport, CompareError> {
-        let tally = compare_rows(subject, &self.sides, &self.walkers, self.options, from, watch).await?;
+        let tally = compare_rows(subject, &self.sessions, self.options, from, watch).await?;
         let texts = |names: &[Ident]| names.iter().map(|name| name.as_str().to_owned()).collect();
         Ok(TableReport {
             name: subject.name.plain(),
@@ -111,8 +109,8 @@ impl Comparison<'_> {
             key: subject.key.clone(),
             left_out: texts(&subject.left_out),
             tally,
-            orphans: find_orphans(&self.sides, table, &self.tables, self.options.examples).await?,
-            overlaps: find_overlaps(&self.sides, table).await?,
+            orphans: find_orphans(&self.sessions.looks, table, &self.tables, self.options.examples).await?,
+            overlaps: find_overlaps(&self.sessions.looks, table).await?,
         })
     }
 }

@@ -71,23 +71,44 @@ struct Scan<'a> {
     waiting: Vec<(Suspect, Vec<Option<String>>)>,
 }
 
-/// Compares a table's rows on all sides. `walkers`: sessions on the same nodes, for what can be read ahead; they may be the
-/// same ones.
+/// The sessions of a comparison, one per node each.
+///
+/// A session answers in the order it was asked, and not at all while an earlier answer is left unread. So only where all
+/// three are others is anything asked ahead.
+#[derive(Clone)]
+pub struct Sessions<'a> {
+    /// Where checksums are asked for.
+    pub sums: Vec<Side<'a>>,
+    /// Where the ranges' boundaries are.
+    pub ranges: Vec<Side<'a>>,
+    /// Where everything else is.
+    pub looks: Vec<Side<'a>>,
+    pub ask_ahead: bool,
+}
+
+impl<'a> Sessions<'a> {
+    /// One per node for everything.
+    pub fn single(sides: Vec<Side<'a>>) -> Self {
+        Self { sums: sides.clone(), ranges: sides.clone(), looks: sides, ask_ahead: false }
+    }
+}
+
+/// Compares a table's rows on all nodes.
 pub async fn compare_rows(
     subject: &Subject,
-    sides: &[Side<'_>],
-    walkers: &[Side<'_>],
+    sessions: &Sessions<'_>,
     options: Options,
     from: Option<Checkpoint>,
     watch: &mut dyn Watch,
 ) -> Result<Tally, CompareError> {
+    let sides = sessions.sums.as_slice();
     let (after, mut tally) = from.map_or((None, Tally::default()), |from| (Some(from.after), from.tally));
     tally.rows.resize(sides.len(), 0);
     for side in sides {
         side.client.batch_execute(sql::FOR_GROUPS).await.on(side.name, || "preparing a comparison".to_owned())?;
     }
-    let mut scan = Scan { sides, subject, options, watch, tally, waiting: Vec::new() };
-    let ranges = Ranges::new(subject, walkers, after.as_ref());
+    let mut scan = Scan { sides: &sessions.looks, subject, options, watch, tally, waiting: Vec::new() };
+    let ranges = Ranges::new(subject, &sessions.ranges, after.as_ref());
     let walker = ranges.walker;
     let ranges = stream::unfold(Some(ranges), |ranges| async move {
         let mut ranges = ranges?;
@@ -96,10 +117,10 @@ pub async fn compare_rows(
             Err(error) => Some((Err(error), None)),
         }
     });
-    // While one range is waited for, the next one is being worked at.
+    // While one range is waited for or looked into, the next one is being summed up.
     let pace = Pace::new(options.max_load);
     let summaries = ranges.map(|range| async move { summarise(sides, subject, walker, range?).await });
-    let mut summaries = pin!(summaries.buffered(if pace.is_full() { 2 } else { 1 }));
+    let mut summaries = pin!(summaries.buffered(if pace.is_full() && sessions.ask_ahead { 2 } else { 1 }));
     let (mut began, mut last_checkpoint) = (Instant::now(), Instant::now());
     while let Some(summary) = summaries.next().await {
         let summary = summary?;

@@ -2,7 +2,7 @@
 
 use super::Work;
 use crate::catalog::TableShape;
-use crate::compare::{Columns, Options, Side, Subject, Tally, Watch, compare_rows};
+use crate::compare::{Columns, Options, Sessions, Side, Subject, Tally, Watch, compare_rows};
 use crate::lifecycle::error::On;
 use crate::lifecycle::plan::{Rows, Step};
 use crate::lifecycle::{LifecycleError, OpenNode, Progress};
@@ -75,7 +75,7 @@ impl Work<'_> {
         let sides: Vec<Side<'_>> = sessions.iter().map(|(_, session)| side(session)).collect();
         let total = subject.estimated_rows();
         let mut watch = RowsDone { table, total, progress: self.progress };
-        let tally = compare_rows(&subject, &sides, &sides, OPTIONS, None, &mut watch).await?;
+        let tally = compare_rows(&subject, &Sessions::single(sides), OPTIONS, None, &mut watch).await?;
         self.progress.compared(table);
         Ok(tally)
     }

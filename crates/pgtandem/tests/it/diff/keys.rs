@@ -5,7 +5,7 @@ use crate::support::{Pair, Setup, Trio};
 use serde_json::json;
 
 /// Every tenth key is only on new, every eleventh only on legacy, every twelfth different; the others are equal.
-fn differ(pair: &Pair, name: &str, insert: &str) {
+fn differ(pair: &Pair, name: &str, rows: u32, insert: &str) {
     for node in pair.nodes() {
         node.sql(insert);
     }
@@ -14,7 +14,7 @@ fn differ(pair: &Pair, name: &str, insert: &str) {
     pair["new"].sql(&format!("DELETE FROM {name} WHERE {number} % 11 = 0"));
     pair["legacy"].sql(&format!("UPDATE {name} SET w = 'other' WHERE {number} % 12 = 0"));
     let table = table(pair, 1);
-    let expected = |test: fn(u32) -> bool| (1..=3000_u32).filter(|i| test(*i)).count();
+    let expected = |test: fn(u32) -> bool| (1..=rows).filter(|i| test(*i)).count();
     assert_eq!(table["different"], expected(|i| i % 10 != 0 && i % 11 != 0 && i % 12 == 0));
     assert_eq!(
         table["partial"],
@@ -37,8 +37,10 @@ fn text_keys_that_each_node_sorts_in_its_own_way() {
     differ(
         &pair,
         "things",
+        // More than one range, if it were cut by the key's order.
+        80_000,
         &format!(
-            "INSERT INTO things SELECT (ARRAY[{letters}])[1 + i % 7] || i, i, 'same' FROM generate_series(1, 3000) i"
+            "INSERT INTO things SELECT (ARRAY[{letters}])[1 + i % 7] || i, i, 'same' FROM generate_series(1, 80000) i"
         ),
     );
 }
@@ -51,6 +53,7 @@ fn composite_keys_in_another_order_and_of_other_types() {
     differ(
         &pair,
         "things",
+        3000,
         "INSERT INTO things (a, b, c, v, w) SELECT i % 5 - 2, md5(i::text)::uuid, date '2026-01-01' + i % 3, i, 'same'
          FROM generate_series(1, 3000) i",
     );
@@ -62,6 +65,7 @@ fn keys_that_are_numbers_far_apart_negative_and_at_the_edges() {
     differ(
         &pair,
         "things",
+        3000,
         "INSERT INTO things SELECT CASE i % 3 WHEN 0 THEN i * 1234567890123 WHEN 1 THEN -i ELSE i END, i, 'same'
          FROM generate_series(1, 3000) i",
     );
@@ -90,6 +94,17 @@ fn tables_of_several_ranges() {
     assert_eq!(table["different"], 4);
     assert_eq!(table["partial"], json!([{ "on": ["new"], "keys": 5 }, { "on": ["legacy"], "keys": 100_000 }]));
     assert_eq!(table["rows"], json!({ "new": 400_000, "legacy": 499_995 }));
+}
+
+/// Rows are looked at while the next range is summed up already: neither waits for the other for ever.
+#[test]
+fn differences_all_over_several_ranges() {
+    let pair = pair("things", "CREATE TABLE things (k int PRIMARY KEY, v int)");
+    for node in pair.nodes() {
+        node.sql("INSERT INTO things SELECT i, i FROM generate_series(1, 400000) i; ANALYZE things");
+    }
+    pair["legacy"].sql("UPDATE things SET v = 0 WHERE k % 50 = 0");
+    assert_eq!(table(&pair, 1)["different"], 8000);
 }
 
 /// Nothing is known of the tables' sizes yet, and one is much larger.
@@ -135,7 +150,7 @@ fn s08_a_partitioned_table_and_a_plain_one() {
          CREATE TABLE high PARTITION OF things FOR VALUES FROM (1000) TO (10000)",
     );
     pair["legacy"].sql("CREATE TABLE things (w text, v text, k int PRIMARY KEY)");
-    differ(&pair, "things", "INSERT INTO things (k, v, w) SELECT i, i, 'same' FROM generate_series(1, 3000) i");
+    differ(&pair, "things", 3000, "INSERT INTO things (k, v, w) SELECT i, i, 'same' FROM generate_series(1, 3000) i");
 }
 
 #[test]
@@ -165,14 +180,16 @@ fn three_nodes_at_once() {
 #[test]
 fn rows_that_swapped_their_values_are_different() {
     let pair = pair("things", "CREATE TABLE things (k int PRIMARY KEY, a int, b int, c bigint, d float8, n numeric)");
-    let insert = "INSERT INTO things SELECT i, i, -i, i, i, i FROM generate_series(0, 63) i";
+    // Otherwise all rows are alike: only the key tells which of the two values belongs where.
+    let insert = "TRUNCATE things; INSERT INTO things SELECT i, 0, 0, 0, 0, 0 FROM generate_series(0, 63) i";
+    for column in ["a", "b", "c", "d", "n"] {
+        for (node, value) in [("new", "k"), ("legacy", "3 - k")] {
+            pair[node].sql(&format!("{insert}; UPDATE things SET {column} = {value} WHERE k IN (1, 2)"));
+        }
+        assert_eq!(table(&pair, 1)["different"], 2, "{column}");
+    }
     for node in pair.nodes() {
         node.sql(insert);
-    }
-    for column in ["a", "b", "c", "d", "n"] {
-        pair["legacy"].sql(&format!("UPDATE things SET {column} = 3 - k WHERE k IN (1, 2)"));
-        assert_eq!(table(&pair, 1)["different"], 2, "{column}");
-        pair["legacy"].sql(&format!("TRUNCATE things; {insert}"));
     }
     pair["legacy"].sql("UPDATE things SET a = NULL WHERE k = 0; UPDATE things SET d = NULL, n = 'NaN' WHERE k = 1");
     assert_eq!(table(&pair, 1)["different"], 2);

@@ -32,7 +32,7 @@ const SPELLINGS: &[(&str, &str, &str, &str)] = &[
     ("inet", "10.0.0.1", "10.0.0.1/32", "10.0.0.1/31"),
     ("boolean", "t", "true", "f"),
     ("money", "1.00", "$1", "1.01"),
-    ("bigint", "1", "1", "4294967297"),
+    ("bigint", "0", "0", "4294967297"),
     ("composite", "(1.0,x)", "(1.00,x)", "(1.0,y)"),
     ("colour", "red", "red", "blue"),
     ("colour[]", "{red,blue}", "{red,blue}", "{blue,red}"),
