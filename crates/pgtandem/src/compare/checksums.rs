@@ -7,7 +7,6 @@ use super::subject::{Side, Subject};
 use crate::sql::Extent;
 use futures::future::try_join_all;
 use hashbrown::HashMap;
-use tokio_postgres::types::ToSql;
 
 /// So many rows' hashes are in memory at a time.
 const ROWS_AT_ONCE: u64 = 50_000;
@@ -121,9 +120,19 @@ impl Part<'_> {
 
     async fn rows(&self, numbers: &Vec<i32>) -> Result<Vec<tokio_postgres::Row>, CompareError> {
         let Self { side, subject, node, range, extent } = self;
-        let query = subject.tables[*node].rows_of_groups(extent, range.grouping(subject), subject.seed);
+        let table = &subject.tables[*node];
+        let runs = range.runs(subject, numbers);
         let mut parameters = range.parameters();
-        parameters.push(numbers as &(dyn ToSql + Sync));
+        let query = match &runs {
+            Some(runs) => {
+                parameters.push(runs);
+                table.rows_of_runs(extent, subject.seed)
+            }
+            None => {
+                parameters.push(numbers);
+                table.rows_of_groups(extent, range.grouping(subject), subject.seed)
+            }
+        };
         side.client.query(&query, &parameters).await.on(side.name, || self.doing())
     }
 

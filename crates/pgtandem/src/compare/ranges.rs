@@ -3,7 +3,7 @@
 use super::CompareError;
 use super::error::On;
 use super::subject::{Side, Subject};
-use crate::sql::{Extent, Grouping};
+use crate::sql::{Extent, Grouping, RUN_BITS};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::types::ToSql;
 
@@ -54,6 +54,20 @@ impl Range {
             Self::Between { .. } => Grouping::Hash { bits: (RANGE_ROWS / GROUP_ROWS).ilog2() },
             Self::Slice { groups, .. } => Grouping::Hash { bits: *groups },
         }
+    }
+
+    /// The runs of keys that these groups (ascending) are, if the range has not too many of them.
+    pub fn runs(&self, subject: &Subject, groups: &[i32]) -> Option<Vec<i64>> {
+        let Self::Between { after, upto } = self else { return None };
+        if !subject.one_integer {
+            return None;
+        }
+        let bits = (RANGE_ROWS / GROUP_ROWS).ilog2();
+        let first = integer(after.as_deref())?.checked_add(1)? >> RUN_BITS;
+        let last = integer(upto.as_deref())? >> RUN_BITS;
+        let few = last.checked_sub(first)? <= SPREAD << (bits + 1);
+        let group = |run: &i64| i32::try_from(run & ((1 << bits) - 1)).unwrap_or_default();
+        few.then(|| (first..=last).filter(|run| groups.binary_search(&group(run)).is_ok()).collect())
     }
 
     pub fn group_count(&self, subject: &Subject) -> usize {

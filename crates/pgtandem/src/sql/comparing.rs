@@ -44,7 +44,7 @@ pub enum Grouping {
 }
 
 /// Consecutive keys in one group of [`Grouping::Runs`], as a power of two.
-const RUN_BITS: u32 = 6;
+pub const RUN_BITS: u32 = 6;
 
 /// Mixed into every hash. Another one for each comparison: should two different rows have one hash, they will not have it
 /// again the next time, and nobody can make two rows that always do.
@@ -73,6 +73,22 @@ impl ComparedTable {
             self.within(extent, grouping, seed),
             self.group(grouping),
             self.parameters(extent) + 1
+        )
+    }
+
+    /// As [`Self::rows_of_groups`], of groups whose keys are these runs (a `bigint[]`, the last parameter), which the
+    /// primary key's index leads to: the range need not be read once more.
+    pub fn rows_of_runs(&self, extent: &Extent, seed: Seed) -> String {
+        let (token, name) = (self.key[0].canonical.token(&self.key[0].name), &self.key[0].name);
+        format!(
+            "SELECT ARRAY[{token}]::pg_catalog.text[], ARRAY[{}], {} FROM unnest(${}::pg_catalog.int8[]) AS v(run) \
+             JOIN {} AS t ON t.{name} >= (v.run << {RUN_BITS}) AND t.{name} <= ((v.run << {RUN_BITS}) | {}) WHERE {}",
+            texts(&self.key),
+            self.row_hash(Grouping::Runs { bits: 0 }, seed),
+            self.parameters(extent) + 1,
+            self.name,
+            (1_u64 << RUN_BITS) - 1,
+            self.between(extent)
         )
     }
 

@@ -16,8 +16,8 @@ mod table;
 pub use canonical::Canonical;
 pub use capture::{create_capture, drop_capture, empty_outbox};
 pub use comparing::{
-    ComparedColumn, ComparedTable, Extent, FOR_GROUPS, Grouping, LONGEST_SHOWN, Reference, Seed, parents_present,
-    probe_hash, rows_without_parent,
+    ComparedColumn, ComparedTable, Extent, FOR_GROUPS, Grouping, LONGEST_SHOWN, RUN_BITS, Reference, Seed,
+    parents_present, probe_hash, rows_without_parent,
 };
 pub use copying::{
     copy_in, copy_out, copy_table, create_copy_table, holds_rows, insert_from_copy_table, rest_of_copy_table,
