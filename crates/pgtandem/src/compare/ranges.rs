@@ -12,7 +12,7 @@ const RANGE_ROWS: u64 = 1 << 16;
 /// Slices are found only by reading the whole table: the fewer, the better.
 const SLICE_ROWS: u64 = 1 << 19;
 /// Of a group that differs all rows' hashes are read.
-const GROUP_ROWS: u64 = 1 << 6;
+const GROUP_ROWS: u64 = 1 << RUN_BITS;
 /// Where consecutive keys are not further apart than this on average, ranges are counted off instead of looked up: most
 /// keys are numbered through, and looking takes a fifth of the time that summing takes.
 const SPREAD: i64 = 4;

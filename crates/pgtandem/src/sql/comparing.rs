@@ -44,7 +44,7 @@ pub enum Grouping {
 }
 
 /// Consecutive keys in one group of [`Grouping::Runs`], as a power of two.
-pub const RUN_BITS: u32 = 6;
+pub const RUN_BITS: u32 = 4;
 
 /// Mixed into every hash. Another one for each comparison: should two different rows have one hash, they will not have it
 /// again the next time, and nobody can make two rows that always do.
