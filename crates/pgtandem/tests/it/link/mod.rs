@@ -1,6 +1,7 @@
 //! init, check, plan, up and down, through the command itself.
 
 mod s38_check;
+mod s40_merge;
 mod s40_up;
 mod s41_killed;
 mod s43_down;
