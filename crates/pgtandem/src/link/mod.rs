@@ -11,7 +11,7 @@ mod restore;
 mod tables;
 
 pub use decision::{
-    Contender, Decision, DecisionFilter, MergeDecision, count_decisions, insert_merge_decisions, list_decisions,
+    Contender, Decision, DecisionFilter, MERGE, MergeDecision, count_decisions, insert_merge_decisions, list_decisions,
     prune_decisions, set_undone,
 };
 pub use epoch::{Epoch, read_epoch, take_epoch};

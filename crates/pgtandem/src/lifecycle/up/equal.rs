@@ -151,9 +151,10 @@ fn toml_text(text: &str) -> String {
 
 fn refuse_clashes(table: &QualifiedName, tally: &Tally, names: &[&str], subject: Option<&Subject>) -> LifecycleError {
     let mut what = format!(
-        "{}: {} pairs of rows with different keys claim the same unique value, and cannot be in one table",
+        "{}: rows with different keys claim the same unique value, and cannot be in one table ({} {})",
         table.plain(),
-        tally.clashes
+        tally.clashes,
+        if tally.clashes == 1 { "pair" } else { "pairs" }
     );
     for clash in &tally.clash_examples {
         let columns = clash.columns.iter().filter_map(|at| Some(subject?.columns.get(*at)?.as_str()));

@@ -209,14 +209,17 @@ impl Merge<'_> {
 fn in_words(merge: &Merge<'_>, counts: &[Counts]) -> String {
     let of = |what: &str, preposition: &str, count: fn(&Counts) -> u64| {
         let some = merge.places.iter().zip(counts).filter(|(_, counts)| count(counts) > 0);
-        let each: Vec<String> =
-            some.map(|(place, counts)| format!("{} {preposition} {}", count(counts), place.name)).collect();
-        (!each.is_empty()).then(|| format!("{what} {}", each.join(", ")))
+        let each = some.enumerate().map(|(at, (place, counts))| {
+            let what = if at == 0 { what } else { "" };
+            format!("{}{what} {preposition} {}", count(counts), place.name)
+        });
+        let each: Vec<String> = each.collect();
+        (!each.is_empty()).then(|| each.join(", "))
     };
     let parts = [
-        of("copied", "to", |counts| counts.copied),
-        of("overwritten", "on", |counts| counts.overwritten),
-        of("left to `pgtandem run`, as they were written meanwhile or refused:", "on", |counts| counts.held),
+        of(" rows copied", "to", |counts| counts.copied),
+        of(" overwritten", "on", |counts| counts.overwritten),
+        of(" refused, or written meanwhile, which `pgtandem run` will judge,", "on", |counts| counts.held),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() { "nothing to merge".to_owned() } else { parts.join("; ") }
