@@ -2,6 +2,7 @@
 
 use super::Work;
 use super::copy::Copy;
+use super::resume::Copied;
 use super::snapshot::Snapshot;
 use crate::catalog::TableShape;
 use crate::config::Merge;
@@ -60,7 +61,24 @@ impl Work<'_> {
                 }
             }
         }
+        self.note_that_all_have_it(id, table).await?;
         self.make_live(id, table).await
+    }
+
+    /// Nodes become live one after the other, and the applications go on writing: an `up` that is killed in between must
+    /// not be followed by one that compares them.
+    async fn note_that_all_have_it(&self, id: i32, table: &QualifiedName) -> Result<(), LifecycleError> {
+        // A node that joins others comes last: there is nothing in between.
+        if self.surveys.iter().any(|survey| survey.is_live(table)) {
+            return Ok(());
+        }
+        let copied = Copied { source: self.plan.identities[0].incarnation, rows: 0 };
+        let copied = serde_json::to_value(copied).unwrap_or_default();
+        for node in &self.nodes[1..] {
+            let noted = link::save_restore(node.client(), RestoreKind::Copy, &id.to_string(), &copied, None).await;
+            noted.on(&node.name, "noting that the rows are there")?;
+        }
+        Ok(())
     }
 
     /// Makes the rows of those that have any the same, or refuses. True: those that have none have got them, too.

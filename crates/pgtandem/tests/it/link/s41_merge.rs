@@ -196,6 +196,31 @@ fn s41_merge_killed_while_rows_are_written() {
 }
 
 #[test]
+fn s41_merge_killed_when_one_node_is_live_and_the_other_is_not() {
+    let pair = pair("merge = \"newest\"");
+    pair["new"].sql("INSERT INTO products VALUES (1, 'one'), (5000, 'last')");
+    pair["legacy"].sql("INSERT INTO products VALUES (2, 'two')");
+    pair["legacy"].sql(GATE);
+    let (gate, block) = (pair["legacy"].session(), pair["legacy"].session());
+    gate.run("SELECT pg_advisory_lock(42)").unwrap();
+    let mut up = start_up(&pair);
+    wait_until("a row waits for the test", PATIENCE, || pair["legacy"].sql(WAITS) == "1");
+    block.run("BEGIN; SELECT FROM pgtandem.linked_table FOR UPDATE").unwrap();
+    gate.run("SELECT pg_advisory_unlock(42)").unwrap();
+    let live = |node: &str| pair[node].sql("SELECT state FROM pgtandem.linked_table");
+    wait_until("one is live", PATIENCE, || live("new") == "live");
+    up.kill().unwrap();
+    up.wait().unwrap();
+    block.run("ROLLBACK").unwrap();
+    assert_eq!(live("legacy"), "linking");
+    pair["new"].sql("UPDATE products SET name = 'one later' WHERE id = 1");
+    pair["legacy"].sql("DELETE FROM products WHERE id = 2");
+    let _hub = pair.linked();
+    pair.settle();
+    assert_eq!(pair["legacy"].sql("SELECT name FROM products ORDER BY id"), "one later\nlast");
+}
+
+#[test]
 fn s41_merge_killed_at_any_point_can_be_repeated() {
     let mut steps = 0;
     loop {
