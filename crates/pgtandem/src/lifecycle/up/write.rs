@@ -15,6 +15,8 @@ use tokio_postgres::types::ToSql;
 const DOING: &str = "merging rows";
 /// Behind savepoints each row is a round trip.
 const ONE_BY_ONE: usize = 50;
+/// Of a batch with such a row.
+const PARTS: usize = 8;
 
 /// What came of a transaction.
 enum Outcome {
@@ -27,15 +29,20 @@ impl Merge<'_> {
     /// In transactions that are marked as ours, so that nothing of it travels back: set-wise, or where that does not
     /// go, row by row.
     pub(super) async fn write(&self, place: usize, writes: &[Write<'_>]) -> Result<Counts, LifecycleError> {
-        if writes.is_empty() {
-            return Ok(Counts::default());
-        }
-        if let Outcome::Done(counts) = self.patiently(place, writes, true).await? {
-            return Ok(counts);
-        }
-        let mut sum = Counts::default();
-        for some in writes.chunks(ONE_BY_ONE) {
-            let Outcome::Done(counts) = self.patiently(place, some, false).await? else { continue };
+        let (mut sum, mut waiting) = (Counts::default(), vec![writes]);
+        while let Some(some) = waiting.pop().filter(|some| !some.is_empty()) {
+            let counts = match self.patiently(place, some, true).await? {
+                Outcome::Done(counts) => counts,
+                // One of a thousand should not make them all slow.
+                Outcome::NotAll if some.len() > ONE_BY_ONE => {
+                    waiting.extend(some.chunks(some.len().div_ceil(PARTS)).rev());
+                    continue;
+                }
+                Outcome::NotAll => match self.patiently(place, some, false).await? {
+                    Outcome::Done(counts) => counts,
+                    Outcome::NotAll => continue,
+                },
+            };
             sum.copied += counts.copied;
             sum.overwritten += counts.overwritten;
             sum.held += counts.held;

@@ -98,6 +98,8 @@ fn write(session: &Session, node: &str, stop: &AtomicBool) -> Vec<String> {
         }
         let id = round * 17 % 15_000;
         session.run(format!("UPDATE products SET updated_at = now(), name = name || '+' WHERE id = {id}")).unwrap();
+        // Some hundred rows a second: the test is about what is lost, not about how fast a backlog drains.
+        std::thread::sleep(std::time::Duration::from_millis(2));
     }
     names
 }
