@@ -185,7 +185,8 @@ pub fn render(conflict: &Conflict, width: usize, style: Style) -> String {
     let Conflict { table, kind, winner, loser, policy, why, .. } = conflict;
     let row = style.bold(format!("{table} {}", key_text(&conflict.key)));
     let mut text = format!("{when}  {row}  {kind}  {}\n", style.dim(&conflict.name));
-    let over = format!("over {} (resolve = {policy}): {why}", loser.node);
+    let by = if conflict.is_of_a_merge() { policy.clone() } else { format!("resolve = {policy}") };
+    let over = format!("over {} ({by}): {why}", loser.node);
     text.push_str(&format!("  {} {over}\n", style.good(format!("{} won", winner.node))));
 
     if let Some(at) = conflict.undone_at {
@@ -193,13 +194,14 @@ pub fn render(conflict: &Conflict, width: usize, style: Style) -> String {
     }
     let stamp = |side: &crate::observe::Side| side.stamp.map(when::precisely).unwrap_or_default();
     let columns = conflict.columns();
-    let label = columns.iter().map(|name| name.chars().count()).max().unwrap_or_default().max("committed".len());
+    let since = if conflict.is_of_a_merge() { "as of" } else { "committed" };
+    let label = columns.iter().map(|name| name.chars().count()).max().unwrap_or_default().max(since.len());
     let room = width.saturating_sub(label + 8).max(20) / 2;
     let mut grid = Grid::indented(2);
     let head = |node: &str, what: &str| Cell::new(clip(&format!("{node} {what}"), room)).tone(Tone::Bold);
     grid.row([Cell::new(" "), Cell::new(""), head(&winner.node, "(won)"), head(&loser.node, "(lost)")]);
     let dim = |text: &str| Cell::new(text).tone(Tone::Dim);
-    grid.row([dim(" "), dim("committed"), dim(&stamp(winner)), dim(&stamp(loser))]);
+    grid.row([dim(" "), dim(since), dim(&stamp(winner)), dim(&stamp(loser))]);
     for name in columns {
         let (won, lost) = (value(winner.row.as_ref(), name), value(loser.row.as_ref(), name));
         let differs = won != lost;

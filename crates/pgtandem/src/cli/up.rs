@@ -102,6 +102,11 @@ impl Progress for Watch {
         self.clear();
     }
 
+    fn merged(&self, table: &QualifiedName, what: &str) {
+        self.clear();
+        eprintln!("  {}: {what}", table.plain());
+    }
+
     fn rows_end(&self, table: &QualifiedName, rows: u64) {
         self.clear();
         eprintln!("  {}: {} rows copied", table.plain(), HumanCount(rows));

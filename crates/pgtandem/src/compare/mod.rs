@@ -19,6 +19,7 @@ mod scan;
 mod sequences;
 mod subject;
 mod tally;
+mod whole;
 
 pub use error::CompareError;
 pub use orphans::{Orphan, Orphans};
@@ -27,3 +28,4 @@ pub use scan::{Checkpoint, Options, Sessions, Watch, compare_rows};
 pub use sequences::{Next, Overlap};
 pub use subject::{Columns, Side, Subject, columns_by_name};
 pub use tally::{Clash, Found, Partial, Tally};
+pub use whole::{WholeRow, read_whole};

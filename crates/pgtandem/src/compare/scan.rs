@@ -216,6 +216,7 @@ impl Scan<'_> {
             key: suspect.texts[node].clone(),
             rows: seen.iter().map(|row| row.as_ref().map(|row| row.shown.clone())).collect(),
             differs: differing_columns(self.subject, seen),
+            keys: suspect.texts.clone(),
         }
     }
 

@@ -36,6 +36,10 @@ pub struct Found {
     pub rows: Vec<Option<Vec<Option<String>>>>,
     /// Which columns are not the same wherever the row is.
     pub differs: Vec<bool>,
+    /// Node by node the texts of the key's columns; where the row is missing, those of a node that has it. Only for who
+    /// watches.
+    #[serde(skip)]
+    pub keys: Vec<Vec<String>>,
 }
 
 /// Two rows that would violate a unique index if they were in one table.
@@ -52,6 +56,11 @@ impl Found {
     /// Numbers of the nodes that have it.
     pub fn on(&self) -> Vec<usize> {
         (0..self.rows.len()).filter(|node| self.rows[*node].is_some()).collect()
+    }
+
+    /// Two nodes have it, and not the same row.
+    pub fn is_contested(&self) -> bool {
+        self.differs.contains(&true)
     }
 
     pub fn is_everywhere(&self) -> bool {

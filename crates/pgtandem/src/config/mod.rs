@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::connect::{Endpoint, Environment};
-use crate::sql::QualifiedName;
+use crate::sql::{Ident, QualifiedName};
 
 pub use names::spell_table_name;
 pub use report::{ConfigFault, ConfigFaults};
@@ -53,6 +53,9 @@ pub struct Table {
     pub name: QualifiedName,
     pub resolve: Resolve,
     pub ids: Ids,
+    pub merge: Merge,
+    /// The column that tells which of two rows is newer.
+    pub merge_by: Ident,
     /// Line of the file, for messages that come later.
     pub line: usize,
 }
@@ -66,6 +69,20 @@ pub enum Resolve {
     Prefer(String),
 }
 
+/// How rows that differ become the same when tables that are filled on several nodes are linked. `Display` is the
+/// spelling of the config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Merge {
+    /// Not at all: they are linked only if they are equal.
+    Refuse,
+    /// The row whose column `merge_by` is larger.
+    Newest,
+    /// The row of the node with this name; where it has none, that of the node that comes first in the config.
+    Prefer(String),
+    /// Rows that some nodes lack are copied, and no row is overwritten.
+    OnlyMissing,
+}
+
 /// Whether serial and identity keys of the nodes are kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ids {
@@ -74,6 +91,9 @@ pub enum Ids {
     /// Sequences stay as they are: keys come from elsewhere, or only one node inserts.
     Keep,
 }
+
+/// Where `merge_by` is not given.
+pub const MERGE_BY: &str = "updated_at";
 
 /// The section `[hub]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,6 +180,17 @@ impl Capture {
 impl fmt::Display for Capture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Merge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refuse => f.write_str("refuse"),
+            Self::Newest => f.write_str("newest"),
+            Self::Prefer(node) => write!(f, "prefer:{node}"),
+            Self::OnlyMissing => f.write_str("only-missing"),
+        }
     }
 }
 

@@ -10,9 +10,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::interpolate::interpolate;
 use super::names::{check_node_name, table_name};
-use super::{Capture, Config, ConfigFault, ConfigFaults, HubSettings, Ids, Node, Resolve, Table};
+use super::{Capture, Config, ConfigFault, ConfigFaults, HubSettings, Ids, MERGE_BY, Merge, Node, Resolve, Table};
 use crate::connect::spelling::closest;
 use crate::connect::{Endpoint, Environment};
+use crate::sql::Ident;
 
 const OF_A_NODE: &str = "of a node";
 
@@ -266,15 +267,20 @@ impl<'a> Reader<'a> {
         const NAME: &str = "name = \"products\" or name = \"shop.products\"";
         let section =
             self.section(item, "an entry of `tables`", "write [[tables]] and below it name = \"products\"")?;
-        self.only_known(&section, "of a table", &["name", "resolve", "ids"]);
+        self.only_known(&section, "of a table", &["name", "resolve", "ids", "merge", "merge_by"]);
         let resolve = self.resolve(&section, nodes);
         let ids = self.ids(&section);
+        let merge = self.merge(&section, nodes);
+        let merge_by = self.merge_by(&section, &merge);
         if !section.table.contains_key("name") {
             self.fault(section.span.clone(), "a table has no name", format!("add {NAME}"));
         }
         let (name, span) = self.text_value(&section, "name", NAME)?;
         match table_name(&name) {
-            Ok(name) => Some((Table { name, resolve, ids, line: self.line_of(span.start) }, span)),
+            Ok(name) => {
+                let line = self.line_of(span.start);
+                Some((Table { name, resolve, ids, merge, merge_by, line }, span))
+            }
             Err((message, remedy)) => {
                 self.fault(span, message, remedy);
                 None
@@ -291,11 +297,7 @@ impl<'a> Reader<'a> {
             None if text == "newest" => Resolve::Newest,
             Some(("prefer", node)) if nodes.contains(&node) => Resolve::Prefer(node.to_owned()),
             Some(("prefer", node)) => {
-                let remedy = match closest(node, nodes.iter().copied()) {
-                    Some(close) => format!("did you mean `prefer:{close}`?"),
-                    None => format!("the nodes are: {}", nodes.join(", ")),
-                };
-                self.fault(span, format!("there is no node `{node}` to prefer"), remedy);
+                self.no_such_node(node, nodes, span);
                 Resolve::Newest
             }
             _ => {
@@ -303,6 +305,44 @@ impl<'a> Reader<'a> {
                 Resolve::Newest
             }
         }
+    }
+
+    fn no_such_node(&mut self, node: &str, nodes: &[&str], span: Range<usize>) {
+        let remedy = match closest(node, nodes.iter().copied()) {
+            Some(close) => format!("did you mean `prefer:{close}`?"),
+            None => format!("the nodes are: {}", nodes.join(", ")),
+        };
+        self.fault(span, format!("there is no node `{node}` to prefer"), remedy);
+    }
+
+    fn merge(&mut self, section: &Section<'a>, nodes: &[&str]) -> Merge {
+        const EXAMPLE: &str = "merge = \"newest\", \"prefer:NODE\", \"only-missing\" or \"refuse\"";
+        let Some((text, span)) = self.text_value(section, "merge", EXAMPLE) else {
+            return Merge::Refuse;
+        };
+        match text.split_once(':') {
+            None if text == "refuse" => return Merge::Refuse,
+            None if text == "newest" => return Merge::Newest,
+            None if text == "only-missing" => return Merge::OnlyMissing,
+            Some(("prefer", node)) if nodes.contains(&node) => return Merge::Prefer(node.to_owned()),
+            Some(("prefer", node)) => self.no_such_node(node, nodes, span),
+            _ => self.fault(span, format!("`{text}` is not a way to merge tables"), format!("write {EXAMPLE}")),
+        }
+        Merge::Refuse
+    }
+
+    fn merge_by(&mut self, section: &Section<'a>, merge: &Merge) -> Ident {
+        const EXAMPLE: &str = "merge_by = \"updated_at\"";
+        let Some((name, span)) = self.text_value(section, "merge_by", EXAMPLE) else {
+            return Ident::new(MERGE_BY);
+        };
+        if name.is_empty() || name.len() > Ident::MAX_BYTES {
+            self.fault(span, format!("`{name}` is not the name of a column"), format!("write {EXAMPLE}"));
+        } else if *merge != Merge::Newest {
+            let what = "`merge_by` says which row is newer, and this table's rows are not merged by that";
+            self.fault(span, what, "add merge = \"newest\", or take merge_by out");
+        }
+        Ident::new(name)
     }
 
     fn ids(&mut self, section: &Section<'a>) -> Ids {

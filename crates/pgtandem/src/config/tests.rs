@@ -37,6 +37,8 @@ name = "products"
 name = "shop.orders"
 resolve = "prefer:legacy"
 ids = "keep"
+merge = "newest"
+merge_by = "changed"
 [hub]
 silence_timeout_s = 10
 keep_conflicts_mib = 1_00
@@ -52,12 +54,16 @@ keep_conflicts_mib = 1_00
                 name: QualifiedName::new("public", "products"),
                 resolve: Resolve::Newest,
                 ids: Ids::Interleave,
+                merge: Merge::Refuse,
+                merge_by: MERGE_BY.into(),
                 line: 8
             },
             Table {
                 name: QualifiedName::new("shop", "orders"),
                 resolve: Resolve::Prefer("legacy".to_owned()),
                 ids: Ids::Keep,
+                merge: Merge::Newest,
+                merge_by: "changed".into(),
                 line: 10
             },
         ]
@@ -109,6 +115,24 @@ colour = true
 [hubb]
 "#
     ));
+}
+
+#[test]
+fn faults_of_a_merge() {
+    insta::assert_snapshot!(report(&with_nodes(
+        r#"
+[[tables]]
+name = "a"
+merge = "prefer:newt"
+[[tables]]
+name = "b"
+merge = "oldest"
+[[tables]]
+name = "c"
+merge = "only-missing"
+merge_by = "changed_at"
+"#
+    )));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::identity::Identity;
 use super::plan::{Plan, Rows, Step};
-use crate::config::Capture;
+use crate::config::{Capture, Merge};
 use crate::link::{OUTBOX_SQL, PUBLICATION, SCHEMA_SQL};
 use crate::sql::{self, Ident, Literal, QualifiedName};
 
@@ -87,11 +87,25 @@ impl Plan {
             Rows::Copy { from, to } => {
                 format!("copy {table} from {} to {}", self.name(*from), names(to))
             }
-            Rows::Compare { nodes, copy_to } if copy_to.is_empty() => {
-                format!("compare {table} on {}: it is linked if its rows are equal", names(nodes))
-            }
-            Rows::Compare { nodes, copy_to } => {
-                format!("compare {table} on {}: if its rows are equal, copy them to {}", names(nodes), names(copy_to))
+            Rows::Compare { nodes, copy_to, merge, by } => {
+                let on = names(nodes);
+                let copied = match copy_to.as_slice() {
+                    [] => String::new(),
+                    to => format!(", and copy it to {}", names(to)),
+                };
+                match merge {
+                    Merge::Refuse if copy_to.is_empty() => {
+                        format!("compare {table} on {on}: it is linked if its rows are equal")
+                    }
+                    Merge::Refuse => {
+                        format!("compare {table} on {on}: if its rows are equal, copy them to {}", names(copy_to))
+                    }
+                    Merge::Newest => format!("merge {table} on {on}: newest by {}{copied}", by.as_str()),
+                    Merge::Prefer(node) => format!("merge {table} on {on}: rows of {node} are preferred{copied}"),
+                    Merge::OnlyMissing => {
+                        format!("merge {table} on {on}: only rows that are missing, if no others differ{copied}")
+                    }
+                }
             }
         }
     }
@@ -179,7 +193,7 @@ impl Plan {
         let (sources, targets): (&[usize], &[usize]) = match rows {
             Rows::NoneYet => (&[], &[]),
             Rows::Copy { from, to } => (std::slice::from_ref(from), to),
-            Rows::Compare { nodes, copy_to } => (nodes, copy_to),
+            Rows::Compare { nodes, copy_to, .. } => (nodes, copy_to),
         };
         let mut all = Vec::new();
         for node in sources {

@@ -1,6 +1,7 @@
 //! Sessions on all nodes.
 
 use super::LifecycleError;
+use super::error::On;
 use crate::config::{Config, Node};
 use crate::connect::{Endpoint, Session};
 use futures::future::join_all;
@@ -61,6 +62,15 @@ impl OpenNode {
         let settings: Vec<_> = SESSION_SETTINGS.iter().copied().filter(|(name, _)| *name != "search_path").collect();
         let session = self.endpoint.connect("pgtandem", &settings).await;
         session.map_err(|error| LifecycleError::connect(&self.name, error))
+    }
+
+    /// What the server and the database set for whoever sets nothing.
+    pub async fn time_zone(&self) -> Result<String, LifecycleError> {
+        const DOING: &str = "reading the time zone";
+        let session = self.endpoint.connect("pgtandem", &[]).await;
+        let session = session.map_err(|error| LifecycleError::connect(&self.name, error))?;
+        let row = session.client.query_one("SELECT pg_catalog.current_setting('TimeZone')", &[]).await;
+        Ok(row.on(&self.name, DOING)?.get(0))
     }
 
     pub fn client(&self) -> &tokio_postgres::Client {

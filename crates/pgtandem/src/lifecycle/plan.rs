@@ -7,7 +7,7 @@ use super::identity::{Identity, identities, slot_count};
 use super::interleave::{Interleaving, interleavings};
 use super::{LifecycleError, NodeSurvey};
 use crate::catalog::{Column, Leaf, ReplicaIdentity, TableShape};
-use crate::config::{Capture, Config, Ids, Table};
+use crate::config::{Capture, Config, Ids, Merge, Table};
 use crate::sql::{Ident, QualifiedName};
 
 #[derive(Debug, Clone)]
@@ -95,8 +95,9 @@ pub enum Rows {
     NoneYet,
     /// One node has rows: they are copied to these.
     Copy { from: usize, to: Vec<usize> },
-    /// Several have: they are compared, and copied to those that have none, if there are such.
-    Compare { nodes: Vec<usize>, copy_to: Vec<usize> },
+    /// Several have: they are compared, merged if they differ and that is asked for, and copied to those that have none,
+    /// if there are such.
+    Compare { nodes: Vec<usize>, copy_to: Vec<usize>, merge: Merge, by: Ident },
 }
 
 impl Plan {
@@ -326,7 +327,11 @@ impl Planner<'_> {
         let rows = match filled.as_slice() {
             [] => Rows::NoneYet,
             [from] => Rows::Copy { from: *from, to: empty },
-            _ => Rows::Compare { nodes: filled, copy_to: empty },
+            _ => {
+                // What is written to a table that is live already would have to reach its other nodes as well.
+                let merge = if first_live.is_some() { Merge::Refuse } else { table.merge.clone() };
+                Rows::Compare { nodes: filled, copy_to: empty, merge, by: table.merge_by.clone() }
+            }
         };
         self.steps.push(Step::Fill { id: self.table_id(table), table: table.name.clone(), rows });
     }

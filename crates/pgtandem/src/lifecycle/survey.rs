@@ -28,6 +28,8 @@ pub struct NodeSurvey {
     pub filled: BTreeSet<QualifiedName>,
     /// Now, to tell by how much the slot lags behind.
     pub position: Option<PgLsn>,
+    /// Of an application's sessions, as far as the server and the database say; read only where it matters.
+    pub time_zone: Option<String>,
 }
 
 /// What the node knows of the link.
@@ -147,6 +149,7 @@ pub async fn survey(
             slot,
             filled,
             position,
+            time_zone: None,
         })
     };
     read.await.map_err(|error| LifecycleError::sql(name, "reading the catalog", error))

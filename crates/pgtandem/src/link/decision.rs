@@ -80,6 +80,76 @@ fn decision(row: &Row) -> Decision {
     }
 }
 
+/// A row that was overwritten when two filled tables were made one.
+#[derive(Debug, Clone)]
+pub struct MergeDecision {
+    pub key: Value,
+    pub key_bytes: Vec<u8>,
+    pub winner: Contender,
+    pub loser: Contender,
+    pub why: String,
+}
+
+/// One of the two rows.
+#[derive(Debug, Clone)]
+pub struct Contender {
+    pub node: i16,
+    /// Just below the first change of the node that is judged.
+    pub position: PgLsn,
+    /// When the row was read.
+    pub stamp: SystemTime,
+    pub row: Value,
+}
+
+/// What [`MergeDecision`]s are called in the table.
+pub const MERGE: &str = "merge";
+
+pub async fn insert_merge_decisions(
+    client: &impl GenericClient,
+    table_id: i32,
+    policy: &str,
+    decisions: &[MergeDecision],
+) -> Result<(), Error> {
+    const QUERY: &str = "
+        INSERT INTO pgtandem.decision (table_id, key, key_bytes, winner_node, winner_position, loser_node, loser_position,
+                                       winner_stamp, loser_stamp, kind, winner_row, loser_row, policy, why)
+        SELECT $1, d.key, d.key_bytes, d.winner_node, d.winner_position, d.loser_node, d.loser_position,
+               d.winner_stamp, d.loser_stamp, $2, d.winner_row, d.loser_row, $3, d.why
+        FROM unnest($4::jsonb[], $5::bytea[], $6::int2[], $7::pg_lsn[], $8::int2[], $9::pg_lsn[], $10::timestamptz[],
+                    $11::timestamptz[], $12::jsonb[], $13::jsonb[], $14::text[])
+             AS d(key, key_bytes, winner_node, winner_position, loser_node, loser_position, winner_stamp, loser_stamp,
+                  winner_row, loser_row, why)
+        ON CONFLICT DO NOTHING";
+    fn all<'a, T>(of: &'a [MergeDecision], part: impl Fn(&'a MergeDecision) -> T) -> Vec<T> {
+        of.iter().map(part).collect()
+    }
+    if decisions.is_empty() {
+        return Ok(());
+    }
+    client
+        .execute(
+            QUERY,
+            &[
+                &table_id,
+                &MERGE,
+                &policy,
+                &all(decisions, |d| &d.key),
+                &all(decisions, |d| d.key_bytes.as_slice()),
+                &all(decisions, |d| d.winner.node),
+                &all(decisions, |d| d.winner.position),
+                &all(decisions, |d| d.loser.node),
+                &all(decisions, |d| d.loser.position),
+                &all(decisions, |d| d.winner.stamp),
+                &all(decisions, |d| d.loser.stamp),
+                &all(decisions, |d| &d.winner.row),
+                &all(decisions, |d| &d.loser.row),
+                &all(decisions, |d| d.why.as_str()),
+            ],
+        )
+        .await
+        .map(drop)
+}
+
 pub async fn count_decisions(client: &impl GenericClient) -> Result<i64, Error> {
     Ok(client.query_one("SELECT pg_catalog.count(*) FROM pgtandem.decision", &[]).await?.get(0))
 }

@@ -93,3 +93,8 @@ pub async fn delete_held(client: &impl GenericClient, table_id: i32, key_bytes: 
     client.execute(QUERY, &[&table_id, &key_bytes]).await?;
     Ok(())
 }
+
+/// Of a table that is not live, so that no hub has written any: what an `up` that did not end has left.
+pub async fn delete_held_of_table(client: &impl GenericClient, table_id: i32) -> Result<(), Error> {
+    client.execute("DELETE FROM pgtandem.held WHERE table_id = $1", &[&table_id]).await.map(drop)
+}

@@ -11,9 +11,12 @@ mod outbox;
 mod restore;
 mod tables;
 
-pub use decision::{Decision, DecisionFilter, count_decisions, list_decisions, prune_decisions, set_undone};
+pub use decision::{
+    Contender, Decision, DecisionFilter, MERGE, MergeDecision, count_decisions, insert_merge_decisions, list_decisions,
+    prune_decisions, set_undone,
+};
 pub use epoch::{Epoch, read_epoch, take_epoch};
-pub use held::{Held, delete_held, insert_held, list_held};
+pub use held::{Held, delete_held, delete_held_of_table, insert_held, list_held};
 pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, ask_to_yield, lock, notify_changed, try_lock, unlock};
 pub use nodes::{
     NewNode, NodeRow, OtherVersion, Peer, insert_peer, read_last_number, read_node, read_peers, set_left,

@@ -194,6 +194,12 @@ fn in_order(row: &Json, columns: &[String]) -> Json {
 }
 
 impl Conflict {
+    /// No two changes that met: rows that were there before the table was linked.
+    #[must_use]
+    pub fn is_of_a_merge(&self) -> bool {
+        self.kind == link::MERGE
+    }
+
     /// Columns of both rows, the winner's order first.
     #[must_use]
     pub fn columns(&self) -> Vec<&str> {

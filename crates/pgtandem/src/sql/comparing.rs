@@ -51,6 +51,9 @@ pub const RUN_BITS: u32 = 4;
 #[derive(Debug, Clone, Copy)]
 pub struct Seed(pub i64);
 
+/// Of the row `t`: another after every write of it. (Not only `xmin`, which two writes may have in common.)
+pub const ROW_VERSION: &str = "pg_catalog.concat(t.tableoid, t.ctid, t.xmin)";
+
 impl ComparedTable {
     /// A group's number, how many rows it has, and the sum (without carry) of the rows' hashes, whatever their order. The
     /// seed of a row's hash comes from its key: so values that changed places between two rows do not cancel out.
@@ -107,10 +110,18 @@ impl ComparedTable {
     /// Of the rows with these keys (one `text[]` per key column): the key's place in the arrays, what changes whenever
     /// the row is written, the values as they are shown, and their tokens.
     pub fn look(&self) -> String {
-        let shown = list(self.columns.iter().map(|column| shown(&column.name)));
+        self.look_at(&list(self.columns.iter().map(|column| shown(&column.name))))
+    }
+
+    /// As [`Self::look`], with the values whole.
+    pub fn read_whole(&self) -> String {
+        self.look_at(&texts(&self.columns))
+    }
+
+    fn look_at(&self, values: &str) -> String {
         let tokens = list(self.columns.iter().map(|column| column.canonical.token(&column.name)));
         format!(
-            "SELECT v.place, pg_catalog.concat(t.tableoid, t.ctid, t.xmin), ARRAY[{shown}]::pg_catalog.text[], \
+            "SELECT v.place, {ROW_VERSION}, ARRAY[{values}]::pg_catalog.text[], \
                     ARRAY[{tokens}]::pg_catalog.text[] FROM {} JOIN {} AS t ON {}",
             keys(self.key.len()),
             self.name,

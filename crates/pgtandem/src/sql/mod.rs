@@ -9,6 +9,7 @@ mod canonical;
 mod capture;
 mod comparing;
 mod copying;
+mod merging;
 mod rows;
 mod sequence;
 mod table;
@@ -16,12 +17,13 @@ mod table;
 pub use canonical::Canonical;
 pub use capture::{create_capture, drop_capture, empty_outbox};
 pub use comparing::{
-    ComparedColumn, ComparedTable, Extent, FOR_GROUPS, Grouping, LONGEST_SHOWN, RUN_BITS, Reference, Seed,
+    ComparedColumn, ComparedTable, Extent, FOR_GROUPS, Grouping, LONGEST_SHOWN, ROW_VERSION, RUN_BITS, Reference, Seed,
     parents_present, probe_hash, rows_without_parent,
 };
 pub use copying::{
     copy_in, copy_out, copy_table, create_copy_table, holds_rows, insert_from_copy_table, rest_of_copy_table,
 };
+pub use merging::{insert_missing, newest, overwrite};
 pub use rows::{
     NOT_WRITTEN, WrittenColumn, copy_rows, counted_update, counted_upsert, delete, delete_all, delete_found,
     lock_for_writing, lock_rows, move_rows, refuse_duplicates, refuse_present, refuse_referenced, select_values, stash,

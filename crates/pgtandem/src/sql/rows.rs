@@ -21,7 +21,7 @@ pub struct WrittenColumn {
 
 impl WrittenColumn {
     /// The value with number `at` as the column's type.
-    fn value(&self, at: usize) -> String {
+    pub(super) fn value(&self, at: usize) -> String {
         match self.cast_type.as_str() {
             // The cast from text takes names only; the type's own input also takes `-` and numbers, which it writes.
             "regclass" => format!("pg_catalog.regclassin(pg_catalog.textout(v.c{at}))"),
@@ -30,11 +30,11 @@ impl WrittenColumn {
     }
 }
 
-fn values(columns: &[WrittenColumn]) -> String {
+pub(super) fn values(columns: &[WrittenColumn]) -> String {
     list(columns.iter().enumerate().map(|(at, column)| column.value(at)))
 }
 
-fn arrays(columns: &[WrittenColumn]) -> String {
+pub(super) fn arrays(columns: &[WrittenColumn]) -> String {
     let parameters = list((1..=columns.len()).map(|i| format!("${i}::text[]")));
     let names = list((0..columns.len()).map(|i| format!("c{i}")));
     format!("unnest({parameters}) AS v({names})")
@@ -248,7 +248,7 @@ pub fn delete_all(table: &QualifiedName) -> String {
     format!("DELETE FROM {table}")
 }
 
-fn matching(columns: &[WrittenColumn]) -> String {
+pub(super) fn matching(columns: &[WrittenColumn]) -> String {
     let keys = columns.iter().enumerate().filter(|(_, column)| column.is_key);
     let equal =
         |(at, column): (usize, &WrittenColumn)| format!("t.{} {} {}", column.name, column.equals, column.value(at));

@@ -44,8 +44,12 @@ mod tests {
         let row = |text: Option<&str>| Some(vec![Some("1,2".to_owned()), text.map(str::to_owned)]);
         let nodes = ["new".to_owned(), "legacy".to_owned()];
         let columns = ["id".to_owned(), "a \"b\"".to_owned()];
-        let mut found =
-            Found { key: vec!["1,2".to_owned()], rows: vec![row(Some("")), row(None)], differs: vec![false, true] };
+        let mut found = Found {
+            key: vec!["1,2".to_owned()],
+            rows: vec![row(Some("")), row(None)],
+            differs: vec![false, true],
+            keys: Vec::new(),
+        };
         assert_eq!(head(&nodes), "table,key,on,column,new,legacy");
         assert_eq!(lines("t", &columns, &nodes, &found), [r#"t,"""1,2""",new legacy,"a ""b""","","#]);
         found.rows[1] = None;

@@ -2,11 +2,12 @@
 
 mod across;
 mod columns;
+mod merging;
 mod node;
 mod tables;
 
 use super::{LifecycleError, NodeSurvey, OpenNode, Report, open_nodes, survey, table_names};
-use crate::config::Config;
+use crate::config::{Config, Merge};
 use crate::sql::QualifiedName;
 use futures::future::join_all;
 
@@ -34,7 +35,13 @@ pub(super) async fn check_and_survey(config: &Config) -> (Report, Vec<NodeSurvey
     let mut read = Vec::new();
     for (node, survey) in open.iter().zip(surveys) {
         match survey {
-            Ok(survey) => read.push(survey),
+            Ok(mut survey) => {
+                if config.tables.iter().any(|table| table.merge == Merge::Newest) {
+                    // Only for a warning.
+                    survey.time_zone = node.time_zone().await.ok();
+                }
+                read.push(survey);
+            }
             Err(error) => unreachable_node(&mut report, &node.name, &error),
         }
     }
@@ -72,6 +79,7 @@ pub fn judge(config: &Config, surveys: &[NodeSurvey]) -> Report {
     across::judge_nodes(&mut report, surveys);
     for table in &config.tables {
         across::judge_table(&mut report, surveys, &table.name);
+        merging::judge(&mut report, surveys, table);
     }
     report.sort();
     report

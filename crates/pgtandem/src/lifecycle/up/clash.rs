@@ -1,57 +1,98 @@
-//! Rows that could not be copied because the target has them already.
+//! Rows that could not be written because the node has something of its own there.
 
 use super::copy::Copy;
 use crate::capture::key::{self, Spelling};
+use crate::catalog::TableShape;
 use crate::lifecycle::LifecycleError;
 use crate::lifecycle::error::On;
 use crate::link::{self, Held};
 use crate::sql;
+use serde_json::Value as Json;
 use std::time::SystemTime;
 use tokio_postgres::types::PgLsn;
 
 const DOING: &str = "holding rows that clash";
+/// Where a row stands that was there before any change that is judged: below every position a slot may be acknowledged
+/// at, so that a hub does not wait to read it from the stream, and after 0/0, so that it is no part of an empty cover.
+const BEFORE_ALL: u64 = 1;
 
-impl Copy<'_> {
-    /// What is still in the temporary table. The target's own row was written without sight of these, so for the hub it
-    /// is an ordinary conflict: the copied row is as old as the snapshot at most.
-    pub(super) async fn hold_the_rest(&self) -> Result<(), LifecycleError> {
-        let (client, node) = (self.target.client(), self.target.name.as_str());
-        let names: Vec<String> = self.from.primary_key.iter().map(|name| name.as_str().to_owned()).collect();
-        let query = sql::rest_of_copy_table(&self.from.primary_key, self.columns);
-        for row in client.query(&query, &[]).await.on(node, DOING)? {
-            let texts: Vec<String> = row.get(0);
-            let key_bytes = self.key_bytes(&texts);
-            let held = Held {
-                table_id: self.id,
-                key: key::to_json(&names, &key_bytes),
-                key_bytes,
-                source_node: self.source_identity.number,
-                // Just below the first change of the source that is judged.
-                source_position: PgLsn::from(u64::from(self.source_start).saturating_sub(1)),
-                stamp: self.source.taken_at,
-                stamp_node: self.source_identity.number,
-                row: Some(row.get(1)),
-                cover: vec![PgLsn::from(0); usize::from(self.numbers.unsigned_abs())],
-                partner_key: None,
-                reason: "the row was there already, or a unique value of it was taken, when the table was copied"
-                    .to_owned(),
-                sqlstate: Some("23505".to_owned()),
-                held_since: SystemTime::now(),
-                last_tried: None,
-            };
-            link::insert_held(client, &held).await.on(node, DOING)?;
+/// Where a row comes from that another node could not take.
+pub(super) struct Origin<'a> {
+    pub id: i32,
+    pub shape: &'a TableShape,
+    pub number: i16,
+    /// Changes of the node from here on will be judged.
+    pub start: PgLsn,
+    /// When its rows were read.
+    pub taken_at: SystemTime,
+    /// How many node numbers there are.
+    pub numbers: i16,
+}
+
+impl Origin<'_> {
+    /// Just below the first change of the node that is judged: what tells one merge of a key from another.
+    pub fn position(&self) -> PgLsn {
+        PgLsn::from(u64::from(self.start).saturating_sub(1))
+    }
+
+    /// The target's own row was written without sight of this one, so for the hub it is an ordinary conflict: this one
+    /// is as old as the snapshot at most.
+    pub fn held(&self, key: &[&str], row: Json, reason: String, sqlstate: Option<String>) -> Held {
+        let key_bytes = self.key_bytes(key);
+        Held {
+            table_id: self.id,
+            key: self.key_json(&key_bytes),
+            key_bytes,
+            source_node: self.number,
+            source_position: PgLsn::from(BEFORE_ALL),
+            stamp: self.taken_at,
+            stamp_node: self.number,
+            row: Some(row),
+            cover: vec![PgLsn::from(0); usize::from(self.numbers.unsigned_abs())],
+            partner_key: None,
+            reason,
+            sqlstate,
+            held_since: SystemTime::now(),
+            last_tried: None,
         }
-        Ok(())
+    }
+
+    pub fn key_json(&self, bytes: &[u8]) -> Json {
+        let names: Vec<String> = self.shape.primary_key.iter().map(|name| name.as_str().to_owned()).collect();
+        key::to_json(&names, bytes)
     }
 
     /// As capture writes it, so that the hub knows the key again.
-    fn key_bytes(&self, texts: &[String]) -> Vec<u8> {
-        let spellings = self.from.primary_key.iter().map(|name| {
-            let column = self.from.column(name);
+    pub fn key_bytes(&self, texts: &[&str]) -> Vec<u8> {
+        let spellings = self.shape.primary_key.iter().map(|name| {
+            let column = self.shape.column(name);
             column.map_or(Spelling::Exact, |column| Spelling::of_type(&column.cast_type))
         });
         let mut bytes = Vec::new();
-        key::encode(spellings.zip(texts.iter().map(String::as_bytes)), &mut bytes);
+        key::encode(spellings.zip(texts.iter().map(|text| text.as_bytes())), &mut bytes);
         bytes
+    }
+}
+
+impl Copy<'_> {
+    /// What is still in the temporary table.
+    pub(super) async fn hold_the_rest(&self) -> Result<(), LifecycleError> {
+        const REASON: &str = "the row was there already, or a unique value of it was taken, when the table was copied";
+        let (client, node) = (self.target.client(), self.target.name.as_str());
+        let origin = Origin {
+            id: self.id,
+            shape: self.from,
+            number: self.source_identity.number,
+            start: self.source_start,
+            taken_at: self.source.taken_at,
+            numbers: self.numbers,
+        };
+        let query = sql::rest_of_copy_table(&self.from.primary_key, self.columns);
+        for row in client.query(&query, &[]).await.on(node, DOING)? {
+            let key: Vec<&str> = row.get(0);
+            let held = origin.held(&key, row.get(1), REASON.to_owned(), Some("23505".to_owned()));
+            link::insert_held(client, &held).await.on(node, DOING)?;
+        }
+        Ok(())
     }
 }

@@ -1,22 +1,32 @@
-//! Filled tables are linked only if they are equal.
+//! Filled tables are linked only if they are equal, or become so.
 
 use super::Work;
+use super::differences::Differences;
 use crate::catalog::TableShape;
-use crate::compare::{Columns, Options, Sessions, Side, Subject, Tally, Watch, compare_rows};
+use crate::compare::{Columns, Options, Sessions, Side, Subject, Tally, compare_rows};
+use crate::config::{MERGE_BY, Merge, spell_table_name};
 use crate::lifecycle::error::On;
 use crate::lifecycle::plan::{Rows, Step};
-use crate::lifecycle::{LifecycleError, OpenNode, Progress};
-use crate::sql::QualifiedName;
+use crate::lifecycle::{LifecycleError, OpenNode};
+use crate::sql::{Ident, QualifiedName};
+use std::fmt::Write as _;
 
-/// One state of the rows is seen, so that one look will do. Nothing of the rows is kept.
-const OPTIONS: Options = Options { frozen: true, max_load: 1.0, examples: 0 };
+/// One state of the rows is seen, so that one look will do. Of rows that clash some are shown.
+const OPTIONS: Options = Options { frozen: true, max_load: 1.0, examples: 3 };
+
+/// What a comparison found. The subject is none if the table is gone.
+pub(super) struct Compared<'a> {
+    pub subject: Option<Subject>,
+    pub tally: Tally,
+    pub differences: Differences<'a>,
+}
 
 impl Work<'_> {
     /// Before anything is changed: a link that cannot come to be should not leave a slot behind that keeps WAL. What
     /// decides is the comparison at the snapshots, later.
     pub(super) async fn refuse_different_tables(&self) -> Result<(), LifecycleError> {
         for step in &self.plan.steps {
-            let Step::Fill { id, table, rows: Rows::Compare { nodes, .. } } = step else { continue };
+            let Step::Fill { id, table, rows: Rows::Compare { nodes, merge, .. } } = step else { continue };
             // Filled, but by an `up` that was interrupted.
             let copied = self.surveys.iter().filter_map(|survey| survey.link.as_ref()).flat_map(|link| &link.copies);
             if copied.into_iter().any(|copy| copy.object == id.to_string()) {
@@ -30,59 +40,140 @@ impl Work<'_> {
                 begin.on(&session.name, "comparing rows")?;
                 sessions.push((*node, session));
             }
-            self.require_equal(table, &sessions).await?;
+            let compared = self.compare(table, &sessions, false).await?;
+            self.require_mergeable(table, &sessions, &compared, merge)?;
+            if !compared.tally.is_equal() {
+                let names = names(&sessions);
+                self.progress.merged(table, &in_words(&compared.tally, &names));
+            }
         }
         Ok(())
     }
 
-    /// `sessions`: one per node that has rows, with the node's number, each in a transaction that sees one state of them.
-    pub(super) async fn require_equal(
+    /// Refuses what the merge cannot make equal.
+    pub(super) fn require_mergeable(
         &self,
         table: &QualifiedName,
         sessions: &[(usize, OpenNode)],
+        compared: &Compared<'_>,
+        merge: &Merge,
     ) -> Result<(), LifecycleError> {
-        if sessions.len() < 2 {
-            return Ok(());
-        }
-        let tally = self.compare(table, sessions).await?;
+        let tally = &compared.tally;
         if tally.is_equal() {
             return Ok(());
         }
-        let names: Vec<&str> = sessions.iter().map(|(_, session)| session.name.as_str()).collect();
-        Err(LifecycleError::refused(
-            format!(
-                "{} holds rows on {}, and they differ: {}",
-                table.plain(),
-                names.join(" and on "),
-                in_words(&tally, &names)
-            ),
-            format!(
-                "see them with `pgtandem diff`; merging two filled tables is missing yet: make them equal, or empty one \
-                 side (TRUNCATE {table}), and run `pgtandem up` again"
-            ),
-        ))
+        let names = names(sessions);
+        let what = format!(
+            "{} holds rows on {}, and they differ: {}",
+            table.plain(),
+            names.join(" and on "),
+            in_words(tally, &names)
+        );
+        if sessions.iter().any(|(node, _)| self.surveys[*node].is_live(table)) {
+            let remedy = format!(
+                "see them with `pgtandem diff`; merging into a table that is linked already is missing yet: make them \
+                 equal, or empty it on the node that joins (TRUNCATE {table}), and run `pgtandem up` again"
+            );
+            return Err(LifecycleError::refused(what, remedy));
+        }
+        if tally.clashes > 0 && *merge != Merge::Refuse {
+            return Err(refuse_clashes(table, tally, &names, compared.subject.as_ref()));
+        }
+        let contested = compared.differences.contested;
+        match merge {
+            Merge::Refuse => Err(LifecycleError::refused(what, self.how_to_merge(table, &names))),
+            Merge::OnlyMissing if contested > 0 => {
+                let what = format!("{what}; merge = \"only-missing\" leaves {contested} of them as they are");
+                Err(LifecycleError::refused(what, self.how_to_merge(table, &names)))
+            }
+            Merge::Newest | Merge::Prefer(_) | Merge::OnlyMissing => Ok(()),
+        }
     }
 
-    async fn compare(&self, table: &QualifiedName, sessions: &[(usize, OpenNode)]) -> Result<Tally, LifecycleError> {
+    /// The lines that the configuration needs.
+    fn how_to_merge(&self, table: &QualifiedName, names: &[&str]) -> String {
+        let by = Ident::new(MERGE_BY);
+        let newest = self.common_columns(table).contains(&by);
+        let (line, others) = match newest {
+            true => ("merge = \"newest\"".to_owned(), format!("or \"prefer:{}\": its rows win", names[0])),
+            false => (
+                format!("merge = \"prefer:{}\"", names[0]),
+                "or \"newest\", with merge_by = \"COLUMN\": the row with the larger value wins".to_owned(),
+            ),
+        };
+        let wins = if newest { format!("the row whose {MERGE_BY} is larger wins") } else { "its rows win".to_owned() };
+        format!(
+            "see them with `pgtandem diff`, and say in pgtandem.toml how they become the same (docs/merging.md):\n\
+             \n  [[tables]]\n  name = {}\n  {line}   # {wins}; {others}\n\n\
+             or make them equal, or empty one side (TRUNCATE {table}), and run `pgtandem up` again",
+            toml_text(&spell_table_name(table))
+        )
+    }
+
+    /// `sessions`: one per node whose rows are compared, with the node's number, each in a transaction that sees one
+    /// state of them. `keep`: to merge them.
+    pub(super) async fn compare<'a>(
+        &'a self,
+        table: &'a QualifiedName,
+        sessions: &[(usize, OpenNode)],
+        keep: bool,
+    ) -> Result<Compared<'a>, LifecycleError> {
         let columns: Vec<Columns> =
             self.common_columns(table).into_iter().map(|name| vec![name; sessions.len()]).collect();
         let shapes: Option<Vec<&TableShape>> = sessions.iter().map(|(node, _)| self.shape(*node, table)).collect();
         // Those of the surveys: a table that has gone since is missed by whatever reads it next.
-        let Some(shapes) = shapes else { return Ok(Tally::default()) };
+        let Some(shapes) = shapes.filter(|shapes| shapes.len() > 1) else {
+            let differences = Differences::new(table, 0, self.progress, false)?;
+            return Ok(Compared { subject: None, tally: Tally::default(), differences });
+        };
         // Outside of the transactions, which an error would end.
         let asked: Vec<Side<'_>> = sessions.iter().map(|(node, _)| side(&self.nodes[*node])).collect();
         let subject = Subject::new(table, &asked, &shapes, &columns).await?;
         let sides: Vec<Side<'_>> = sessions.iter().map(|(_, session)| side(session)).collect();
-        let total = subject.estimated_rows();
-        let mut watch = RowsDone { table, total, progress: self.progress };
-        let tally = compare_rows(&subject, &Sessions::single(sides), OPTIONS, None, &mut watch).await?;
+        let mut differences = Differences::new(table, subject.estimated_rows(), self.progress, keep)?;
+        let tally = compare_rows(&subject, &Sessions::single(sides), OPTIONS, None, &mut differences).await?;
         self.progress.compared(table);
-        Ok(tally)
+        Ok(Compared { subject: Some(subject), tally, differences })
     }
 }
 
 fn side(node: &OpenNode) -> Side<'_> {
     Side { name: &node.name, client: node.client() }
+}
+
+fn names(sessions: &[(usize, OpenNode)]) -> Vec<&str> {
+    sessions.iter().map(|(_, session)| session.name.as_str()).collect()
+}
+
+fn toml_text(text: &str) -> String {
+    if text.contains('"') { format!("'{text}'") } else { format!("\"{text}\"") }
+}
+
+fn refuse_clashes(table: &QualifiedName, tally: &Tally, names: &[&str], subject: Option<&Subject>) -> LifecycleError {
+    let mut what = format!(
+        "{}: rows with different keys claim the same unique value, and cannot be in one table ({} {})",
+        table.plain(),
+        tally.clashes,
+        if tally.clashes == 1 { "pair" } else { "pairs" }
+    );
+    for clash in &tally.clash_examples {
+        let columns = clash.columns.iter().filter_map(|at| Some(subject?.columns.get(*at)?.as_str()));
+        let columns: Vec<&str> = columns.collect();
+        let row = |(node, key): &(usize, Vec<String>)| format!("{} on {}", key.join(", "), names[*node]);
+        let _ = write!(
+            what,
+            "\n  {} = {}: {} and {}",
+            columns.join(", "),
+            clash.values.join(", "),
+            row(&clash.rows[0]),
+            row(&clash.rows[1])
+        );
+    }
+    LifecycleError::refused(
+        what,
+        "see them with `pgtandem diff`; give such rows the same key, or one of them another value, and run `pgtandem up` \
+         again",
+    )
 }
 
 fn in_words(tally: &Tally, names: &[&str]) -> String {
@@ -95,16 +186,4 @@ fn in_words(tally: &Tally, names: &[&str]) -> String {
     let everywhere = if names.len() == 2 { "both" } else { "all" };
     parts.push(format!("{} on {everywhere} but different", tally.different));
     parts.join(", ")
-}
-
-struct RowsDone<'a> {
-    table: &'a QualifiedName,
-    total: u64,
-    progress: &'a dyn Progress,
-}
-
-impl Watch for RowsDone<'_> {
-    fn rows(&mut self, done: u64) {
-        self.progress.rows(self.table, done, self.total.max(done));
-    }
 }

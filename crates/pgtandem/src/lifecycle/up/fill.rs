@@ -2,9 +2,12 @@
 
 use super::Work;
 use super::copy::Copy;
+use super::resume::Copied;
 use super::snapshot::Snapshot;
 use crate::catalog::TableShape;
+use crate::config::Merge;
 use crate::lifecycle::error::On;
+use crate::lifecycle::plan::Rows;
 use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::link::{self, RestoreKind, TableState};
 use crate::sql::{self, Ident, QualifiedName};
@@ -14,9 +17,13 @@ impl Work<'_> {
     /// Durable, in this order: where the rows were taken from (`start_position` of the source), the rows themselves
     /// together with the target's own `start_position` and a note that they are there, then `live` on each node.
     /// A hub that runs before the last of these keeps everything from these positions on.
-    pub(super) async fn fill(&mut self, id: i32, table: &QualifiedName) -> Result<(), LifecycleError> {
+    ///
+    /// Where filled tables are merged, every node's `start_position` comes before the first row. A merge that is
+    /// interrupted is not gone on with: the next `up` takes new snapshots, in which everything is that was written
+    /// since, and compares anew.
+    pub(super) async fn fill(&mut self, id: i32, table: &QualifiedName, rows: &Rows) -> Result<(), LifecycleError> {
         self.take_snapshots().await?;
-        let filled = self.fill_rows(id, table).await;
+        let filled = self.fill_rows(id, table, rows).await;
         if filled.is_err() {
             // Best done, but not needed: without it the hub waits for the `up` that goes on from here.
             let _ = self.forget_start(id, table).await;
@@ -24,7 +31,7 @@ impl Work<'_> {
         filled
     }
 
-    async fn fill_rows(&mut self, id: i32, table: &QualifiedName) -> Result<(), LifecycleError> {
+    async fn fill_rows(&mut self, id: i32, table: &QualifiedName, rows: &Rows) -> Result<(), LifecycleError> {
         let columns = self.common_columns(table);
         let resumed = self.resume(id).await?;
         let mut filled = Vec::new();
@@ -39,15 +46,8 @@ impl Work<'_> {
             let is_filled = live || resumed.source == Some(node) || holds_rows(snapshot, table).await?;
             if is_filled { &mut filled } else { &mut empty }.push(node);
         }
-        if resumed.source.is_none() {
-            let mut sessions = Vec::new();
-            for node in &filled {
-                sessions.push((*node, self.snapshots()[*node].session().await?));
-            }
-            self.require_equal(table, &sessions).await?;
-            for node in &filled {
-                self.start_from_snapshot(id, table, *node).await?;
-            }
+        if resumed.source.is_none() && self.unite(id, table, rows, &filled, &empty).await? {
+            empty.clear();
         }
         match resumed.source.or(filled.first().copied()) {
             Some(source) => {
@@ -61,7 +61,68 @@ impl Work<'_> {
                 }
             }
         }
+        self.note_that_all_have_it(id, table).await?;
         self.make_live(id, table).await
+    }
+
+    /// Nodes become live one after the other, and the applications go on writing: an `up` that is killed in between must
+    /// not be followed by one that compares them.
+    async fn note_that_all_have_it(&self, id: i32, table: &QualifiedName) -> Result<(), LifecycleError> {
+        // A node that joins others comes last: there is nothing in between.
+        if self.surveys.iter().any(|survey| survey.is_live(table)) {
+            return Ok(());
+        }
+        let copied = Copied { source: self.plan.identities[0].incarnation, rows: 0 };
+        let copied = serde_json::to_value(copied).unwrap_or_default();
+        for node in &self.nodes[1..] {
+            let noted = link::save_restore(node.client(), RestoreKind::Copy, &id.to_string(), &copied, None).await;
+            noted.on(&node.name, "noting that the rows are there")?;
+        }
+        Ok(())
+    }
+
+    /// Makes the rows of those that have any the same, or refuses. True: those that have none have got them, too.
+    async fn unite(
+        &self,
+        id: i32,
+        table: &QualifiedName,
+        rows: &Rows,
+        filled: &[usize],
+        empty: &[usize],
+    ) -> Result<bool, LifecycleError> {
+        let nothing = (Merge::Refuse, Ident::new(""));
+        let (merge, by) = match rows {
+            Rows::Compare { merge, by, .. } => (merge, by),
+            Rows::NoneYet | Rows::Copy { .. } => (&nothing.0, &nothing.1),
+        };
+        let mut sessions = self.enter_snapshots(filled).await?;
+        let mut compared = self.compare(table, &sessions, *merge != Merge::Refuse && empty.is_empty()).await?;
+        self.require_mergeable(table, &sessions, &compared, merge)?;
+        let differ = !compared.tally.is_equal();
+        let mut nodes = filled.to_vec();
+        if differ {
+            nodes.extend(empty);
+            nodes.sort_unstable();
+        }
+        if differ && !empty.is_empty() {
+            sessions = self.enter_snapshots(&nodes).await?;
+            compared = self.compare(table, &sessions, true).await?;
+        }
+        for node in &nodes {
+            self.start_from_snapshot(id, table, *node).await?;
+        }
+        if let (true, Some(subject)) = (differ, &compared.subject) {
+            self.merge(id, table, sessions, subject, compared.differences, (merge, by)).await?;
+        }
+        Ok(differ)
+    }
+
+    async fn enter_snapshots(&self, nodes: &[usize]) -> Result<Vec<(usize, OpenNode)>, LifecycleError> {
+        let mut sessions = Vec::new();
+        for node in nodes {
+            sessions.push((*node, self.snapshots()[*node].session().await?));
+        }
+        Ok(sessions)
     }
 
     async fn take_snapshots(&mut self) -> Result<(), LifecycleError> {
@@ -115,6 +176,7 @@ impl Work<'_> {
             if !survey.is_live(table) {
                 let reset = link::set_start_position(node.client(), id, PgLsn::from(0)).await;
                 reset.on(&node.name, "taking a table's beginning back")?;
+                link::delete_held_of_table(node.client(), id).await.on(&node.name, "taking a merge back")?;
             }
         }
         Ok(())
@@ -143,11 +205,16 @@ impl Work<'_> {
             target_position: self.snapshots()[target].position,
             replica_role: self.surveys[target].role.may_set_replication_role,
             live: self.surveys[source].is_live(table),
-            numbers: self.plan.identities.iter().map(|identity| identity.number).max().unwrap_or(0) + 1,
+            numbers: self.numbers(),
         };
         let rows = copy.run(self.progress).await?;
         self.progress.rows_end(table, rows);
         Ok(())
+    }
+
+    /// How many node numbers there are.
+    pub(super) fn numbers(&self) -> i16 {
+        self.plan.identities.iter().map(|identity| identity.number).max().unwrap_or(0) + 1
     }
 
     pub(super) async fn start_position(&self, node: usize, id: i32) -> Result<PgLsn, LifecycleError> {

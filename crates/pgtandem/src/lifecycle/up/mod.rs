@@ -5,13 +5,19 @@
 
 mod clash;
 mod copy;
+mod differences;
 mod equal;
 mod fill;
 mod install;
 mod interleave;
+mod merge;
 mod publish;
 mod resume;
 mod snapshot;
+mod winner;
+mod write;
+
+pub(in crate::lifecycle) use winner::order;
 
 use super::check::{check_and_survey, judge, survey_all};
 use super::plan::{Plan, Step, plan};
@@ -28,6 +34,8 @@ pub trait Progress: Send + Sync {
     fn rows(&self, _table: &QualifiedName, _done: u64, _total: u64) {}
     /// The table's rows are compared.
     fn compared(&self, _table: &QualifiedName) {}
+    /// What of the table's rows differs, or was merged, in words.
+    fn merged(&self, _table: &QualifiedName, _what: &str) {}
     /// The table's rows are copied.
     fn rows_end(&self, _table: &QualifiedName, _rows: u64) {}
 }
@@ -104,7 +112,7 @@ impl Work<'_> {
             Step::Register { node, id, table, columns } => self.register(*node, *id, table, columns).await,
             Step::Policy { node, id, table } => self.set_policy(*node, *id, table).await,
             Step::Interleave(interleaving) => self.interleave(interleaving).await,
-            Step::Fill { id, table, .. } => self.fill(*id, table).await,
+            Step::Fill { id, table, rows } => self.fill(*id, table, rows).await,
         }
     }
 }

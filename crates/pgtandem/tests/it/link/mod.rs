@@ -1,8 +1,10 @@
 //! init, check, plan, up and down, through the command itself.
 
 mod s38_check;
+mod s40_merge;
 mod s40_up;
 mod s41_killed;
+mod s41_merge;
 mod s43_down;
 mod s44_changes;
 mod s45_ids;

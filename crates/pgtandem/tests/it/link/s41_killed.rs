@@ -9,7 +9,7 @@ const SCHEMA: &str = "CREATE TABLE products (id bigserial PRIMARY KEY, name text
                       CREATE TABLE orders (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, product bigint REFERENCES products)";
 
 /// Kills `up` when it has announced so many steps. None: it had fewer.
-fn killed_after(scene: &Scene, steps: usize) -> Option<String> {
+pub(super) fn killed_after(scene: &Scene, steps: usize) -> Option<String> {
     let mut command = scene.command(&["up", "--yes"]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();

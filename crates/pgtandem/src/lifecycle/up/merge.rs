@@ -1,0 +1,226 @@
+//! Two filled tables that differ become one.
+//!
+//! The rows are those of snapshots at known positions, and what the nodes change from there on is judged by the hub. So
+//! a row may be overwritten only while it is still the version that was compared; of any other one it is for the hub to
+//! say what becomes of it.
+
+use super::clash::Origin;
+use super::differences::{Differences, Key};
+use super::snapshot::Snapshot;
+use super::winner::Winner;
+use super::{Progress, Work};
+use crate::catalog::{Column, TableShape};
+use crate::compare::{Side, Subject, WholeRow, read_whole};
+use crate::config::Merge as Policy;
+use crate::lifecycle::error::On;
+use crate::lifecycle::{LifecycleError, OpenNode};
+use crate::link;
+use crate::sql::{Ident, QualifiedName, WrittenColumn};
+use futures::future::try_join_all;
+
+/// So many keys are written in one transaction at most: its row locks last for some hundredths of a second.
+const MOST_KEYS: usize = 1000;
+/// Fewer where rows are large: about so many bytes of them are in memory.
+const BATCH_BYTES: usize = 8 << 20;
+const FIRST_BATCH: usize = 64;
+
+/// One of the nodes whose rows become the same.
+pub(super) struct Place {
+    pub name: String,
+    /// Sees the snapshot.
+    pub reader: OpenNode,
+    pub writer: OpenNode,
+    pub shape: TableShape,
+    /// The compared columns as this node's table has them.
+    pub columns: Vec<WrittenColumn>,
+    pub snapshot: Known,
+    pub replica_role: bool,
+}
+
+/// What else is known of the node's rows.
+#[derive(Clone, Copy)]
+pub(super) struct Known {
+    pub number: i16,
+    pub position: tokio_postgres::types::PgLsn,
+    pub taken_at: std::time::SystemTime,
+}
+
+/// One table.
+pub(super) struct Merge<'a> {
+    pub id: i32,
+    pub subject: &'a Subject,
+    pub places: Vec<Place>,
+    pub winner: Winner,
+    /// As the decisions tell it.
+    pub policy: String,
+    /// How many node numbers there are.
+    pub numbers: i16,
+}
+
+/// What became of one node's rows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub copied: u64,
+    pub overwritten: u64,
+    /// Left to the hub.
+    pub held: u64,
+}
+
+/// One row that a node is to get.
+pub(super) struct Write<'r> {
+    /// The place whose row it is.
+    pub from: usize,
+    pub row: &'r WholeRow,
+    /// What it replaces.
+    pub standing: Option<&'r WholeRow>,
+}
+
+impl Work<'_> {
+    /// `sessions`: as they were compared. Every node's `start_position` is durable by now.
+    pub(super) async fn merge(
+        &self,
+        id: i32,
+        table: &QualifiedName,
+        sessions: Vec<(usize, OpenNode)>,
+        subject: &Subject,
+        differences: Differences<'_>,
+        (policy, by): (&Policy, &Ident),
+    ) -> Result<(), LifecycleError> {
+        // What an `up` that did not end has left to the hub is in the rows that were compared now.
+        for (node, session) in &sessions {
+            let client = self.nodes[*node].client();
+            link::delete_held_of_table(client, id).await.on(&session.name, "forgetting an interrupted merge")?;
+        }
+        let mut places = Vec::new();
+        for (node, reader) in sessions {
+            places.push(self.place(node, table, reader, subject).await?);
+        }
+        let names: Vec<&str> = places.iter().map(|place| place.name.as_str()).collect();
+        let shapes = places.iter().filter_map(|place| place.shape.column(by));
+        let winner = Winner::new(policy, by, &names, subject, &shapes.collect::<Vec<&Column>>())?;
+        let policy = match winner {
+            Winner::Newest { .. } => format!("merge = {policy} by {}", by.as_str()),
+            _ => format!("merge = {policy}"),
+        };
+        let numbers = self.numbers();
+        let merge = Merge { id, subject, places, winner, policy, numbers };
+        let counts = merge.run(table, differences, self.progress).await?;
+        self.progress.merged(table, &in_words(&merge, &counts));
+        Ok(())
+    }
+
+    async fn place(
+        &self,
+        node: usize,
+        table: &QualifiedName,
+        reader: OpenNode,
+        subject: &Subject,
+    ) -> Result<Place, LifecycleError> {
+        let shape = self.shape(node, table).cloned().ok_or_else(|| {
+            LifecycleError::refused(format!("node {}: {} is gone", reader.name, table.plain()), "make it again")
+        })?;
+        let columns = subject.columns.iter().filter_map(|name| shape.column(name)).map(|column| shape.written(column));
+        let snapshot: &Snapshot = &self.snapshots()[node];
+        Ok(Place {
+            name: reader.name.clone(),
+            columns: columns.collect(),
+            writer: self.nodes[node].another().await?,
+            snapshot: Known {
+                number: self.plan.identities[node].number,
+                position: snapshot.position,
+                taken_at: snapshot.taken_at,
+            },
+            replica_role: self.surveys[node].role.may_set_replication_role,
+            reader,
+            shape,
+        })
+    }
+}
+
+impl Merge<'_> {
+    async fn run(
+        &self,
+        table: &QualifiedName,
+        differences: Differences<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Counts>, LifecycleError> {
+        let total = differences.keys;
+        let mut keys = differences.into_keys()?;
+        let mut counts = vec![Counts::default(); self.places.len()];
+        let (mut count, mut done) = (FIRST_BATCH, 0);
+        loop {
+            let batch = keys.next(count)?;
+            if batch.is_empty() {
+                return Ok(counts);
+            }
+            count = self.batch(&batch, &mut counts).await?.clamp(1, MOST_KEYS);
+            done += batch.len() as u64;
+            progress.rows(table, done, total);
+        }
+    }
+
+    /// Says how many keys the next one may have.
+    async fn batch(&self, keys: &[Key], counts: &mut [Counts]) -> Result<usize, LifecycleError> {
+        let sides: Vec<Side<'_>> =
+            self.places.iter().map(|place| Side { name: &place.name, client: place.reader.client() }).collect();
+        let rows = read_whole(&sides, self.subject, keys).await?;
+        let winners = self.winner.choose(&rows, self.subject, sides[0]).await?;
+        let mut writes: Vec<Vec<Write<'_>>> = self.places.iter().map(|_| Vec::new()).collect();
+        for (rows, winner) in rows.iter().zip(winners) {
+            let Some((from, row)) = winner.and_then(|from| Some((from, rows[from].as_ref()?))) else { continue };
+            for (place, standing) in rows.iter().enumerate() {
+                if standing.as_ref().is_none_or(|standing| !standing.is_same(row, self.subject)) {
+                    writes[place].push(Write { from, row, standing: standing.as_ref() });
+                }
+            }
+        }
+        let written = writes.iter().enumerate().map(|(place, writes)| self.write(place, writes));
+        for (sum, counts) in counts.iter_mut().zip(try_join_all(written).await?) {
+            sum.copied += counts.copied;
+            sum.overwritten += counts.overwritten;
+            sum.held += counts.held;
+        }
+        let values = rows.iter().flatten().flatten().flat_map(|row| row.values.iter().flatten());
+        let bytes: usize = values.map(String::len).sum();
+        Ok(BATCH_BYTES / (bytes / keys.len()).max(1))
+    }
+
+    /// A node's rows as others are told of them.
+    pub(super) fn origin(&self, place: usize) -> Origin<'_> {
+        let Place { shape, snapshot, .. } = &self.places[place];
+        Origin {
+            id: self.id,
+            shape,
+            number: snapshot.number,
+            start: snapshot.position,
+            taken_at: snapshot.taken_at,
+            numbers: self.numbers,
+        }
+    }
+
+    /// The key as the place whose row it is spells it, in the order of the primary key there.
+    pub(super) fn key<'r>(&self, place: usize, row: &'r WholeRow) -> Vec<&'r str> {
+        let column = |name: &Ident| self.subject.columns.iter().position(|of| of == name);
+        let key = self.places[place].shape.primary_key.iter().filter_map(column);
+        key.map(|at| row.values[at].as_deref().unwrap_or_default()).collect()
+    }
+}
+
+fn in_words(merge: &Merge<'_>, counts: &[Counts]) -> String {
+    let of = |what: &str, preposition: &str, count: fn(&Counts) -> u64| {
+        let some = merge.places.iter().zip(counts).filter(|(_, counts)| count(counts) > 0);
+        let each = some.enumerate().map(|(at, (place, counts))| {
+            let what = if at == 0 { what } else { "" };
+            format!("{}{what} {preposition} {}", count(counts), place.name)
+        });
+        let each: Vec<String> = each.collect();
+        (!each.is_empty()).then(|| each.join(", "))
+    };
+    let parts = [
+        of(" rows copied", "to", |counts| counts.copied),
+        of(" overwritten", "on", |counts| counts.overwritten),
+        of(" refused, or written meanwhile, which `pgtandem run` will judge,", "on", |counts| counts.held),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "nothing to merge".to_owned() } else { parts.join("; ") }
+}

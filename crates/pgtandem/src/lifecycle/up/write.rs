@@ -1,0 +1,224 @@
+//! One batch of merged rows on one node.
+
+use super::merge::{Counts, Merge, Place, Write};
+use crate::compare::WholeRow;
+use crate::connect::FaultClass;
+use crate::lifecycle::LifecycleError;
+use crate::lifecycle::error::On;
+use crate::lifecycle::locks::{Attempts, busy, is_lock_timeout, set_lock_timeout};
+use crate::link::{self, Contender, MergeDecision};
+use crate::sql;
+use serde_json::{Map, Value as Json};
+use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+
+const DOING: &str = "merging rows";
+/// Behind savepoints each row is a round trip.
+const ONE_BY_ONE: usize = 50;
+/// Of a batch with such a row.
+const PARTS: usize = 8;
+
+/// What came of a transaction.
+enum Outcome {
+    Done(Counts),
+    /// Some row is not what it was, or is refused.
+    NotAll,
+}
+
+impl Merge<'_> {
+    /// In transactions that are marked as ours, so that nothing of it travels back: set-wise, or where that does not
+    /// go, row by row.
+    pub(super) async fn write(&self, place: usize, writes: &[Write<'_>]) -> Result<Counts, LifecycleError> {
+        let (mut sum, mut waiting) = (Counts::default(), vec![writes]);
+        while let Some(some) = waiting.pop().filter(|some| !some.is_empty()) {
+            let counts = match self.patiently(place, some, true).await? {
+                Outcome::Done(counts) => counts,
+                // One of a thousand should not make them all slow.
+                Outcome::NotAll if some.len() > ONE_BY_ONE => {
+                    waiting.extend(some.chunks(some.len().div_ceil(PARTS)).rev());
+                    continue;
+                }
+                Outcome::NotAll => match self.patiently(place, some, false).await? {
+                    Outcome::Done(counts) => counts,
+                    Outcome::NotAll => continue,
+                },
+            };
+            sum.copied += counts.copied;
+            sum.overwritten += counts.overwritten;
+            sum.held += counts.held;
+        }
+        Ok(sum)
+    }
+
+    /// As often as it takes to get in between the application's transactions.
+    async fn patiently(&self, place: usize, writes: &[Write<'_>], at_once: bool) -> Result<Outcome, LifecycleError> {
+        let Place { writer, shape, .. } = &self.places[place];
+        let mut attempts = Attempts::new();
+        loop {
+            let outcome = match at_once {
+                true => self.at_once(place, writes).await,
+                false => self.one_by_one(place, writes).await,
+            };
+            let Err(error) = outcome else { return outcome };
+            writer.client().batch_execute("ROLLBACK").await.on(&writer.name, DOING)?;
+            if at_once && is_about_a_row(&error) {
+                return Ok(Outcome::NotAll);
+            }
+            if !is_lock_timeout(&error) {
+                return Err(error);
+            }
+            if !attempts.again().await {
+                return Err(busy(writer, DOING, &shape.name).await);
+            }
+        }
+    }
+
+    async fn begin(&self, place: usize) -> Result<(), LifecycleError> {
+        let Place { writer, replica_role, .. } = &self.places[place];
+        let (client, node) = (writer.client(), writer.name.as_str());
+        let role = if *replica_role { "; SET LOCAL session_replication_role = replica" } else { "" };
+        client.batch_execute(&format!("BEGIN; {}{role}", set_lock_timeout())).await.on(node, DOING)?;
+        let epoch = link::read_epoch(client).await.on(node, DOING)?.epoch;
+        client.execute("SELECT pgtandem.open_delivery($1, 0)", &[&epoch]).await.on(node, DOING)?;
+        Ok(())
+    }
+
+    async fn at_once(&self, place: usize, writes: &[Write<'_>]) -> Result<Outcome, LifecycleError> {
+        let Place { writer, .. } = &self.places[place];
+        let (client, node) = (writer.client(), writer.name.as_str());
+        let (losing, missing): (Vec<&Write<'_>>, Vec<&Write<'_>>) =
+            writes.iter().partition(|write| write.standing.is_some());
+        self.begin(place).await?;
+        let inserted = self.insert(place, &missing).await.on(node, DOING)?;
+        let updated = self.overwrite(place, &losing).await.on(node, DOING)?;
+        if inserted < missing.len() as u64 || updated < losing.len() as u64 {
+            client.batch_execute("ROLLBACK").await.on(node, DOING)?;
+            return Ok(Outcome::NotAll);
+        }
+        let decisions: Vec<MergeDecision> = losing.iter().filter_map(|write| self.decision(place, write)).collect();
+        self.commit(client, node, &decisions).await?;
+        Ok(Outcome::Done(Counts { copied: inserted, overwritten: updated, held: 0 }))
+    }
+
+    /// What cannot be written now is held, and the hub judges it as it does every conflict.
+    async fn one_by_one(&self, place: usize, writes: &[Write<'_>]) -> Result<Outcome, LifecycleError> {
+        let Place { writer, .. } = &self.places[place];
+        let (client, node) = (writer.client(), writer.name.as_str());
+        let (mut counts, mut decisions) = (Counts::default(), Vec::new());
+        self.begin(place).await?;
+        for write in writes {
+            client.batch_execute("SAVEPOINT row").await.on(node, DOING)?;
+            let written = match write.standing {
+                Some(_) => self.overwrite(place, &[write]).await,
+                None => self.insert(place, &[write]).await,
+            };
+            let refused = match written.on(node, DOING) {
+                Ok(1) => None,
+                Ok(_) => Some(not_there(write)),
+                Err(error) if is_about_a_row(&error) => {
+                    client.batch_execute("ROLLBACK TO SAVEPOINT row").await.on(node, DOING)?;
+                    let state = error.sqlstate().unwrap_or(sql::NOT_WRITTEN).to_owned();
+                    Some((error.without_node(node), state))
+                }
+                Err(error) => return Err(error),
+            };
+            client.batch_execute("RELEASE SAVEPOINT row").await.on(node, DOING)?;
+            match refused {
+                None => {
+                    counts.copied += u64::from(write.standing.is_none());
+                    counts.overwritten += u64::from(write.standing.is_some());
+                    decisions.extend(self.decision(place, write));
+                }
+                Some((reason, sqlstate)) => {
+                    self.hold(client, node, write, reason, sqlstate).await?;
+                    counts.held += 1;
+                }
+            }
+        }
+        self.commit(client, node, &decisions).await?;
+        Ok(Outcome::Done(counts))
+    }
+
+    async fn hold(
+        &self,
+        client: &Client,
+        node: &str,
+        write: &Write<'_>,
+        reason: String,
+        sqlstate: String,
+    ) -> Result<(), LifecycleError> {
+        let key = self.key(write.from, write.row);
+        let held = self.origin(write.from).held(&key, self.json(write.row), reason, Some(sqlstate));
+        link::insert_held(client, &held).await.on(node, DOING)
+    }
+
+    async fn commit(&self, client: &Client, node: &str, decisions: &[MergeDecision]) -> Result<(), LifecycleError> {
+        link::insert_merge_decisions(client, self.id, &self.policy, decisions).await.on(node, DOING)?;
+        client.batch_execute("COMMIT").await.on(node, DOING)
+    }
+
+    async fn insert(&self, place: usize, writes: &[&Write<'_>]) -> Result<u64, tokio_postgres::Error> {
+        if writes.is_empty() {
+            return Ok(0);
+        }
+        let Place { writer, shape, columns, .. } = &self.places[place];
+        let values = self.values(writes);
+        let parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|values| values as _).collect();
+        writer.client().execute(&sql::insert_missing(&shape.name, columns), &parameters).await
+    }
+
+    async fn overwrite(&self, place: usize, writes: &[&Write<'_>]) -> Result<u64, tokio_postgres::Error> {
+        if writes.is_empty() {
+            return Ok(0);
+        }
+        let Place { writer, shape, columns, .. } = &self.places[place];
+        let mut values = self.values(writes);
+        values.push(writes.iter().map(|write| write.standing.map(|row| row.version.as_str())).collect());
+        let parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|values| values as _).collect();
+        writer.client().execute(&sql::overwrite(&shape.name, columns), &parameters).await
+    }
+
+    /// Column by column.
+    fn values<'r>(&self, writes: &[&Write<'r>]) -> Vec<Vec<Option<&'r str>>> {
+        let column = |at: usize| writes.iter().map(|write| write.row.values[at].as_deref()).collect();
+        (0..self.subject.columns.len()).map(column).collect()
+    }
+
+    /// None: nothing was overwritten.
+    fn decision(&self, place: usize, write: &Write<'_>) -> Option<MergeDecision> {
+        let standing = write.standing?;
+        let (from, here) = (&self.places[write.from], &self.places[place]);
+        let origin = self.origin(write.from);
+        let key_bytes = origin.key_bytes(&self.key(write.from, write.row));
+        let contender = |place: usize, row: &WholeRow| {
+            let origin = self.origin(place);
+            Contender { node: origin.number, position: origin.position(), stamp: origin.taken_at, row: self.json(row) }
+        };
+        Some(MergeDecision {
+            key: origin.key_json(&key_bytes),
+            key_bytes,
+            winner: contender(write.from, write.row),
+            loser: contender(place, standing),
+            why: self.winner.why((&from.name, write.row), (&here.name, standing), self.subject),
+        })
+    }
+
+    fn json(&self, row: &WholeRow) -> Json {
+        let value = |value: &Option<String>| value.clone().map_or(Json::Null, Json::String);
+        let columns = self.subject.columns.iter().zip(&row.values);
+        Json::Object(columns.map(|(name, of)| (name.as_str().to_owned(), value(of))).collect::<Map<_, _>>())
+    }
+}
+
+/// Reason and SQLSTATE of a row that was not written though nothing was wrong with it.
+fn not_there(write: &Write<'_>) -> (String, String) {
+    let (reason, sqlstate) = match write.standing {
+        Some(_) => ("the row was written or deleted here while the tables were merged", sql::NOT_WRITTEN),
+        None => ("the row, or a unique value of it, was there already when the tables were merged", "23505"),
+    };
+    (reason.to_owned(), sqlstate.to_owned())
+}
+
+fn is_about_a_row(error: &LifecycleError) -> bool {
+    error.sqlstate().is_some_and(|state| FaultClass::of_sqlstate(state) == FaultClass::RowRejected)
+}
