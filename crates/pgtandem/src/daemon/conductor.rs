@@ -361,13 +361,13 @@ impl Conductor {
             let Some(mut target) = seat.take_off(id, &delivery, woken) else { continue };
             let reload = std::mem::take(&mut seat.reload_tables);
             let (report, context) = (self.report.clone(), Arc::clone(&seat.context));
-            let pid = target.pid;
+            let (pid, answers) = (target.pid, Arc::clone(&target.answers));
             let flight = async move {
                 let result = deliver(&mut target, &context, reload, id, &delivery).await;
                 // Nobody listens only when the run is over.
                 drop(report.send(Report::Delivered { node, id, target, delivery, result }));
             };
-            seat.fly(flight, pid);
+            seat.fly(flight, pid, answers);
         }
     }
 

@@ -1,7 +1,7 @@
 //! A node as the conductor sees it: what is read from it, who delivers to it, and whether it is there.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hub::{Delivery, Micros, NodeId, Position, TableId};
@@ -110,6 +110,9 @@ pub struct Seat {
     pub generation: u64,
     pub away_since: Option<Instant>,
     /// What is in flight, or was last, deletes rows: which of them it found is known from its answer only.
+    /// Of the delivery in flight: what it was answered, and what of that was heard of here.
+    answers: Arc<AtomicU64>,
+    answers_heard: u64,
     pub flying_deletes: bool,
     flying_rows: usize,
     /// Since when the node is owed something it has not got.
@@ -161,6 +164,8 @@ impl Seat {
             away_since: None,
             flying_deletes: false,
             flying_rows: 0,
+            answers: Arc::default(),
+            answers_heard: 0,
             catch_up_to: Position(0),
             spaced: Instant::now(),
             retry_at: None,
@@ -241,7 +246,9 @@ impl Seat {
     }
 
     /// Sends a delivery off; its end comes as a report.
-    pub fn fly(&mut self, delivery: impl Future<Output = ()> + Send + 'static, pid: i32) {
+    pub fn fly(&mut self, delivery: impl Future<Output = ()> + Send + 'static, pid: i32, answers: Arc<AtomicU64>) {
+        self.answers_heard = answers.load(Ordering::Relaxed);
+        self.answers = answers;
         self.pid = pid;
         self.at_work = Instant::now();
         self.probe = Task::default();
@@ -252,6 +259,10 @@ impl Seat {
     /// busy, or its connection may be dead without anybody having been told.
     pub fn doubt_flight(&mut self, now: Instant, report: &mpsc::UnboundedSender<Report>) {
         let Delivering::Flying(id) = self.delivering else { return };
+        if self.gets_on() {
+            self.at_work = now;
+            return;
+        }
         let patience = if self.reconnect_when_idle { LONGEST_BACKOFF } else { self.context.silence_timeout };
         if self.probe.is_running() || now.duration_since(self.at_work) < patience {
             return;
@@ -263,11 +274,17 @@ impl Seat {
         });
     }
 
+    /// Whether the delivery was answered anything since this was asked last.
+    fn gets_on(&mut self) -> bool {
+        let heard = self.answers.load(Ordering::Relaxed);
+        std::mem::replace(&mut self.answers_heard, heard) != heard
+    }
+
     /// What became of the doubt.
     pub fn probed(&mut self, id: LandingId, at_work: bool, report: &mpsc::UnboundedSender<Report>) {
         self.probe = Task::default();
         self.at_work = Instant::now();
-        if at_work || !self.is_flying(id) {
+        if at_work || !self.is_flying(id) || self.gets_on() {
             return;
         }
         tracing::warn!(node = %self.name, "no answer to a delivery; reconnecting to see what became of it");

@@ -73,6 +73,7 @@ impl Target {
         while let Some(some) = next_decisions(&mut decisions) {
             let json = decisions_json(some, &self.shapes, &self.tables)?;
             self.client.execute(&self.fixed.decide, &[&json]).await?;
+            self.answers.fetch_add(1, Ordering::Relaxed);
         }
         let mut position = Position(0);
         self.land(id, delivery, &held, &mut position).await?;
@@ -230,6 +231,7 @@ impl Target {
             written += batch.rows.len();
             for step in self.steps(&batch) {
                 self.take_step(&batch, step, missed).await?;
+                self.answers.fetch_add(1, Ordering::Relaxed);
             }
         }
         Ok(())

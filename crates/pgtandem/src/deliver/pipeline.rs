@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::poll;
 use tokio_postgres::Error;
@@ -17,14 +18,16 @@ const DEPTH: usize = 8;
 
 pub struct Pipeline<'a> {
     waiting: VecDeque<Request<'a>>,
+    /// Counts what was answered, for whoever doubts that this gets on.
+    answers: &'a AtomicU64,
     /// The first error decides: what comes after it in a transaction only says that the transaction is aborted.
     first_error: Option<Error>,
 }
 
 impl<'a> Pipeline<'a> {
     #[must_use]
-    pub fn new() -> Self {
-        Self { waiting: VecDeque::new(), first_error: None }
+    pub fn new(answers: &'a AtomicU64) -> Self {
+        Self { waiting: VecDeque::new(), answers, first_error: None }
     }
 
     /// Sends a request. Waits only while the pipeline is full.
@@ -55,11 +58,11 @@ impl<'a> Pipeline<'a> {
     }
 
     async fn receive(&mut self) {
-        if let Some(request) = self.waiting.pop_front()
-            && let Err(error) = request.await
-        {
+        let Some(request) = self.waiting.pop_front() else { return };
+        if let Err(error) = request.await {
             self.first_error.get_or_insert(error);
         }
+        self.answers.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Waits for all answers.

@@ -1,7 +1,7 @@
 //! A target: one session on a node, its prepared statements, and the set-wise delivery.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,8 @@ pub struct Target {
     pub is_replica: bool,
     patience: Patience,
     experience: Arc<Mutex<Experience>>,
+    /// Grows while a delivery gets on, however long it takes.
+    pub answers: Arc<AtomicU64>,
     /// Deliveries in a row that found a table other than it was.
     misshapen: u32,
     pub(super) forms: PreparedForms,
@@ -130,6 +132,7 @@ impl Target {
             is_replica: role.is_replica,
             patience: role.patience,
             experience: role.experience,
+            answers: Arc::default(),
             misshapen: 0,
             forms: HashMap::new(),
             fixed,
@@ -234,7 +237,7 @@ impl Target {
         let (mut before, mut position) = (Position(0), Position(0));
         let missed = Mutex::new(Vec::new());
         {
-            let mut pipeline = Pipeline::new();
+            let mut pipeline = Pipeline::new(&this.answers);
             pipeline.send(this.client.batch_execute("BEGIN")).await;
             pipeline.send(async { this.open(id, delivery).await.map(|position| before = position) }).await;
             if let Some(truncate) = &truncate {
