@@ -99,6 +99,9 @@ fn s03_unchanged_large_values_stay_when_somebody_took_replica_identity_full_away
 /// A change is in the WAL before anybody can see it on its own node; with a synchronous standby that is away, long before.
 #[test]
 fn s03_a_row_that_cannot_be_seen_yet_is_not_taken_for_gone() {
+    if crate::CAPTURE == "trigger" {
+        return; // an outbox shows what is committed, and whole rows
+    }
     let pair = Pair::with(Setup::default().table("documents", DOCUMENTS));
     let hub = pair.linked();
     insert(&pair, 1);
@@ -115,9 +118,13 @@ fn s03_a_row_that_cannot_be_seen_yet_is_not_taken_for_gone() {
     std::thread::scope(|scope| {
         let application = new.session();
         scope.spawn(move || application.run("UPDATE documents SET id = 2 WHERE id = 1").unwrap());
-        hub.wait_for_log("large values are missing in the stream");
-        assert_eq!(new.sql("SELECT id FROM documents"), "1");
+        let heard = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            hub.wait_for_log("large values are missing in the stream");
+            assert_eq!(new.sql("SELECT id FROM documents"), "1");
+        }));
+        // Else the application waits for ever, and this for it.
         standby("");
+        heard.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
     whole(&pair, 2, 0, 1);
     pair.settle();
