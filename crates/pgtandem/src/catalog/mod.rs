@@ -10,6 +10,7 @@ mod role;
 mod sequences;
 mod server;
 mod tables;
+pub mod types;
 
 pub use constraints::{ForeignKey, ReferentialAction, Trigger, TriggerFiring, UniqueIndex};
 pub use fingerprint::{Difference, Fingerprint, read_fingerprint};

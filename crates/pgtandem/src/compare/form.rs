@@ -1,21 +1,10 @@
 //! Which canonical form the values of a column take.
 
 use crate::catalog::Column;
+use crate::catalog::types::{
+    BIGINT, BPCHAR, DATE, DOUBLE, INTEGER, INTERVAL, JSON, JSONB, NUMERIC, REAL, SMALLINT, TIMESTAMP, TIMESTAMPTZ,
+};
 use crate::sql::Canonical;
-
-const SMALLINT: u32 = 21;
-const INTEGER: u32 = 23;
-const BIGINT: u32 = 20;
-const NUMERIC: u32 = 1700;
-const REAL: u32 = 700;
-const DOUBLE: u32 = 701;
-const JSON: u32 = 114;
-const JSONB: u32 = 3802;
-const DATE: u32 = 1082;
-const TIMESTAMP: u32 = 1114;
-const TIMESTAMPTZ: u32 = 1184;
-const INTERVAL: u32 = 1186;
-const BPCHAR: u32 = 1042;
 
 /// The form for values of all these columns, one per node. Whether values can be hashed must be asked before
 /// [`Canonical::Hashed`] may be used.

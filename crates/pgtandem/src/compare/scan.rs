@@ -214,7 +214,7 @@ impl Scan<'_> {
         let node = seen.iter().position(Option::is_some).unwrap_or_default();
         Found {
             key: suspect.texts[node].clone(),
-            rows: seen.iter().map(|row| row.as_ref().map(|row| row.shown.clone())).collect(),
+            rows: seen.iter().map(|row| row.as_ref().map(|row| row.values.clone())).collect(),
             differs: differing_columns(self.subject, seen),
             keys: suspect.texts.clone(),
         }

@@ -1,9 +1,6 @@
 //! S40, S41, S43: `up` with trigger capture, killed at any point and repeated, and `down`, which leaves no trace.
 
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
-
-use crate::support::{Pair, Setup};
+use crate::support::{Pair, Setup, killed_after};
 
 const PRODUCTS: &str = "CREATE TABLE products (id bigserial PRIMARY KEY, name text);
     INSERT INTO products (name) SELECT 'p' || i FROM generate_series(1, 500) i WHERE current_database() ~ 'new'";
@@ -24,27 +21,13 @@ fn traces(pair: &Pair) -> Vec<String> {
     pair.nodes().iter().map(|node| node.sql(query)).collect()
 }
 
-/// Kills `up` when it has announced so many steps. None: it had fewer.
-fn killed_after(pair: &Pair, steps: usize) -> Option<String> {
-    let mut command = pair.command(["up", "--yes"]);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let last = lines.by_ref().nth(steps).and_then(Result::ok);
-    if last.is_some() {
-        child.kill().unwrap();
-    }
-    drop(lines);
-    child.wait().unwrap();
-    last
-}
-
 #[test]
 fn s41_up_killed_at_any_point_can_be_repeated_and_down_leaves_no_trace() {
     let mut steps = 0;
     loop {
         let pair = pair();
         let before = traces(&pair);
-        let Some(step) = killed_after(&pair, steps) else { break };
+        let Some(step) = killed_after(pair.command(["up", "--yes"]), steps) else { break };
         // The applications go on.
         pair["new"].sql("INSERT INTO products (name) VALUES ('after the kill')");
         let hub = pair.linked();

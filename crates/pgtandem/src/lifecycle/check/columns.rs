@@ -1,6 +1,9 @@
 //! Whether a value of one node's column can stand in another's.
 
 use crate::catalog::Column;
+use crate::catalog::types::{
+    BIGINT, DATE, DOUBLE, INTEGER, JSON, JSONB, NUMERIC, REAL, SMALLINT, TIMESTAMP, TIMESTAMPTZ,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fit {
@@ -10,18 +13,6 @@ pub enum Fit {
     /// Says why not.
     Never(&'static str),
 }
-
-const SMALLINT: u32 = 21;
-const INTEGER: u32 = 23;
-const BIGINT: u32 = 20;
-const NUMERIC: u32 = 1700;
-const REAL: u32 = 700;
-const DOUBLE: u32 = 701;
-const JSON: u32 = 114;
-const JSONB: u32 = 3802;
-const DATE: u32 = 1082;
-const TIMESTAMP: u32 = 1114;
-const TIMESTAMPTZ: u32 = 1184;
 
 /// From either column to the other: changes travel both ways.
 pub fn fit(a: &Column, b: &Column) -> Fit {

@@ -1,6 +1,7 @@
 //! Copying one table from one node to another that has no rows of it.
 
 use super::Progress;
+use super::own;
 use super::resume::Copied;
 use super::snapshot::Snapshot;
 use crate::catalog::{Column, TableKind, TableShape};
@@ -75,12 +76,7 @@ impl Copy<'_> {
     }
 
     async fn begin(&self) -> Result<(), LifecycleError> {
-        let (client, node) = (self.target.client(), self.target.name.as_str());
-        let role = if self.replica_role { "; SET LOCAL session_replication_role = replica" } else { "" };
-        client.batch_execute(&format!("BEGIN{role}")).await.on(node, DOING)?;
-        let epoch = link::read_epoch(client).await.on(node, DOING)?.epoch;
-        client.execute("SELECT pgtandem.open_delivery($1, 0)", &[&epoch]).await.on(node, DOING)?;
-        Ok(())
+        own::begin(&self.target, self.replica_role, &[], DOING).await
     }
 
     async fn commit(&self, rows: u64) -> Result<(), LifecycleError> {

@@ -10,7 +10,7 @@ use super::snapshot::Snapshot;
 use super::winner::Winner;
 use super::{Progress, Work};
 use crate::catalog::{Column, TableShape};
-use crate::compare::{Side, Subject, WholeRow, read_whole};
+use crate::compare::{ComparedRow, Side, Subject, read_whole};
 use crate::config::Merge as Policy;
 use crate::lifecycle::error::On;
 use crate::lifecycle::{LifecycleError, OpenNode};
@@ -66,13 +66,21 @@ pub(super) struct Counts {
     pub held: u64,
 }
 
+impl Counts {
+    pub fn add(&mut self, others: Self) {
+        self.copied += others.copied;
+        self.overwritten += others.overwritten;
+        self.held += others.held;
+    }
+}
+
 /// One row that a node is to get.
 pub(super) struct Write<'r> {
     /// The place whose row it is.
     pub from: usize,
-    pub row: &'r WholeRow,
+    pub row: &'r ComparedRow,
     /// What it replaces.
-    pub standing: Option<&'r WholeRow>,
+    pub standing: Option<&'r ComparedRow>,
 }
 
 impl Work<'_> {
@@ -176,9 +184,7 @@ impl Merge<'_> {
         }
         let written = writes.iter().enumerate().map(|(place, writes)| self.write(place, writes));
         for (sum, counts) in counts.iter_mut().zip(try_join_all(written).await?) {
-            sum.copied += counts.copied;
-            sum.overwritten += counts.overwritten;
-            sum.held += counts.held;
+            sum.add(counts);
         }
         let values = rows.iter().flatten().flatten().flat_map(|row| row.values.iter().flatten());
         let bytes: usize = values.map(String::len).sum();
@@ -199,7 +205,7 @@ impl Merge<'_> {
     }
 
     /// The key as the place whose row it is spells it, in the order of the primary key there.
-    pub(super) fn key<'r>(&self, place: usize, row: &'r WholeRow) -> Vec<&'r str> {
+    pub(super) fn key<'r>(&self, place: usize, row: &'r ComparedRow) -> Vec<&'r str> {
         let column = |name: &Ident| self.subject.columns.iter().position(|of| of == name);
         let key = self.places[place].shape.primary_key.iter().filter_map(column);
         key.map(|at| row.values[at].as_deref().unwrap_or_default()).collect()

@@ -11,6 +11,7 @@ mod fill;
 mod install;
 mod interleave;
 mod merge;
+mod own;
 mod publish;
 mod resume;
 mod snapshot;

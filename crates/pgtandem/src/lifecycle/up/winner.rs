@@ -1,7 +1,7 @@
 //! Which of several rows under one key the others become.
 
 use crate::catalog::Column;
-use crate::compare::{Side, Subject, WholeRow};
+use crate::compare::{ComparedRow, Side, Subject};
 use crate::config::Merge;
 use crate::lifecycle::LifecycleError;
 use crate::lifecycle::error::On;
@@ -9,7 +9,7 @@ use crate::sql::{self, Ident};
 use tokio_postgres::types::ToSql;
 
 /// A key's rows, node by node.
-pub(super) type Rows = [Option<WholeRow>];
+pub(super) type Rows = [Option<ComparedRow>];
 
 /// How winners are found.
 pub(super) enum Winner {
@@ -49,7 +49,7 @@ impl Winner {
     /// For each key the place of the node whose row wins; none: it stays as it is.
     pub async fn choose(
         &self,
-        keys: &[Vec<Option<WholeRow>>],
+        keys: &[Vec<Option<ComparedRow>>],
         subject: &Subject,
         judge: Side<'_>,
     ) -> Result<Vec<Option<usize>>, LifecycleError> {
@@ -67,11 +67,11 @@ impl Winner {
     }
 
     /// Why `winner`, and not `loser`.
-    pub fn why(&self, winner: (&str, &WholeRow), loser: (&str, &WholeRow), subject: &Subject) -> String {
+    pub fn why(&self, winner: (&str, &ComparedRow), loser: (&str, &ComparedRow), subject: &Subject) -> String {
         let ((won, winning), (lost, losing)) = (winner, loser);
         let Self::Newest { column, .. } = self else { return format!("rows of {won} are preferred") };
         let by = subject.columns[*column].as_str();
-        let value = |row: &WholeRow| row.values[*column].clone().unwrap_or_else(|| "NULL".to_owned());
+        let value = |row: &ComparedRow| row.values[*column].clone().unwrap_or_else(|| "NULL".to_owned());
         if winning.has_same(losing, subject, *column) {
             return format!("{by} is {} on both: {won} stands before {lost} in the configuration", value(winning));
         }
@@ -86,7 +86,7 @@ fn is_uncontested(rows: &Rows, first: usize, subject: &Subject) -> bool {
 
 /// One server compares for all, by the type's own order.
 async fn newest(
-    keys: &[Vec<Option<WholeRow>>],
+    keys: &[Vec<Option<ComparedRow>>],
     column: usize,
     order: &str,
     judge: Side<'_>,

@@ -1,7 +1,8 @@
 //! One batch of merged rows on one node.
 
 use super::merge::{Counts, Merge, Place, Write};
-use crate::compare::WholeRow;
+use super::own;
+use crate::compare::ComparedRow;
 use crate::connect::FaultClass;
 use crate::lifecycle::LifecycleError;
 use crate::lifecycle::error::On;
@@ -43,9 +44,7 @@ impl Merge<'_> {
                     Outcome::NotAll => continue,
                 },
             };
-            sum.copied += counts.copied;
-            sum.overwritten += counts.overwritten;
-            sum.held += counts.held;
+            sum.add(counts);
         }
         Ok(sum)
     }
@@ -75,12 +74,7 @@ impl Merge<'_> {
 
     async fn begin(&self, place: usize) -> Result<(), LifecycleError> {
         let Place { writer, replica_role, .. } = &self.places[place];
-        let (client, node) = (writer.client(), writer.name.as_str());
-        let role = if *replica_role { "; SET LOCAL session_replication_role = replica" } else { "" };
-        client.batch_execute(&format!("BEGIN; {}{role}", set_lock_timeout())).await.on(node, DOING)?;
-        let epoch = link::read_epoch(client).await.on(node, DOING)?.epoch;
-        client.execute("SELECT pgtandem.open_delivery($1, 0)", &[&epoch]).await.on(node, DOING)?;
-        Ok(())
+        own::begin(writer, *replica_role, &[&set_lock_timeout()], DOING).await
     }
 
     async fn at_once(&self, place: usize, writes: &[Write<'_>]) -> Result<Outcome, LifecycleError> {
@@ -190,7 +184,7 @@ impl Merge<'_> {
         let (from, here) = (&self.places[write.from], &self.places[place]);
         let origin = self.origin(write.from);
         let key_bytes = origin.key_bytes(&self.key(write.from, write.row));
-        let contender = |place: usize, row: &WholeRow| {
+        let contender = |place: usize, row: &ComparedRow| {
             let origin = self.origin(place);
             Contender { node: origin.number, position: origin.position(), stamp: origin.taken_at, row: self.json(row) }
         };
@@ -203,7 +197,7 @@ impl Merge<'_> {
         })
     }
 
-    fn json(&self, row: &WholeRow) -> Json {
+    fn json(&self, row: &ComparedRow) -> Json {
         let value = |value: &Option<String>| value.clone().map_or(Json::Null, Json::String);
         let columns = self.subject.columns.iter().zip(&row.values);
         Json::Object(columns.map(|(name, of)| (name.as_str().to_owned(), value(of))).collect::<Map<_, _>>())

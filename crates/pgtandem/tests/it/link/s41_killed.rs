@@ -1,26 +1,11 @@
 //! `up` killed at any point can be repeated.
 
 use super::{Ended, Scene, servers};
-use crate::support::{PATIENCE, wait_until};
-use std::io::{BufRead, BufReader};
+use crate::support::{PATIENCE, killed_after, wait_until};
 use std::process::Stdio;
 
 const SCHEMA: &str = "CREATE TABLE products (id bigserial PRIMARY KEY, name text);
                       CREATE TABLE orders (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, product bigint REFERENCES products)";
-
-/// Kills `up` when it has announced so many steps. None: it had fewer.
-pub(super) fn killed_after(scene: &Scene, steps: usize) -> Option<String> {
-    let mut command = scene.command(&["up", "--yes"]);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let last = lines.by_ref().nth(steps).and_then(Result::ok);
-    if last.is_some() {
-        child.kill().unwrap();
-    }
-    drop(lines);
-    child.wait().unwrap();
-    last
-}
 
 #[test]
 fn s41_up_killed_at_any_point_can_be_repeated() {
@@ -34,7 +19,7 @@ fn s41_up_killed_at_any_point_can_be_repeated() {
         );
         let before = [scene.traces(0), scene.traces(1)];
         scene.configure(&["products", "orders"]);
-        let Some(step) = killed_after(&scene, steps) else { break };
+        let Some(step) = killed_after(scene.command(&["up", "--yes"]), steps) else { break };
         // The applications go on.
         scene.on(0, "INSERT INTO products (name) VALUES ('after the kill')");
         let Ended { code, stdout, stderr } = scene.run(&["up", "--yes"]);

@@ -1,8 +1,7 @@
 //! Tables are merged while both applications write, and by an `up` that is killed.
 
 use super::Scene;
-use super::s41_killed::killed_after;
-use crate::support::{PATIENCE, Pair, Setup, wait_until};
+use crate::support::{PATIENCE, Pair, Setup, killed_after, wait_until};
 use pgtandem::cluster::Session;
 use std::collections::BTreeSet;
 use std::fs;
@@ -238,7 +237,7 @@ fn s41_merge_killed_at_any_point_can_be_repeated() {
         }
         let before = [scene.traces(0), scene.traces(1)];
         scene.configure(&["name = \"products\"\nmerge = \"newest\""]);
-        let Some(step) = killed_after(&scene, steps) else { break };
+        let Some(step) = killed_after(scene.command(&["up", "--yes"]), steps) else { break };
         scene.on(0, "UPDATE products SET name = 'after the kill', updated_at = 'infinity' WHERE id = 700");
         scene.must(&["up", "--yes"]);
         let rows = scene.everywhere("SELECT count(*), sum(hashtext(p::text)) FROM products p");

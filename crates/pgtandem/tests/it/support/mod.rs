@@ -7,12 +7,14 @@
 mod compare;
 mod fleet;
 mod hub;
+mod killed;
 mod proxy;
 mod shared;
 mod wait;
 
 pub use fleet::{Fleet, Node, Outcome, Pair, Setup, Trio};
 pub use hub::Hub;
+pub use killed::killed_after;
 pub use proxy::Proxy;
 pub use wait::{PATIENCE, wait_until};
 

@@ -1,14 +1,15 @@
-//! Rows of single keys with all that is in them, as who makes them equal needs it.
+//! Rows of single keys as all nodes have them.
 
 use super::CompareError;
 use super::error::On;
 use super::subject::{Side, Subject};
+use crate::sql::ComparedTable;
 use futures::future::try_join_all;
 use tokio_postgres::types::ToSql;
 
 /// A row as one node has it.
 #[derive(Debug, Clone)]
-pub struct WholeRow {
+pub struct ComparedRow {
     /// Another after every write of the row; see [`crate::sql::ROW_VERSION`].
     pub version: String,
     /// Texts of the compared columns; none: NULL.
@@ -16,7 +17,7 @@ pub struct WholeRow {
     tokens: Vec<Option<String>>,
 }
 
-impl WholeRow {
+impl ComparedRow {
     /// As the columns' types see it.
     pub fn is_same(&self, other: &Self, subject: &Subject) -> bool {
         (0..self.values.len()).all(|column| self.has_same(other, subject, column))
@@ -28,15 +29,27 @@ impl WholeRow {
     }
 }
 
-/// The rows of these keys (`Found::keys`) on every side: key by key, side by side.
+/// The rows of these keys (`Found::keys`) on every side with all that is in them, as who makes them equal needs it: key
+/// by key, side by side.
 pub async fn read_whole(
     sides: &[Side<'_>],
     subject: &Subject,
     keys: &[Vec<Vec<String>>],
-) -> Result<Vec<Vec<Option<WholeRow>>>, CompareError> {
-    let reads = sides.iter().enumerate().map(|(node, side)| read_of(*side, node, subject, keys));
+) -> Result<Vec<Vec<Option<ComparedRow>>>, CompareError> {
+    read_rows(sides, subject, keys, ComparedTable::read_whole, "reading rows").await
+}
+
+/// `keys`: of each the texts, node by node. `query`: answers with the place in the arrays of keys and a row's fields.
+pub(super) async fn read_rows(
+    sides: &[Side<'_>],
+    subject: &Subject,
+    keys: &[impl AsRef<[Vec<String>]>],
+    query: fn(&ComparedTable) -> String,
+    doing: &str,
+) -> Result<Vec<Vec<Option<ComparedRow>>>, CompareError> {
+    let reads = sides.iter().enumerate().map(|(node, side)| read_of(*side, node, subject, keys, query, doing));
     let mut by_node = try_join_all(reads).await?;
-    let of_key = |at: usize| by_node.iter_mut().map(|rows: &mut Vec<Option<WholeRow>>| rows[at].take()).collect();
+    let of_key = |at: usize| by_node.iter_mut().map(|rows: &mut Vec<Option<ComparedRow>>| rows[at].take()).collect();
     Ok((0..keys.len()).map(of_key).collect())
 }
 
@@ -44,18 +57,20 @@ async fn read_of(
     side: Side<'_>,
     node: usize,
     subject: &Subject,
-    keys: &[Vec<Vec<String>>],
-) -> Result<Vec<Option<WholeRow>>, CompareError> {
+    keys: &[impl AsRef<[Vec<String>]>],
+    query: fn(&ComparedTable) -> String,
+    doing: &str,
+) -> Result<Vec<Option<ComparedRow>>, CompareError> {
     let table = &subject.tables[node];
-    let column = |at: usize| keys.iter().map(|texts| texts[node][at].as_str()).collect::<Vec<&str>>();
+    let column = |at: usize| keys.iter().map(|texts| texts.as_ref()[node][at].as_str()).collect::<Vec<&str>>();
     let texts: Vec<Vec<&str>> = (0..table.key.len()).map(column).collect();
     let parameters: Vec<&(dyn ToSql + Sync)> = texts.iter().map(|texts| texts as &(dyn ToSql + Sync)).collect();
-    let rows = side.client.query(&table.read_whole(), &parameters).await;
-    let rows = rows.on(side.name, || format!("reading rows of {}", subject.name.plain()))?;
-    let mut found: Vec<Option<WholeRow>> = vec![None; keys.len()];
+    let rows = side.client.query(&query(table), &parameters).await;
+    let rows = rows.on(side.name, || format!("{doing} of {}", subject.name.plain()))?;
+    let mut found: Vec<Option<ComparedRow>> = vec![None; keys.len()];
     for row in rows {
         let place: i64 = row.get(0);
-        let row = WholeRow { version: row.get(1), values: row.get(2), tokens: row.get(3) };
+        let row = ComparedRow { version: row.get(1), values: row.get(2), tokens: row.get(3) };
         if let Some(slot) = usize::try_from(place - 1).ok().and_then(|at| found.get_mut(at)) {
             *slot = Some(row);
         }
