@@ -85,21 +85,10 @@ BEGIN
 END
 $$;
 
--- The first statement of every transaction of ours that writes to linked tables, as in schema.sql. The mark by which
--- capture knows the transaction as ours is a setting of this transaction.
-CREATE OR REPLACE FUNCTION pgtandem.open_delivery(epoch bigint, landing bigint) RETURNS void
+-- As in schema.sql, but the mark is a setting of this transaction, which the triggers look at.
+CREATE OR REPLACE FUNCTION pgtandem.sign_delivery(landing bigint) RETURNS void
 LANGUAGE plpgsql AS $$
-DECLARE
-    current pgtandem.epoch%ROWTYPE;
 BEGIN
-    SELECT * INTO STRICT current FROM pgtandem.epoch FOR SHARE;
-    IF current.epoch OPERATOR(pg_catalog.<>) open_delivery.epoch THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'PT001',
-            MESSAGE = pg_catalog.format('epoch %s is over: the epoch is %s now, held by %s',
-                                        open_delivery.epoch, current.epoch, coalesce(current.holder, 'nobody')),
-            HINT = 'Another pgtandem is at work for this link; this one must not deliver any more.';
-    END IF;
     PERFORM pg_catalog.set_config('pgtandem.delivery', (SELECT node.secret::text FROM pgtandem.node), true);
 END
 $$;

@@ -143,9 +143,18 @@ CREATE TABLE pgtandem.hub_status (
     state      jsonb
 ) WITH (fillfactor = 50);
 
+-- Leaves a mark by which capture knows the whole transaction as ours: here in the WAL.
+CREATE FUNCTION pgtandem.sign_delivery(landing bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_catalog.pg_logical_emit_message(true, 'pgtandem',
+        (SELECT pg_catalog.concat(node.secret, ' ', sign_delivery.landing) FROM pgtandem.node));
+END
+$$;
+
 -- The first statement of every transaction of ours that writes to linked tables: refuses a hub that has been deposed
--- (and keeps others from taking over until this transaction ends), then leaves a mark in the WAL by which capture
--- knows the whole transaction as ours. Landing 0 stands for rows that `up` copies.
+-- (and keeps others from taking over until this transaction ends), then signs the transaction. Landing 0 stands for rows
+-- that `up` copies.
 CREATE FUNCTION pgtandem.open_delivery(epoch bigint, landing bigint) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -159,8 +168,7 @@ BEGIN
                                         open_delivery.epoch, current.epoch, coalesce(current.holder, 'nobody')),
             HINT = 'Another pgtandem is at work for this link; this one must not deliver any more.';
     END IF;
-    PERFORM pg_catalog.pg_logical_emit_message(true, 'pgtandem',
-        (SELECT pg_catalog.concat(node.secret, ' ', open_delivery.landing) FROM pgtandem.node));
+    PERFORM pgtandem.sign_delivery(open_delivery.landing);
 END
 $$;
 
