@@ -310,4 +310,34 @@ mod tests {
         of_same_transaction.swept(Position(9), dot(0, 3));
         assert_eq!(of_same_transaction.cover, cover([2, 0]));
     }
+
+    /// Both halves of a key change (key 1 became key 2) were held at 5. A later change of key 1 was written there at
+    /// `released`, and is acknowledged. After a restart a change of the target beats the half that waits.
+    fn rows_owed_when_the_other_half_loses(released: Option<u64>) -> Vec<Key> {
+        let half = |key: u8, partner: u8, state, fallback, released| HeldRecord {
+            key: Key::new(TABLE, [key]),
+            state,
+            half: Some(Half { partners: [Key::new(TABLE, [partner])].into_iter().collect(), fallback }),
+            ..record(5, [0, 0], released)
+        };
+        let held = [
+            half(1, 2, State::Absent, State::Present(9), released),
+            half(2, 1, State::Present(9), State::Absent, None),
+        ];
+        let wrote = [5, 7].map(|at| Landing { position: Position(at), cover: cover([4, 4]), wrote: Wrote::keys([]) });
+        let landings = vec![Vec::new(), wrote.to_vec()];
+        let starts = vec![Position(4), Position(4)];
+        let mut hub = Recovery::new(starts, landings, [], held, Box::new(Newest)).finish();
+        let write = Change::Row { key: Key::new(TABLE, [2]), op: Op::Update, state: State::Present(2) };
+        hub.judge(NodeId(1), Position(9), Micros(2), [write]);
+        let rows = hub.cut(NodeId(0)).expect("a conflict was decided").rows;
+        rows.into_iter().map(|row| row.key).collect()
+    }
+
+    #[test]
+    fn a_half_over_which_a_later_change_was_written_does_not_fall_back() {
+        let [one, two] = [1, 2].map(|key| Key::new(TABLE, [key]));
+        assert_eq!(rows_owed_when_the_other_half_loses(None), [one, two.clone()]);
+        assert_eq!(rows_owed_when_the_other_half_loses(Some(7)), [two]);
+    }
 }

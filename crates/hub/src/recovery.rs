@@ -94,6 +94,7 @@ impl<I: Clone> Recovery<I> {
         // Covers only grow from one delivery to the next, whatever their targets: the newest record reflects most.
         let reflected = |r: &HeldRecord<I>| r.reflects.0.iter().map(|p| u128::from(p.0)).sum::<u128>();
         records.sort_by_key(|r| std::cmp::Reverse((reflected(r), r.released.is_none())));
+        self.part_the_superseded(&mut records);
         for record in records {
             self.spans.entry(record.key.clone()).or_default().extend(record.spans());
             let landings = &self.landings[record.node.index()];
@@ -125,6 +126,26 @@ impl<I: Clone> Recovery<I> {
             history.changes.push(past.clone());
             if truncate {
                 self.truncates.entry(record.key.table()).or_default().push(past);
+            }
+        }
+    }
+
+    /// Halves of a key change that a node held are written there together. Of one that was written while another waited,
+    /// a later change was, which may have been acknowledged since: the record is a half no more, and must not fall back
+    /// when the other loses. (If it has lost itself, it was its fallback that was written.)
+    fn part_the_superseded(&self, records: &mut [HeldRecord<I>]) {
+        let halves = records.iter().filter(|r| r.half.is_some());
+        let released: HashMap<(NodeId, Key, Dot), Option<Position>> =
+            halves.map(|r| ((r.node, r.key.clone(), r.dot), r.released)).collect();
+        for record in records {
+            let (Some(half), Some(at)) = (&record.half, record.released) else { continue };
+            let until = |partner: &Key| released.get(&(record.node, partner.clone(), record.dot));
+            let waited_longer = |until: &Option<Position>| until.is_none_or(|until| at < until);
+            let forfeited = |made: &Made| made.forfeit && made.loser == record.dot;
+            if half.partners.iter().filter_map(until).any(waited_longer)
+                && !self.decisions.get(&record.key).is_some_and(|of_key| of_key.iter().any(forfeited))
+            {
+                record.half = None;
             }
         }
     }
