@@ -58,6 +58,21 @@ impl Decided {
         }
     }
 
+    /// It is a forfeit no more: the number of the decision that was one.
+    pub(crate) fn confirm(&mut self, winner: Dot, loser: Dot) -> Option<u64> {
+        let is_it = |made: &Made| made.forfeit && (made.winner, made.loser) == (winner, loser);
+        let place = match &self.places {
+            Some(places) => {
+                let mut lost = places.as_loser.get(&loser)?.iter().map(|place| *place as usize);
+                lost.find(|place| is_it(&self.made[*place]))?
+            }
+            None => self.made.iter().position(is_it)?,
+        };
+        let made = &mut self.made[place];
+        made.forfeit = false;
+        Some(made.number)
+    }
+
     /// Those that the change lost, in order.
     pub(crate) fn lost_by(&self, dot: Dot) -> impl Iterator<Item = &Made> {
         let found = self.places.as_ref().map(|places| places.as_loser.get(&dot));

@@ -190,3 +190,28 @@ impl<I: Clone> Hub<I> {
         self.forfeit_all(&half.partners, dot, cause);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{Change, Hub, Kind, Micros, NodeId, Op, Position, Prefer, State, TableId};
+
+    use super::Key;
+
+    /// One transaction deletes both keys between which another had moved a row. It beats the key change on one of them,
+    /// and what that falls back to on the other: a forfeit alone would leave the fallback unbeaten after a restart.
+    #[test]
+    fn who_beats_both_halves_is_recorded_on_both() {
+        let [one, two] = [1, 2].map(|key| Key::new(TableId(1), [key]));
+        for deleted in [[&one, &two], [&two, &one]] {
+            let policy = Prefer { node: NodeId(0), name: "prefer".into() };
+            let mut hub: Hub<u8> = Hub::new(2, Box::new(policy));
+            let moved = Change::KeyChange { from: one.clone(), to: two.clone(), image: 1, image_under_old_key: 1 };
+            hub.judge(NodeId(1), Position(5), Micros(1), [moved]);
+            let delete = |key: &Key| Change::Row { key: key.clone(), op: Op::Delete, state: State::Absent };
+            hub.judge(NodeId(0), Position(5), Micros(2), deleted.map(delete));
+            let decisions = hub.cut(NodeId(1)).expect("its change lost").decisions;
+            let of = |key: &Key| decisions.iter().filter(|d| d.key == *key).map(|d| d.kind).collect::<Vec<_>>();
+            assert_eq!((of(&one), of(&two)), (vec![Kind::DeleteDelete], vec![Kind::InsertDelete]));
+        }
+    }
+}

@@ -136,12 +136,26 @@ impl<I: Clone> Hub<I> {
         let entry = self.window.get(slot);
         let forfeit = kind == Kind::KeyChange;
         if entry.is_recorded(winner.dot, loser.dot, forfeit) {
+            if !forfeit {
+                self.beat_here_too(slot, winner, loser.dot);
+            }
             return;
         }
         let (winning, losing) = (winner.dot, loser.dot);
         let number = self.log.push(Decision { key: entry.key.clone(), kind, winner, loser, policy, why });
         let made = Made { winner: winning, loser: losing, forfeit, number };
         self.window.get_mut(slot).extra().decisions.push(made);
+    }
+
+    /// Who beat a key change on its other key beats what it fell back to here: from now on the decision says that. Where
+    /// it stayed a forfeit, a recovery would take the fallback for unbeaten.
+    fn beat_here_too(&mut self, slot: u32, winner: Side<I>, loser: Dot) {
+        let made = self.window.get_mut(slot).extra().decisions.confirm(winner.dot, loser);
+        // Both are of one transaction, so that no node has been told yet.
+        if let Some(decision) = made.and_then(|number| self.log.get_mut(number)) {
+            decision.kind = Kind::of(winner.op, decision.loser.op);
+            decision.winner = winner;
+        }
     }
 
     /// A later change of the transaction whose earlier one is canonical.
