@@ -11,6 +11,7 @@ module NewApp
     config.eager_load = Rails.env.production?
     # The page before this one is seldom worth a gigabyte of log.
     config.log_level = :info
+    config.active_record.schema_format = ENV.fetch("SCHEMA_FORMAT", "ruby").to_sym
     config.active_record.dump_schema_after_migration = !Rails.env.production?
   end
 end
