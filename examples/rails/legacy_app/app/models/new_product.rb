@@ -2,4 +2,6 @@
 class NewProduct < ApplicationRecord
   self.table_name = "new_products"
   self.primary_key = "id"
+
+  enum status: Product.statuses
 end

@@ -1,9 +1,13 @@
 module ApplicationHelper
-  # A column as it stands in the table.
+  # A column for the comparison: nothing of it may be rounded away.
   def cell(record, column)
     return tag.span("missing", class: "missing") if record.nil?
 
-    value = record.read_attribute_before_type_cast(column)
-    value.nil? ? tag.span("NULL", class: "null") : value.to_s
+    case value = record[column]
+    when nil then tag.span("NULL", class: "null")
+    when Time then value.utc.strftime("%F %T.%6N")
+    when BigDecimal then value.to_s("F")
+    else value.to_s
+    end
   end
 end

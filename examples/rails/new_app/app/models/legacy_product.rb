@@ -2,4 +2,6 @@
 class LegacyProduct < ApplicationRecord
   self.table_name = "legacy_products"
   self.primary_key = "id"
+
+  enum status: Product.statuses
 end
