@@ -56,6 +56,8 @@ pub fn rails_version() -> Result<String, String> {
     }
 }
 
+// The demo needs less of it than the test.
+#[allow(dead_code)]
 impl Shop {
     /// Starts the servers and makes the applications' databases, with what the legacy one has sold for years. The
     /// legacy server cannot decode its WAL: it is read by triggers.
@@ -144,20 +146,20 @@ impl Shop {
     }
 
     /// Runs Ruby inside an application.
-    pub fn runner(&self, app: usize, script: &Path) -> Result<Done, String> {
-        run(self.command(Path::new("bin/rails"), &self.root(app)).arg("runner").arg(script))
-    }
-
-    pub fn pgtandem(&self, args: &[&str]) -> Result<Done, String> {
-        run(self.command(&self.pgtandem, self.dir.path()).args(args))
+    pub fn runner(&self, app: usize, script: &Path, argument: &str) -> Result<Done, String> {
+        run(self.command(Path::new("bin/rails"), &self.root(app)).arg("runner").arg(script).arg(argument))
     }
 
     pub fn sql(&self, app: usize, sql: &str) -> Result<String, String> {
-        self.clusters[app].psql(&format!("{}_app", NODES[app]), sql).map_err(|error| error.to_string())
+        self.sql_in(app, &format!("{}_app", NODES[app]), sql)
     }
 
-    pub fn hub_log(&self) -> String {
-        self.hub.as_ref().map(Process::log).unwrap_or_default()
+    pub fn sql_in(&self, app: usize, database: &str, sql: &str) -> Result<String, String> {
+        self.clusters[app].psql(database, sql).map_err(|error| error.to_string())
+    }
+
+    pub fn stop_hub(&mut self) {
+        self.hub = None;
     }
 
     /// Does something in both applications at once.
