@@ -1,5 +1,4 @@
 # What ActiveRecord does for an application, done in one of two linked ones. The argument is the application's name.
-# The product "hammer" and the category at the end tell the test what arrived.
 
 tag = ARGV.fetch(0)
 
@@ -57,6 +56,7 @@ check "what was rolled back is not there", !Product.exists?(name: "#{tag} never"
 
 Product.where(id: ids.last(20)).update_all("price = price + 0.25")
 Product.where(id: ids.first(10).drop(1)).delete_all
+# Rails 6.1 forgets the counter where a row with a lock_version is destroyed; so it is taken out of its category first.
+[saw, file].each { |product| product.update!(category: nil) }
 saw.destroy!
-file.update!(category: nil)
 check "the counter cache counts down", tools.reload.products_count == 1

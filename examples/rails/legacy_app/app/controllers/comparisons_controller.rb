@@ -7,7 +7,7 @@ class ComparisonsController < ApplicationController
   end
 
   def show
-    return render :unavailable unless NewProduct.table_exists?
+    return render :unavailable unless NewProduct.connection.data_source_exists?(NewProduct.table_name)
 
     here = Product.all.index_by(&:id)
     there = NewProduct.all.index_by(&:id)

@@ -7,7 +7,7 @@ class ComparisonsController < ApplicationController
   end
 
   def show
-    return render :unavailable unless LegacyProduct.table_exists?
+    return render :unavailable unless LegacyProduct.connection.data_source_exists?(LegacyProduct.table_name)
 
     here = Product.all.index_by(&:id)
     there = LegacyProduct.all.index_by(&:id)

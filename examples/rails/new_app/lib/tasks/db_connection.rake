@@ -185,7 +185,7 @@ module DbConnection
           "#{$1}#{start}#{$2}#{step}"
         end
       elsif identity == "DEFAULT"
-        text.sub!(/^ALTER TABLE ONLY "?#{schema}"?\."?#{table}"? REPLICA IDENTITY \w+;\n*/, "")
+        text.sub!(/\n\nALTER TABLE ONLY "?#{schema}"?\."?#{table}"? REPLICA IDENTITY \w+;/, "")
       end
     end
     text
