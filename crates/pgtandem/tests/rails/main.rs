@@ -158,7 +158,9 @@ fn the_link_is_taken_away(shop: &mut Shop) -> Done {
     for app in [NEW, LEGACY] {
         let left = "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal";
         same("0", &shop.sql(app, left)?, left)?;
-        let schema = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'pgtandem%'";
+        let schema = "SELECT (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'pgtandem%')
+                             + (SELECT count(*) FROM pg_foreign_server)
+                             + (SELECT count(*) FROM pg_extension WHERE extname = 'postgres_fdw')";
         same("0", &shop.sql(app, schema)?, schema)?;
         visit::create(&shop.browser(app)?, "After the link", "1")?;
     }

@@ -40,7 +40,7 @@ module DbConnection
   end
 
   def server(peer)
-    "pgtandem_#{peer}"
+    "#{peer}_server"
   end
 
   def foreign_table(peer, table)
@@ -69,16 +69,32 @@ module DbConnection
     given.map { |name, value| "#{name} #{quote(value)}" }.join(", ")
   end
 
+  # Noted on the server, so that the extension goes when the server goes.
+  WITH_EXTENSION = "made by rake db_connection, with the extension".freeze
+
   def create_server(peer)
     server_options, user_options = peer_database(peer)
-    execute "SET LOCAL client_min_messages = warning", "CREATE EXTENSION IF NOT EXISTS postgres_fdw",
-            "CREATE SERVER IF NOT EXISTS #{server(peer)} FOREIGN DATA WRAPPER postgres_fdw OPTIONS (#{options(server_options)})",
-            "CREATE USER MAPPING IF NOT EXISTS FOR CURRENT_USER SERVER #{server(peer)} OPTIONS (#{options(user_options)})"
+    statements = [
+      "SET LOCAL client_min_messages = warning", "CREATE EXTENSION IF NOT EXISTS postgres_fdw",
+      "CREATE SERVER IF NOT EXISTS #{server(peer)} FOREIGN DATA WRAPPER postgres_fdw OPTIONS (#{options(server_options)})",
+      "CREATE USER MAPPING IF NOT EXISTS FOR CURRENT_USER SERVER #{server(peer)} OPTIONS (#{options(user_options)})"
+    ]
+    brought = rows("SELECT FROM pg_extension WHERE extname = 'postgres_fdw'").empty?
+    statements << "COMMENT ON SERVER #{server(peer)} IS #{quote(WITH_EXTENSION)}" if brought
+    execute(*statements)
     puts "#{server(peer)}: #{server_options.values_at(:host, :port, :dbname).join(' ')}"
   end
 
   def destroy_server(peer)
-    execute "SET LOCAL client_min_messages = warning", "DROP SERVER IF EXISTS #{server(peer)} CASCADE"
+    statements = ["SET LOCAL client_min_messages = warning", "DROP SERVER IF EXISTS #{server(peer)} CASCADE"]
+    statements << "DROP EXTENSION postgres_fdw" if extension_is_ours? && foreign_servers.size == 1
+    execute(*statements)
+  end
+
+  # The names of all that use postgres_fdw, and what is noted on them.
+  def foreign_servers
+    rows("SELECT srvname, obj_description(s.oid, 'pg_foreign_server') FROM pg_foreign_server s
+          JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw WHERE fdwname = 'postgres_fdw'")
   end
 
   # The server of a foreign table; nil where there is no such table.
@@ -157,19 +173,21 @@ module DbConnection
     end
   end
 
+  # pgtandem's own begin with its name.
+  SERVER = /(?:#{Regexp.union(PEERS.keys.map { |peer| server(peer) })}|pgtandem_\w+)/
   OURS = Regexp.union(
     /CREATE (?:CONSTRAINT )?TRIGGER [^;]*EXECUTE (?:FUNCTION|PROCEDURE) pgtandem\.[^;]*;/,
     /ALTER TABLE [^;]* TRIGGER "?0_pgtandem[^;]*;/,
-    /CREATE SERVER pgtandem_[^;]*;/,
-    /CREATE USER MAPPING FOR \S+ SERVER pgtandem_[^;]*;/
+    /CREATE SERVER #{SERVER} [^;]*;/,
+    /COMMENT ON SERVER #{SERVER} [^;]*;/,
+    /CREATE USER MAPPING FOR \S+ SERVER #{SERVER} [^;]*;/
   )
   EXTENSION = /(?:CREATE EXTENSION (?:IF NOT EXISTS )?|COMMENT ON EXTENSION )postgres_fdw [^;]*;/
 
-  # Nothing but our own foreign servers uses it.
+  # These tasks brought it, and nothing else uses it.
   def extension_is_ours?
-    names = rows("SELECT srvname FROM pg_foreign_server s JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw
-                  WHERE fdwname = 'postgres_fdw'").flatten
-    names.any? && names.all? { |name| name.start_with?("pgtandem_") }
+    names, notes = foreign_servers.transpose
+    notes.to_a.include?(WITH_EXTENSION) && names.all?(/\A#{SERVER}\z/)
   end
 
   def without_ours(text)
