@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,6 +22,8 @@ const NODES: [&str; 2] = ["new", "legacy"];
 const NEEDED: &str = "require 'rails'; require 'active_record/railtie'; require 'action_controller/railtie'; \
                       require 'action_view/railtie'; require 'pg'; require 'puma'; print Rails.version";
 
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
 /// Dropped, it leaves nothing behind.
 pub struct Shop {
     // In the order in which they must end.
@@ -32,7 +36,7 @@ pub struct Shop {
 
 /// A program of ours that goes on until it is ended.
 pub struct Process {
-    child: Child,
+    child: Mutex<Child>,
     log: PathBuf,
 }
 
@@ -242,7 +246,7 @@ impl Process {
         let file = File::create(&log).map_err(|e| e.to_string())?;
         command.stdout(file.try_clone().map_err(|e| e.to_string())?).stderr(file);
         let child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
-        Ok(Self { child, log })
+        Ok(Self { child: Mutex::new(child), log })
     }
 
     pub fn log(&self) -> String {
@@ -250,25 +254,25 @@ impl Process {
     }
 
     pub fn is_running(&self) -> bool {
-        // A child that was not waited for is there, if only as a zombie.
-        let state = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        let is_gone = state.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
-        !is_gone
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(child.try_wait(), Ok(None))
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let pid = Pid::from_raw(self.child.id().try_into().unwrap_or(i32::MAX));
-        let _ = kill(pid, Signal::SIGTERM);
-        for _ in 0..100 {
-            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+        if self.is_running() {
+            let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let pid = Pid::from_raw(child.id().try_into().unwrap_or(i32::MAX));
+            let _ = kill(pid, Signal::SIGTERM);
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let began = Instant::now();
+        while self.is_running() && began.elapsed() < STOP_LIMIT {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }
 

@@ -107,6 +107,7 @@ module DbConnection
     name = foreign_table(peer, table)
     return puts "#{name} is there already (server #{server_of(name)})" if server_of(name)
 
+    create_server(peer)
     schema = rows("SELECT current_schema()").flatten.first
     execute "CREATE SCHEMA pgtandem_import",
             "IMPORT FOREIGN SCHEMA public LIMIT TO (#{table}) FROM SERVER #{server(peer)} INTO pgtandem_import",
@@ -265,7 +266,7 @@ namespace :db_connection do
     DbConnection::PEERS.each_key do |peer|
       namespace DbConnection.foreign_table(peer, table) do
         desc "Make a foreign table for reading #{table} of #{peer}"
-        task create_foreign_table: "db_connection:remote_server:create" do
+        task create_foreign_table: :environment do
           DbConnection.create_foreign_table(peer, table)
         end
 
