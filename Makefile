@@ -5,13 +5,15 @@ ONLY ?=
 # One scenario for each thing that differs between versions of PostgreSQL or that all else rests on.
 CORE = cluster:: s01_ s03_ s05_ s06_ s13_ s20_ s21_ s22_ s30_ s32_ s36_ s38_ s41_ s43_ s45_
 
-.PHONY: build test test-matrix test-matrix-core demo bench lint clean setup
+.PHONY: build test test-matrix test-matrix-core demo demo-rails bench lint clean setup
 
-build: setup
+build:
+	@scripts/setup
 	$(CARGO) build --release
 
+# All that the tests need, Ruby on Rails included.
 setup:
-	@scripts/setup
+	@scripts/setup rails
 
 test: setup
 	$(CARGO) test --workspace
@@ -26,6 +28,10 @@ test-matrix-core:
 # make demo ARGS=--keep
 demo: build
 	$(CARGO) run --release --quiet --package pgtandem -- demo $(ARGS)
+
+# Two Rails applications, linked, until Ctrl-C. ARGS=--check: without a person.
+demo-rails: setup build
+	$(CARGO) run --release --quiet --package pgtandem --example demo-rails -- $(ARGS)
 
 # make bench ARGS='--quick drain lag'
 bench: build

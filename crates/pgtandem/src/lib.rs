@@ -15,4 +15,5 @@ pub mod demo;
 pub mod lifecycle;
 pub mod link;
 pub mod observe;
+pub mod rails;
 pub mod sql;

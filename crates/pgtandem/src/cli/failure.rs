@@ -3,6 +3,7 @@
 use super::Style;
 use crate::config::ConfigFaults;
 use crate::lifecycle::LifecycleError;
+use crate::rails::Faults;
 use std::process::ExitCode;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +60,12 @@ impl From<ConfigFaults> for Failure {
     fn from(faults: ConfigFaults) -> Self {
         let message = faults.render(Style::of_stderr().is_coloured());
         Self { code: 2, message, is_report: true, remedy: None }
+    }
+}
+
+impl From<Faults> for Failure {
+    fn from(faults: Faults) -> Self {
+        Self { code: 2, message: faults.to_string(), is_report: false, remedy: None }
     }
 }
 

@@ -29,7 +29,9 @@ fn config(text: &str) -> TempDir {
 /// Runs the binary there; its exit code, and what it wrote to both.
 fn pgtandem(dir: &TempDir, args: &[&str]) -> (i32, String, String) {
     let mut command = Command::cargo_bin("pgtandem").unwrap();
-    let variables = std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("PG"));
+    let variables = std::env::vars()
+        .map(|(name, _)| name)
+        .filter(|name| ["PG", "RAILS_", "NEW_DATABASE", "LEGACY_DATABASE"].iter().any(|begin| name.starts_with(begin)));
     for name in variables {
         command.env_remove(name);
     }

@@ -145,3 +145,42 @@ fn help_lists_every_command() {
     ];
     assert_eq!(commands, expected, "{stdout}");
 }
+
+#[test]
+fn init_reads_rails_applications_and_reports_what_it_cannot_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let apps = [("new_app", "password: <%= Rails.application.secret %>"), ("legacy_app", "<% if x %>")];
+    for (app, line) in apps {
+        fs::create_dir_all(dir.path().join(app).join("config")).unwrap();
+        let yml = format!("development:\n  adapter: postgresql\n  database: shop\n  host: 127.0.0.1\n  {line}\n");
+        fs::write(dir.path().join(app).join("config/database.yml"), yml).unwrap();
+    }
+    let (code, stdout, stderr) = pgtandem(&dir, &["init", "--rails", "new_app", "--rails", "legacy_app"]);
+    assert_eq!((code, stdout.as_str()), (2, ""));
+    insta::assert_snapshot!(stderr, @r"
+    error: new_app/config/database.yml:5: the password is what Ruby makes of `Rails.application.secret`; it is not evaluated
+      → set NEW_DATABASE_PASSWORD to it
+    legacy_app/config/database.yml:5: `<% if x %>` is Ruby that decides what the file says
+      → name the databases as NAME=URL in place of --rails
+    ");
+    let (code, _, stderr) = pgtandem(&dir, &["init", "--rails", "elsewhere", "new=host=a"]);
+    assert_eq!(code, 2);
+    insta::assert_snapshot!(stderr, @r"
+    error: elsewhere/config/database.yml: cannot be read: No such file or directory (os error 2)
+      → --rails takes the directory of a Rails application
+    ");
+    fs::write(dir.path().join("new_app/config/database.yml"), "development:\n  database: shop\n").unwrap();
+    let (code, _, stderr) = pgtandem(&dir, &["init", "--rails", "new_app"]);
+    assert_eq!(code, 2);
+    insta::assert_snapshot!(stderr, @r"
+    error: new_app is one database; where is the other?
+      try: add --rails PATH or NAME=URL, or set LEGACY_DATABASE_NAME, with LEGACY_DATABASE_HOST, _PORT, _USER and _PASSWORD
+    ");
+    let (code, _, stderr) = pgtandem(&dir, &["init", "new=host=a"]);
+    assert_eq!(code, 2);
+    insta::assert_snapshot!(stderr, @r"
+    error: a link takes two databases or more
+      try: pgtandem init new=postgres://… legacy=postgres://…, or --rails PATH --rails PATH; see --help
+    ");
+    assert!(!dir.path().join("pgtandem.toml").exists());
+}

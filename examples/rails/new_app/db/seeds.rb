@@ -1,0 +1,1 @@
+# The new application begins empty: what the legacy one has comes from there.
