@@ -5,6 +5,7 @@
 
 pub mod check;
 mod describe;
+pub(crate) mod direct;
 mod down;
 mod error;
 mod identity;

@@ -8,7 +8,7 @@ use super::interleave::{Interleaving, interleavings};
 use super::{LifecycleError, NodeSurvey};
 use crate::catalog::{Column, Leaf, ReplicaIdentity, TableShape};
 use crate::config::{Capture, Config, Ids, Merge, Table};
-use crate::sql::{Ident, QualifiedName};
+use crate::sql::{self, Ident, QualifiedName};
 
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -80,6 +80,17 @@ pub enum Step {
         table: Table,
     },
     Interleave(Interleaving),
+    /// What leads to the peer, and what its transactions arrive at.
+    DirectPeer {
+        node: usize,
+        peer: usize,
+    },
+    /// From here on the table's changes go to the peer at COMMIT.
+    DirectTable {
+        node: usize,
+        peer: usize,
+        table: sql::DirectTable,
+    },
     /// The rows become the same on all nodes, and the table live.
     Fill {
         id: i32,
@@ -115,12 +126,14 @@ pub fn plan(config: &Config, surveys: &[NodeSurvey]) -> Result<Plan, LifecycleEr
     for node in 0..surveys.len() {
         planner.install(node);
     }
+    planner.direct_peers();
     for node in 0..surveys.len() {
         planner.node(node);
     }
     for table in parents_first(config, surveys) {
         planner.table(table);
     }
+    planner.direct_tables();
     let steps = planner.steps;
     let captures = surveys.iter().map(|survey| survey.capture(config)).collect();
     Ok(Plan { identities, captures, slot_count, steps })
@@ -199,12 +212,12 @@ fn is_spelled_alike(column: &Column) -> bool {
     column.type_kind == 'e' || ALIKE.contains(&name)
 }
 
-struct Planner<'a> {
-    config: &'a Config,
-    surveys: &'a [NodeSurvey],
+pub(super) struct Planner<'a> {
+    pub(super) config: &'a Config,
+    pub(super) surveys: &'a [NodeSurvey],
     identities: &'a [Identity],
     slot_count: i16,
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
 }
 
 impl Planner<'_> {
@@ -299,7 +312,7 @@ impl Planner<'_> {
     }
 
     /// What some node calls it already, or else a number that none has used.
-    fn table_id(&self, table: &Table) -> i32 {
+    pub(super) fn table_id(&self, table: &Table) -> i32 {
         let known =
             |table: &Table| self.surveys.iter().find_map(|survey| survey.linked(&table.name)).map(|linked| linked.id);
         known(table).unwrap_or_else(|| {

@@ -9,6 +9,7 @@ mod canonical;
 mod capture;
 mod comparing;
 mod copying;
+mod direct;
 mod merging;
 mod rows;
 mod sequence;
@@ -22,6 +23,10 @@ pub use comparing::{
 };
 pub use copying::{
     copy_in, copy_out, copy_table, create_copy_table, holds_rows, insert_from_copy_table, rest_of_copy_table,
+};
+pub use direct::{
+    ArrivingColumn, DBLINK, DirectTable, ServerOption, create_foreign_table, create_server, create_user_mapping,
+    drop_direct_table, drop_foreign_table, drop_server,
 };
 pub use merging::{insert_missing, newest, overwrite};
 pub use rows::{
