@@ -313,6 +313,11 @@ BEGIN
         PERFORM pgtandem.enqueue(NEW.xid);
         RETURN NULL;
     END IF;
+    -- The first one after a pause tries for all.
+    IF (SELECT s.last_value FROM pgtandem.direct_closed_until AS s) > 0 THEN
+        PERFORM pg_catalog.setval('pgtandem.direct_closed_until',
+            (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint + setting.wait_ms + 2000);
+    END IF;
     -- What the peer is given must not be forgotten here.
     IF pg_catalog.current_setting('synchronous_commit') = 'off' THEN
         PERFORM pg_catalog.set_config('synchronous_commit', 'local', true);
@@ -424,6 +429,41 @@ CREATE FUNCTION pgtandem.settle_receipt(of_token uuid, of_xid xid8) RETURNS text
 BEGIN
     INSERT INTO pgtandem.receipt (token, sender_xid, refused) VALUES (of_token, of_xid, true) ON CONFLICT DO NOTHING;
     RETURN (SELECT CASE WHEN r.refused THEN 'not landed' ELSE 'landed' END FROM pgtandem.receipt AS r WHERE r.token = of_token);
+END
+$$;
+
+-- The peer is asked again as soon as it answers; by those who can wait.
+CREATE FUNCTION pgtandem.try_peer() RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE
+    reply record;
+BEGIN
+    IF (SELECT s.last_value FROM pgtandem.direct_closed_until AS s) = 0 THEN
+        RETURN;
+    END IF;
+    BEGIN
+        SELECT * INTO reply FROM pgtandem.ask('SELECT ''yes''', 1000);
+    EXCEPTION WHEN OTHERS THEN
+        RETURN;
+    END;
+    IF reply.state = 'a' THEN
+        PERFORM pg_catalog.setval('pgtandem.direct_closed_until', 0), pg_catalog.setval('pgtandem.direct_pause_ms', 0);
+    END IF;
+END
+$$;
+
+-- Keeps note that a row the peer wrote here, and whose transaction then failed there, was put back.
+CREATE FUNCTION pgtandem.note_revert(of_table integer, of_key jsonb, written jsonb, restored jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+    -- Positions that no change has: below the first one.
+    INSERT INTO pgtandem.decision (table_id, key, key_bytes, winner_node, winner_position, loser_node, loser_position,
+                                   winner_stamp, loser_stamp, kind, winner_row, loser_row, policy, why)
+    SELECT of_table, of_key, pg_catalog.convert_to(of_key::text, 'UTF8'), n.number, '0/0', p.number,
+           '0/0'::pg_lsn + (1 + (SELECT pg_catalog.count(*) FROM pgtandem.decision AS d WHERE d.kind = 'written here alone')),
+           pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp(), 'written here alone', restored, written, 'direct',
+           'its transaction failed on ' || d.peer || ' after it had been written here'
+    FROM pgtandem.node AS n, pgtandem.direct AS d JOIN pgtandem.peer AS p ON p.name = d.peer AND p.left_at IS NULL
+    ON CONFLICT DO NOTHING;
 END
 $$;
 

@@ -67,6 +67,8 @@ pub(super) fn inbox_server_options(endpoint: &Endpoint, wait: Duration, is_repli
         "idle_in_transaction_session_timeout=0",
         "row_security=off",
         "jit=off",
+        // What was answered must not be forgotten.
+        "synchronous_commit=on",
     ]
     .map(str::to_owned)
     .into();

@@ -184,7 +184,7 @@ BEGIN
     IF EXISTS (SELECT FROM pgtandem.queued AS q WHERE q.table_id = {id} AND q.key IS NULL)
         OR EXISTS (SELECT FROM pgtandem.queued AS q WHERE q.table_id = {id})
         AND EXISTS (SELECT FROM ({arrived_all}) AS a, pgtandem.queued AS q
-                    WHERE a.arrived IS NOT NULL AND q.table_id = {id} AND q.key = {hash_arrived}) THEN
+                    WHERE NOT a.arrived IS NULL AND q.table_id = {id} AND q.key = {hash_arrived}) THEN
         PERFORM pgtandem.refuse('PT004', 'changes of the key wait here');
     END IF;
     RETURN befores;
@@ -247,7 +247,11 @@ BEGIN
     END IF;
     IF op = 'D' THEN
         INSERT INTO {name} ({columns}) OVERRIDING SYSTEM VALUE VALUES ({before_columns}) ON CONFLICT DO NOTHING;
-        RETURN FOUND;
+        IF NOT FOUND THEN
+            RETURN false;
+        END IF;
+        PERFORM pgtandem.note_revert({id}, {key_old_json}, NULL, {before_json});
+        RETURN true;
     END IF;
     PERFORM FROM {name} AS t WHERE {key_new} AND {found} IS NOT DISTINCT FROM {wanted} FOR UPDATE;
     IF NOT FOUND THEN
@@ -258,6 +262,7 @@ BEGIN
     ELSE
         UPDATE {name} AS t SET {set_before} WHERE {key_new};
     END IF;
+    PERFORM pgtandem.note_revert({id}, {key_old_json}, {new_json}, CASE WHEN op <> 'I' THEN {before_json} END);
     RETURN true;
 END
 $$",
@@ -268,6 +273,9 @@ $$",
             found = self.texts("t"),
             wanted = self.texts("new_row"),
             set_before = self.set("before_row"),
+            key_old_json = json("old_row", &self.key_names()),
+            new_json = json("new_row", &written),
+            before_json = json("before_row", &written),
         )
     }
 }
@@ -280,6 +288,12 @@ pub fn drop_direct_table(id: i32) -> String {
          DROP FUNCTION IF EXISTS pgtandem.revert_{id}(text, text, text, text); \
          DELETE FROM pgtandem.direct_table WHERE table_id = {id}"
     )
+}
+
+/// Values as the decision record has them: texts.
+fn json(from: &str, columns: &[&Ident]) -> String {
+    let pairs = columns.iter().map(|column| format!("{}, {from}.{column}::text", Literal(column.as_str())));
+    format!("pg_catalog.jsonb_object(ARRAY[{}])", pairs.collect::<Vec<_>>().join(", "))
 }
 
 /// An option of a foreign server or a user mapping.
