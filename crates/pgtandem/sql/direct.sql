@@ -459,7 +459,8 @@ BEGIN
     INSERT INTO pgtandem.decision (table_id, key, key_bytes, winner_node, winner_position, loser_node, loser_position,
                                    winner_stamp, loser_stamp, kind, winner_row, loser_row, policy, why)
     SELECT of_table, of_key, pg_catalog.convert_to(of_key::text, 'UTF8'), n.number, '0/0', p.number,
-           '0/0'::pg_lsn + (1 + (SELECT pg_catalog.count(*) FROM pgtandem.decision AS d WHERE d.kind = 'written here alone')),
+           '0/0'::pg_lsn + (1 + (SELECT pg_catalog.count(*) FROM pgtandem.decision AS d WHERE d.kind = 'written here alone'
+                               AND d.loser_node = p.number)),
            pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp(), 'written here alone', restored, written, 'direct',
            'its transaction failed on ' || d.peer || ' after it had been written here'
     FROM pgtandem.node AS n, pgtandem.direct AS d JOIN pgtandem.peer AS p ON p.name = d.peer AND p.left_at IS NULL

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::error::ReachError;
+use super::probe::answer_of;
 use super::settings::SPELLING;
 use crate::config::Node;
 use crate::direct::{Settled, settle_receipts};
@@ -17,7 +18,12 @@ pub const PAUSE: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// When a node cannot be reached, or is lost.
-pub async fn settle(nodes: &[Node]) -> Result<Settled, ReachError> {
+pub async fn settle(nodes: &[Node], patience: Duration) -> Result<Settled, ReachError> {
+    let node = nodes.first().map(|node| node.name.clone()).unwrap_or_default();
+    answer_of(&node, patience, settle_now(nodes)).await
+}
+
+async fn settle_now(nodes: &[Node]) -> Result<Settled, ReachError> {
     let [first, second] = nodes else { return Ok(Settled::default()) };
     let mut settings: Vec<(&str, &str)> = SPELLING.iter().copied().filter(|(name, _)| *name != PATIENCE.0).collect();
     settings.push(PATIENCE);

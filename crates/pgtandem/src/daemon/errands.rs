@@ -182,8 +182,8 @@ impl Errands {
         }
         if self.is_direct && !self.settling && now >= self.settle_at {
             self.settling = true;
-            let nodes = self.nodes.clone();
-            self.spawn(async move { Found::Settled(direct::settle(&nodes).await) });
+            let (nodes, limit) = (self.nodes.clone(), self.silence_timeout * 2);
+            self.spawn(async move { Found::Settled(direct::settle(&nodes, limit).await) });
         }
         if now >= self.write_at {
             self.write_at = now + SECOND;

@@ -31,7 +31,7 @@ struct Mark {
 /// When a node cannot be reached, goes away, or something is wrong that waiting cannot mend.
 pub async fn run_once(config: &Config, mut stop: watch::Receiver<bool>) -> Result<bool, RunError> {
     if config.direct.is_some() {
-        direct::settle(&config.nodes).await?;
+        direct::settle(&config.nodes, config.hub.silence_timeout * 2).await?;
     }
     for _ in 0..LIVES {
         let mut controls = open_all(config).await?;
@@ -49,7 +49,7 @@ pub async fn run_once(config: &Config, mut stop: watch::Receiver<bool>) -> Resul
             Ended::Recover(why) => tracing::warn!("starting over from the databases: {why}"),
             Ended::Asked | Ended::Yield => {
                 if config.direct.is_some() {
-                    direct::settle(&config.nodes).await?;
+                    direct::settle(&config.nodes, config.hub.silence_timeout * 2).await?;
                 }
                 return Ok(true);
             }

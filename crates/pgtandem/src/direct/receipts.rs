@@ -140,7 +140,24 @@ async fn revert(sender: &Client, receiver: &mut Client, token: Uuid, settled: &m
         }
     }
     transaction.execute("DELETE FROM pgtandem.receipt WHERE token = $1", &[&token]).await?;
-    transaction.commit().await
+    transaction.commit().await?;
+    copy_records(sender, receiver).await
+}
+
+/// What was put back is on record on both nodes, as all decisions are.
+async fn copy_records(sender: &Client, receiver: &Client) -> Result<(), Error> {
+    const COLUMNS: &str = "table_id, key, key_bytes, winner_node, winner_position, loser_node, loser_position, \
+        winner_stamp, loser_stamp, kind, winner_row, loser_row, policy, why, decided_at";
+    let read = format!(
+        "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(d)) FROM (SELECT {COLUMNS} FROM pgtandem.decision \
+         WHERE kind = 'written here alone') AS d"
+    );
+    let write = format!(
+        "INSERT INTO pgtandem.decision ({COLUMNS}) SELECT {COLUMNS} \
+         FROM pg_catalog.jsonb_populate_recordset(NULL::pgtandem.decision, $1) ON CONFLICT DO NOTHING"
+    );
+    let rows: Option<serde_json::Value> = receiver.query_one(&read, &[]).await?.get(0);
+    sender.execute(&write, &[&rows]).await.map(drop)
 }
 
 fn stray(row: &tokio_postgres::Row) -> Stray {

@@ -34,6 +34,11 @@ fn seconds(of: Duration) -> u64 {
     of.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }
 
+/// For a row there. Below a server's `deadlock_timeout`: the victim of a deadlock is what arrives, never the application.
+fn lock_timeout(wait: Duration) -> u128 {
+    (wait.as_millis() / 4).clamp(50, 400)
+}
+
 /// Nothing waits there for longer than an application waits here.
 fn common_options(endpoint: &Endpoint, wait: Duration) -> ForeignOptions {
     let mut options = endpoint.server_options();
@@ -72,7 +77,7 @@ pub(super) fn inbox_server_options(endpoint: &Endpoint, wait: Duration, is_repli
     ]
     .map(str::to_owned)
     .into();
-    settings.push(format!("lock_timeout={}", wait.as_millis() / 2));
+    settings.push(format!("lock_timeout={}", lock_timeout(wait)));
     settings.push(format!("statement_timeout={}", wait.as_millis() * 9 / 10));
     if is_replica {
         settings.push("session_replication_role=replica".to_owned());

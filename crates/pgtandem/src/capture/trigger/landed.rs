@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use super::{CaptureError, OutboxRow};
+use super::{BACKLOG, CaptureError, OutboxRow, answered};
 
 /// Between two questions while the peer does not answer.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -33,13 +33,21 @@ pub async fn is_direct(client: &Client) -> Result<bool, CaptureError> {
 
 /// Finds out what became of everything in doubt; waits until the peer answers. None: nobody listens any more. What was
 /// found out is on disk when this returns: the peer may forget it, and a later read must find the same.
-pub async fn find_out(client: &Client, is_over: impl Fn() -> bool) -> Result<Option<Landed>, CaptureError> {
+pub async fn find_out(
+    client: &Client,
+    silence: Duration,
+    is_over: impl Fn() -> bool,
+) -> Result<Option<Landed>, CaptureError> {
     const ANY: &str = "SELECT EXISTS (SELECT FROM pgtandem.sent s WHERE s.outcome = '?')";
     const SETTLE: &str = "SELECT pgtandem.settle_doubts()";
     const LANDED: &str = "SELECT s.xid::text, s.last_id FROM pgtandem.sent s WHERE s.outcome IN ('L', 'd')";
+    let ask = async |query: &'static str, patience: u32| {
+        let asked = async { Ok(client.query_one(query, &[]).await?.get::<_, bool>(0)) };
+        answered(silence * patience, asked).await
+    };
     let mut said = false;
-    while client.query_one(ANY, &[]).await?.get::<_, bool>(0) {
-        if client.query_one(SETTLE, &[]).await?.get::<_, bool>(0) {
+    while ask(ANY, 1).await? {
+        if ask(SETTLE, BACKLOG).await? {
             continue;
         }
         if !said {
@@ -51,7 +59,7 @@ pub async fn find_out(client: &Client, is_over: impl Fn() -> bool) -> Result<Opt
         }
         tokio::time::sleep(PAUSE).await;
     }
-    let rows = client.query(LANDED, &[]).await?;
+    let rows = answered(silence, async { Ok(client.query(LANDED, &[]).await?) }).await?;
     let mut landed = Landed::default();
     for row in &rows {
         let last: i64 = row.get(1);

@@ -188,7 +188,7 @@ impl TriggerCapture {
         out: &mpsc::Sender<Captured>,
     ) -> Result<bool, CaptureError> {
         let landed = match self.is_direct {
-            true => match landed::find_out(&self.client, || out.is_closed()).await? {
+            true => match landed::find_out(&self.client, self.silence, || out.is_closed()).await? {
                 Some(landed) => landed,
                 None => return Ok(false),
             },
