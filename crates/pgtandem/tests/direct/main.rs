@@ -24,5 +24,9 @@ mod s28_random_writes;
 mod s35_passing_faults;
 #[path = "../it/s36_refused_rows.rs"]
 mod s36_refused_rows;
+mod s50_at_commit;
+mod s51_peer_away;
+mod s53_remote_only;
+mod s55_applications;
 #[path = "../it/support/mod.rs"]
 mod support;

@@ -32,6 +32,7 @@ fn whole(pair: &Pair, id: i32, n: i32, body_of: i32) {
 /// While nobody delivers, legacy deletes the row and then new updates it: the update is the later one.
 fn update_what_the_other_deleted(pair: &Pair, hub: Hub, id: i32, update: &str) -> Hub {
     hub.kill9();
+    pair.apart();
     pair["legacy"].sql(&format!("DELETE FROM documents WHERE id = {id}"));
     pair["new"].sql(update);
     pair.hub()

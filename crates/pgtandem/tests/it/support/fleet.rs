@@ -239,6 +239,14 @@ impl<const N: usize> Fleet<N> {
         Hub::spawn(command, log)
     }
 
+    /// Direct mode: from now on nothing goes directly, as after an outage, until a hub is at work and finds that both
+    /// answer. Otherwise only a hub delivers anyway.
+    pub fn apart(&self) {
+        for node in self.nodes.iter().filter(|node| node.capture == "direct") {
+            node.sql("SELECT setval('pgtandem.direct_closed_until', 9000000000000000)");
+        }
+    }
+
     /// `up`.
     #[track_caller]
     pub fn link(&self) {
