@@ -9,6 +9,8 @@ use std::collections::{HashMap, HashSet};
 use tokio_postgres::{Client, Error};
 use uuid::Uuid;
 
+use crate::connect::in_words;
+
 /// What came of looking through the receipts of one node.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Settled {
@@ -61,7 +63,7 @@ pub async fn settle_receipts(sender: &Client, receiver: &mut Client) -> Result<S
                 match revert(sender, receiver, token, &mut settled).await {
                     // A row is locked, say: another time.
                     Err(error) if error.as_db_error().is_some() => {
-                        tracing::warn!(%token, "a row that was written on one side alone cannot be put back yet: {error}");
+                        tracing::warn!(%token, "a row that was written on one side alone cannot be put back yet: {}", in_words(&error));
                     }
                     done => done?,
                 }

@@ -159,8 +159,8 @@ BEGIN
         END IF;
     ELSE
         FOR i IN 1 .. total LOOP
-            old_row := coalesce(olds[i], news[i]);
-            new_row := news[i];
+            old_row := coalesce(olds[i], news[i])::pgtandem.arrival_{id};
+            new_row := news[i]::pgtandem.arrival_{id};
             CASE pg_catalog.substr(ops, i, 1)
             WHEN 'I' THEN
                 {insert} VALUES ({new_row_columns});
@@ -213,8 +213,8 @@ $$",
             "CREATE FUNCTION pgtandem.stands_{id}(keyed text, expected text) RETURNS boolean \
              LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
-    keyed_row    {name} := keyed;
-    expected_row {name} := expected;
+    keyed_row    {name} := keyed::{name};
+    expected_row {name} := expected::{name};
 BEGIN
     IF expected IS NULL THEN
         RETURN NOT EXISTS (SELECT FROM {name} AS t WHERE {same});
@@ -234,9 +234,9 @@ $$"
             "CREATE FUNCTION pgtandem.revert_{id}(op text, old_text text, new_text text, before_text text) RETURNS boolean \
              LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
-    old_row    pgtandem.arrival_{id} := coalesce(old_text, new_text);
-    new_row    pgtandem.arrival_{id} := new_text;
-    before_row pgtandem.arrival_{id} := before_text;
+    old_row    pgtandem.arrival_{id} := coalesce(old_text, new_text)::pgtandem.arrival_{id};
+    new_row    pgtandem.arrival_{id} := new_text::pgtandem.arrival_{id};
+    before_row pgtandem.arrival_{id} := before_text::pgtandem.arrival_{id};
 BEGIN
     IF op = 'T' THEN
         RETURN false;

@@ -31,8 +31,8 @@ fn delivered_by_run_once(pair: &Pair) {
     pair.equal("products");
     pair.nodes().iter().for_each(waits_no_more);
     // And it goes directly again.
-    for (here, there) in [("new", "legacy"), ("legacy", "new")] {
-        pair[here].sql(&format!("INSERT INTO products (name) VALUES ('again {here}')"));
+    for (id, (here, there)) in [("new", "legacy"), ("legacy", "new")].into_iter().enumerate() {
+        pair[here].sql(&format!("INSERT INTO products (id, name) VALUES ({id} + 900000, 'again {here}')"));
         assert_eq!(pair[there].sql(&format!("SELECT count(*) FROM products WHERE name = 'again {here}'")), "1");
     }
 }
