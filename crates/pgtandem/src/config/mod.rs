@@ -30,6 +30,8 @@ pub struct Config {
     pub hub: HubSettings,
     /// None: changes are streamed. Otherwise the application's own transaction delivers them.
     pub direct: Option<DirectSettings>,
+    /// Asked for on the command line: triggers that write to the other database are put out of action while linked.
+    pub replace_triggers: bool,
 }
 
 #[derive(Debug, Clone)]

@@ -10,9 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::interpolate::interpolate;
 use super::names::{check_node_name, table_name};
-use super::{
-    Capture, Config, ConfigFault, ConfigFaults, HubSettings, Ids, MERGE_BY, Merge, Node, Resolve, Table,
-};
+use super::{Capture, Config, ConfigFault, ConfigFaults, HubSettings, Ids, MERGE_BY, Merge, Node, Resolve, Table};
 use crate::connect::spelling::closest;
 use crate::connect::{Endpoint, Environment};
 use crate::sql::Ident;
@@ -54,7 +52,9 @@ pub(super) fn read(file: &Path, text: &str, environment: &Environment) -> Result
         })
         .collect();
     match reader.faults {
-        faults if faults.is_empty() => Ok(Config { file: file.to_owned(), nodes, tables, hub, direct }),
+        faults if faults.is_empty() => {
+            Ok(Config { file: file.to_owned(), nodes, tables, hub, direct, replace_triggers: false })
+        }
         faults => Err(ConfigFaults::new(file, text, faults)),
     }
 }
@@ -82,7 +82,12 @@ pub(super) struct NodeDraft {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn fault(&mut self, span: impl Into<Option<Range<usize>>>, message: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn fault(
+        &mut self,
+        span: impl Into<Option<Range<usize>>>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.faults.push(ConfigFault { span: span.into(), message: message.into(), remedy: remedy.into() });
     }
 
@@ -119,7 +124,12 @@ impl<'a> Reader<'a> {
     }
 
     /// A text with its variables put in.
-    pub(super) fn text_value(&mut self, section: &Section<'a>, key: &str, example: &str) -> Option<(String, Range<usize>)> {
+    pub(super) fn text_value(
+        &mut self,
+        section: &Section<'a>,
+        key: &str,
+        example: &str,
+    ) -> Option<(String, Range<usize>)> {
         let value = section.table.get(key)?;
         let span = value.span();
         let Some(text) = value.get_ref().as_str() else {

@@ -19,8 +19,7 @@ impl Endpoint {
         };
         let hosts: Vec<String> = self.hosts.iter().map(|one| host(&one.place)).collect();
         let ports: Vec<String> = self.hosts.iter().map(|one| one.port.to_string()).collect();
-        let mut options =
-            vec![("host", hosts.join(",")), ("port", ports.join(",")), ("dbname", self.database.clone())];
+        let mut options = vec![("host", hosts.join(",")), ("port", ports.join(",")), ("dbname", self.database.clone())];
         let mode = match self.tls.mode {
             TlsMode::Disable => Some("disable"),
             TlsMode::Allow => Some("allow"),

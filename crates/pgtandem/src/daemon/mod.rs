@@ -122,11 +122,7 @@ async fn begin(config: &Config, holder: &str) -> Result<(Conductor, Errands), Ru
     begin_from(config, holder, controls).await
 }
 
-async fn begin_from(
-    config: &Config,
-    holder: &str,
-    controls: Vec<Control>,
-) -> Result<(Conductor, Errands), RunError> {
+async fn begin_from(config: &Config, holder: &str, controls: Vec<Control>) -> Result<(Conductor, Errands), RunError> {
     let nodes: Vec<_> = controls.iter().filter_map(|control| config.node(&control.name).cloned()).collect();
     check_numbers(&controls)?;
     let (report, reports) = mpsc::unbounded_channel();

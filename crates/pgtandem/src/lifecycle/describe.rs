@@ -24,6 +24,7 @@ impl Plan {
             | Step::CreateSlot { node }
             | Step::Capture { node, .. }
             | Step::Register { node, .. }
+            | Step::RetireTrigger { node, .. }
             | Step::DirectPeer { node, .. }
             | Step::DirectTable { node, .. }
             | Step::Policy { node, .. } => *node,
@@ -55,6 +56,9 @@ impl Plan {
             Step::CreateSlot { node } => format!("make the replication slot {}", shown_slot(&self.identities[*node])),
             Step::Capture { table, .. } => {
                 format!("make the triggers on {} that write its changes into the outbox", table.plain())
+            }
+            Step::RetireTrigger { table, trigger, .. } => {
+                format!("disable the trigger {trigger} on {}, which writes to the other database", table.plain())
             }
             Step::DirectPeer { peer, .. } => {
                 format!("make foreign servers that lead to {}, and what its transactions arrive at", self.name(*peer))
@@ -160,6 +164,9 @@ impl Plan {
             ),
             Step::Capture { node, id, table, key, spell } => {
                 one(node, format!("{};", sql::create_capture(table, *id, key, *spell).join(";\n")))
+            }
+            Step::RetireTrigger { node, table, trigger } => {
+                one(node, format!("{};", sql::disable_trigger(table, trigger)))
             }
             Step::DirectPeer { node, peer } => one(node, direct_peer_sql(self.name(*peer))),
             Step::DirectTable { node, table, .. } => one(node, format!("{};", table.create().join(";\n"))),

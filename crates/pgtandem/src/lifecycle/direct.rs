@@ -1,8 +1,8 @@
 //! Direct mode: what `plan` adds for it.
 
 use super::error::On;
-use super::{LifecycleError, NodeSurvey, OpenNode};
 use super::plan::{Planner, Step};
+use super::{LifecycleError, NodeSurvey, OpenNode};
 use crate::catalog::{Column, TableShape};
 use crate::config::{Config, Table};
 use crate::connect::{Endpoint, ForeignOptions};

@@ -18,6 +18,7 @@ mod plan;
 mod report;
 mod restore;
 mod survey;
+mod triggers;
 mod undo;
 mod up;
 

@@ -66,6 +66,12 @@ pub enum Step {
         key: Vec<(Ident, String)>,
         spell: bool,
     },
+    /// A trigger that writes to the other database by itself: every row would go twice.
+    RetireTrigger {
+        node: usize,
+        table: QualifiedName,
+        trigger: Ident,
+    },
     /// The node keeps note of the table, as being linked.
     Register {
         node: usize,
@@ -253,6 +259,7 @@ impl Planner<'_> {
             Capture::Wal => self.publish(node),
             Capture::Trigger => self.capture(node),
         }
+        self.retire_triggers(node);
         for table in &self.config.tables {
             let id = self.table_id(table);
             match self.surveys[node].linked(&table.name) {
@@ -266,6 +273,18 @@ impl Planner<'_> {
                     self.steps.push(Step::Policy { node, id: linked.id, table: table.clone() });
                 }
                 Some(_) => {}
+            }
+        }
+    }
+
+    fn retire_triggers(&mut self, node: usize) {
+        if !self.config.replace_triggers {
+            return;
+        }
+        for table in self.config.tables.iter().filter_map(|table| self.surveys[node].table(&table.name)) {
+            for trigger in table.own_sync_triggers() {
+                let (table, trigger) = (table.name.clone(), trigger.name.clone());
+                self.steps.push(Step::RetireTrigger { node, table, trigger });
             }
         }
     }

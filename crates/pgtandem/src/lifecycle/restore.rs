@@ -61,6 +61,7 @@ pub(super) async fn restore_table(node: &OpenNode, table: &QualifiedName) -> Res
         text("schema").as_deref() == Some(table.schema.as_str())
             && text("table").as_deref() == Some(table.name.as_str())
     };
+    super::triggers::restore(node, table).await?;
     for saved in list(node, RestoreKind::ReplicaIdentity).await?.iter().filter(|saved| is_its(saved)) {
         restore_identity(node, saved).await?;
     }

@@ -2,7 +2,8 @@
 
 use super::LifecycleError;
 use crate::catalog::{
-    self, Extensions, RoleFacts, Sequence, ServerFacts, TableShape, read_extensions, read_role, read_sequences, read_server, read_tables,
+    self, Extensions, RoleFacts, Sequence, ServerFacts, TableShape, read_extensions, read_role, read_sequences,
+    read_server, read_tables,
 };
 use crate::config::{Capture, Config};
 use crate::link::{self, DirectFacts, Held, Installed, LinkedTable, NodeRow, Peer, Restore, RestoreKind, TableState};

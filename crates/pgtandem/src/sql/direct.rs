@@ -100,9 +100,8 @@ impl DirectTable {
     }
 
     fn arrival_type(&self) -> String {
-        let attribute = |column: &ArrivingColumn| {
-            format!("{} {}", column.name, column.type_here.as_deref().unwrap_or("text"))
-        };
+        let attribute =
+            |column: &ArrivingColumn| format!("{} {}", column.name, column.type_here.as_deref().unwrap_or("text"));
         let attributes: Vec<String> = self.columns.iter().map(attribute).collect();
         format!("CREATE TYPE pgtandem.arrival_{} AS ({})", self.id, attributes.join(", "))
     }
@@ -228,7 +227,7 @@ $$"
     /// Puts back what a change that arrived had found, if nobody has written over it. True: done.
     fn revert_function(&self) -> String {
         let (id, name) = (self.id, &self.name);
-        let columns = list(&self.written());
+        let columns = list(self.written());
         let written = self.written();
         format!(
             "CREATE FUNCTION pgtandem.revert_{id}(op text, old_text text, new_text text, before_text text) RETURNS boolean \

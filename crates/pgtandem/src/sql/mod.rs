@@ -35,7 +35,10 @@ pub use rows::{
     truncate, unstash, upsert,
 };
 pub use sequence::{SequenceOptions, highest_value, sequence_state, set_value};
-pub use table::{add_to_publication, alter_replica_identity, create_publication, drop_from_publication, lock_table};
+pub use table::{
+    add_to_publication, alter_replica_identity, create_publication, disable_trigger, drop_from_publication,
+    enable_trigger, lock_table,
+};
 
 /// One name: of a schema, a table, a column. Held as it is, shown quoted.
 ///

@@ -24,6 +24,7 @@ mod s28_random_writes;
 mod s35_passing_faults;
 #[path = "../it/s36_refused_rows.rs"]
 mod s36_refused_rows;
+mod s43_lifecycle;
 mod s50_at_commit;
 mod s51_peer_away;
 mod s53_remote_only;

@@ -27,12 +27,18 @@ fn s50_every_kind_of_write_is_there_when_commit_returns() {
             ("UPDATE products SET price = 1 WHERE name = 'a'", "a1,b-,c-"),
             ("UPDATE products SET price = 2", "a2,b2,c2"),
             ("DELETE FROM products WHERE name = 'b'", "a2,c2"),
-            ("BEGIN; INSERT INTO products (name) VALUES ('d'); UPDATE products SET price = 3 WHERE name >= 'c';
-              DELETE FROM products WHERE name = 'd'; UPDATE products SET name = 'x' WHERE name = 'a'; COMMIT", "c3,x2"),
+            (
+                "BEGIN; INSERT INTO products (name) VALUES ('d'); UPDATE products SET price = 3 WHERE name >= 'c';
+              DELETE FROM products WHERE name = 'd'; UPDATE products SET name = 'x' WHERE name = 'a'; COMMIT",
+                "c3,x2",
+            ),
             ("UPDATE products SET id = id + 1000000", "c3,x2"),
             ("BEGIN; TRUNCATE products; INSERT INTO products (name) VALUES ('only'); COMMIT", "only-"),
-            ("INSERT INTO products (id, name) SELECT id, 'mine' FROM products
-              ON CONFLICT (id) DO UPDATE SET name = 'upserted'", "upserted-"),
+            (
+                "INSERT INTO products (id, name) SELECT id, 'mine' FROM products
+              ON CONFLICT (id) DO UPDATE SET name = 'upserted'",
+                "upserted-",
+            ),
             ("TRUNCATE products", ""),
         ];
         for (write, expected) in writes {

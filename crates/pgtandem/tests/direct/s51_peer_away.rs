@@ -127,7 +127,8 @@ fn s51_a_peer_that_dies_while_it_is_at_it() {
     new.sql("UPDATE pgtandem.direct SET wait_ms = 20000");
     let session = new.session();
     let writing = session.send("UPDATE products SET name = 'two' WHERE id = 1");
-    let arriving = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgtandem direct' AND state = 'active'";
+    let arriving =
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgtandem direct' AND state = 'active'";
     wait_until("it arrives", PATIENCE, || legacy.sql(arriving) == "1");
     legacy.cluster.kill9().unwrap();
     writing.wait().unwrap();

@@ -45,7 +45,8 @@ fn s53_what_only_the_peer_has_is_put_back() {
     assert_eq!(pair["legacy"].sql(ROWS), "1one,2two,3three");
     pair.equal("products");
     for node in pair.nodes() {
-        let recorded = "SELECT string_agg(coalesce(loser_row->>'name', '-'), ',' ORDER BY loser_row->>'name' COLLATE "C")
+        let recorded =
+            "SELECT string_agg(coalesce(loser_row->>'name', '-'), ',' ORDER BY loser_row->>'name' COLLATE \"C\")
                         FROM pgtandem.decision WHERE kind = 'written here alone'";
         assert_eq!(node.sql(recorded), "TWO,Two,four,one,-", "{}", node.name());
     }

@@ -1,7 +1,7 @@
 //! S55: what applications do otherwise goes on working, and nothing goes out that its own server then loses.
 
 use crate::s50_at_commit::linked;
-use crate::support::{Pair, PRODUCTS, Setup};
+use crate::support::{PRODUCTS, Pair, Setup};
 
 const ROWS: &str = "SELECT string_agg(id || name, ',' ORDER BY id) FROM products";
 

@@ -2,12 +2,12 @@
 
 use super::Work;
 use crate::config::{Config, DirectSettings};
+use crate::lifecycle::LifecycleError;
 use crate::lifecycle::direct::{
     endpoint_of, foreign_columns, foreign_table, inbox_server, inbox_server_options, tables_server,
     tables_server_options,
 };
 use crate::lifecycle::error::On;
-use crate::lifecycle::LifecycleError;
 use crate::link;
 use crate::sql::{self, DirectTable, Ident};
 
@@ -74,9 +74,7 @@ impl Work<'_> {
             let there: bool = transaction.query_one(THERE, &[&foreign.to_string()]).await?.get(0);
             if let (false, Some(columns)) = (there, columns) {
                 let server = tables_server(&peer_name);
-                transaction
-                    .batch_execute(&sql::create_foreign_table(&foreign, &server, &table.name, &columns))
-                    .await?;
+                transaction.batch_execute(&sql::create_foreign_table(&foreign, &server, &table.name, &columns)).await?;
             }
             transaction.commit().await
         };

@@ -23,7 +23,7 @@ pub(in crate::lifecycle) use winner::order;
 
 use super::check::{check_and_survey, judge, survey_all};
 use super::plan::{Plan, Step, plan};
-use super::{LifecycleError, NodeSurvey, OpenNode, Report, locks, open_nodes, restore, table_names};
+use super::{LifecycleError, NodeSurvey, OpenNode, Report, locks, open_nodes, restore, table_names, triggers};
 use crate::config::Config;
 use crate::link;
 use crate::sql::{self, QualifiedName};
@@ -114,6 +114,7 @@ impl Work<'_> {
             }
             Step::Register { node, id, table, columns } => self.register(*node, *id, table, columns).await,
             Step::Policy { node, id, table } => self.set_policy(*node, *id, table).await,
+            Step::RetireTrigger { node, table, trigger } => triggers::retire(&self.nodes[*node], table, trigger).await,
             Step::DirectPeer { node, peer } => self.make_direct_peer(self.config, *node, *peer).await,
             Step::DirectTable { node, peer, table } => self.make_direct_table(*node, *peer, table).await,
             Step::Interleave(interleaving) => self.interleave(interleaving).await,
