@@ -11,6 +11,7 @@ CREATE TABLE pgtandem.direct (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     peer     text NOT NULL,                             -- its name
     server   text NOT NULL,                             -- the foreign server that leads to it
+    own      text,                                      -- one that leads to this very server, from PostgreSQL 16 on
     wait_ms  integer NOT NULL,                          -- so long an application's COMMIT waits for the peer
     most     integer NOT NULL DEFAULT 50000             -- a transaction with more changes is left to the hub
 );
@@ -65,6 +66,48 @@ ALTER TABLE pgtandem.outbox_0 SET (autovacuum_enabled = on, autovacuum_vacuum_sc
 ALTER TABLE pgtandem.outbox_1 SET (autovacuum_enabled = on, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 ALTER TABLE pgtandem.outbox_2 SET (autovacuum_enabled = on, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
+-- Connects to the peer. From PostgreSQL 16 on dblink waits for a frozen server without end, whatever `connect_timeout` says:
+-- so another session of this server is sent ahead, which we need not wait for. False: the time is up.
+CREATE FUNCTION pgtandem.reach(until timestamptz) RETURNS boolean LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE
+    peer   text;
+    self   text;
+    answer text;
+BEGIN
+    SELECT d.server, d.own INTO peer, self FROM pgtandem.direct AS d;
+    IF self IS NOT NULL THEN
+        IF 'pgtandem_probe' = ANY (coalesce({dblink}.dblink_get_connections(), '{}')) THEN
+            PERFORM {dblink}.dblink_disconnect('pgtandem_probe');
+        END IF;
+        PERFORM {dblink}.dblink_connect('pgtandem_probe', self);
+        PERFORM {dblink}.dblink_send_query('pgtandem_probe', 'SELECT pgtandem.probe()');
+        WHILE {dblink}.dblink_is_busy('pgtandem_probe') = 1 AND pg_catalog.clock_timestamp() < until LOOP
+            PERFORM pg_catalog.pg_sleep(0.001);
+        END LOOP;
+        IF {dblink}.dblink_is_busy('pgtandem_probe') = 0 THEN
+            SELECT t INTO answer FROM {dblink}.dblink_get_result('pgtandem_probe', false) AS r (t text);
+        END IF;
+        PERFORM {dblink}.dblink_disconnect('pgtandem_probe');
+        IF answer IS DISTINCT FROM 'reached' THEN
+            RETURN false;
+        END IF;
+    END IF;
+    PERFORM {dblink}.dblink_connect('pgtandem', peer);
+    RETURN true;
+END
+$$;
+
+-- What the session that is sent ahead does.
+CREATE FUNCTION pgtandem.probe() RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+    PERFORM {dblink}.dblink_connect('pgtandem_peer', (SELECT d.server FROM pgtandem.direct AS d));
+    PERFORM {dblink}.dblink_disconnect('pgtandem_peer');
+    RETURN 'reached';
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLERRM;
+END
+$$;
+
 -- Asks the peer something and waits for the answer, no longer than that. `state`: 'a' it answered; 'n' it was not asked;
 -- '?' it was asked, and what became of it is not known.
 CREATE FUNCTION pgtandem.ask(query text, wait_ms integer, OUT state "char", OUT answer text)
@@ -87,7 +130,10 @@ BEGIN
         END IF;
     END IF;
     IF state = 'n' THEN
-        PERFORM {dblink}.dblink_connect('pgtandem', (SELECT d.server FROM pgtandem.direct AS d));
+        IF NOT pgtandem.reach(until) THEN
+            answer := 'the peer cannot be reached';
+            RETURN;
+        END IF;
         IF {dblink}.dblink_send_query('pgtandem', CASE WHEN pg_catalog.length(query) > 60000 THEN 'SELECT ''''' ELSE query END) <> 1 THEN
             PERFORM {dblink}.dblink_disconnect('pgtandem');
             RETURN;

@@ -44,7 +44,11 @@ impl Up {
         }
         say("");
         lifecycle::up(&config, &agreed, &Watch::new()).await?;
-        say(format!("{} next: pgtandem run", style.good("linked.")));
+        let next = match config.direct {
+            None => "next: pgtandem run",
+            Some(_) => "after an outage, and now and then: pgtandem run --once",
+        };
+        say(format!("{} {next}", style.good("linked.")));
         Ok(Outcome::Fine)
     }
 }

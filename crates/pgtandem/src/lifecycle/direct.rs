@@ -20,6 +20,12 @@ pub fn inbox_server(peer: &str) -> Ident {
     Ident::truncated(&format!("pgtandem_{peer}_inbox"))
 }
 
+/// The one by which a session of this server looks ahead whether the peer answers; needed where dblink would wait for a
+/// frozen one without end.
+pub fn probe_server(own: &str, major: i32) -> Option<Ident> {
+    (major >= 16).then(|| Ident::truncated(&format!("pgtandem_{own}_probe")))
+}
+
 /// The peer's table as it stands beside ours.
 pub fn foreign_table(peer: &str, table: &QualifiedName) -> QualifiedName {
     QualifiedName::new(table.schema.clone(), Ident::truncated(&format!("{peer}_{}", table.name.as_str())))
@@ -86,6 +92,14 @@ pub(super) fn inbox_server_options(endpoint: &Endpoint, wait: Duration, is_repli
     let given = endpoint.options.as_ref().map(|given| format!("{given} ")).unwrap_or_default();
     options.push(("options", format!("{given}{}", settings.join(" "))));
     options.push(("application_name", "pgtandem direct".to_owned()));
+    options
+}
+
+/// A session whose asker has gone ends, too.
+pub(super) fn probe_server_options(endpoint: &Endpoint) -> ForeignOptions {
+    let mut options = common_options(endpoint, Duration::from_secs(2));
+    options.push(("options", "-c client_connection_check_interval=1000".to_owned()));
+    options.push(("application_name", "pgtandem probe".to_owned()));
     options
 }
 
@@ -191,7 +205,8 @@ pub(super) async fn remove(node: &OpenNode) -> Result<(), LifecycleError> {
         for table in read_foreign_tables(node, &server).await? {
             node.client().batch_execute(&sql::drop_foreign_table(&table)).await?;
         }
-        for server in [server, Ident::new(direct.server)] {
+        for server in [Some(server), Some(Ident::new(direct.server)), direct.own.map(Ident::new)].into_iter().flatten()
+        {
             node.client().batch_execute(&sql::drop_server(&server)).await?;
         }
         Ok(())

@@ -215,13 +215,13 @@ fn s50_a_plain_role() {
     for node in pair.nodes() {
         node.sql(&format!("GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO {}", node.role()));
     }
-    let said = pair.pgtandem(["plan", "--sql"]);
-    assert!(!said.stdout.contains("'secret'"), "{}", said.stdout);
-    pair.link();
     // Somebody else writes, who has no right on our schema.
     for node in pair.nodes() {
         node.sql("CREATE ROLE clerk LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO clerk; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO clerk");
     }
+    let said = pair.pgtandem(["plan", "--sql"]);
+    assert!(!said.stdout.contains("'secret'"), "{}", said.stdout);
+    pair.link();
     for (here, there) in [("new", "legacy"), ("legacy", "new")] {
         let session = pair[here].cluster.session_as("clerk", pair[here].database()).unwrap();
         session

@@ -99,25 +99,30 @@ fn passwords(report: &mut Report, survey: &NodeSurvey, endpoint: &Endpoint) {
 
 /// Whether the node's own server reaches the peer: the way its transactions will go. Nothing of it stays.
 pub(super) async fn try_peer(report: &mut Report, config: &Config, node: &OpenNode, survey: &NodeSurvey) {
-    let Some(peer) = config.nodes.iter().find(|peer| peer.name != node.name) else { return };
-    let Some(endpoint) = endpoint_of(config, &peer.name) else { return };
     let is_possible = survey.extensions.dblink.is_some()
         || (survey.role.superuser && survey.extensions.dblink_available && !survey.server.in_recovery);
     if config.direct.is_none() || !is_possible {
         return;
     }
+    // Itself as well, where a session of its own is sent ahead.
+    let tried = config.nodes.iter().filter(|to| to.name != node.name || survey.server.major() >= 16);
+    for peer in tried {
+        try_one(report, config, node, survey, &peer.name).await;
+    }
+}
+
+async fn try_one(report: &mut Report, config: &Config, node: &OpenNode, survey: &NodeSurvey, peer: &str) {
+    let Some(endpoint) = endpoint_of(config, peer) else { return };
     let Err(error) = connect_from(node, survey, endpoint).await else { return };
     let why = error.as_db_error().map_or_else(
         || error.to_string(),
         |error| [Some(error.message()), error.detail()].into_iter().flatten().collect::<Vec<_>>().join(": "),
     );
-    report
-        .fault("peer", format!("its server does not reach {} ({endpoint}): {}", peer.name, why.trim()))
-        .on(&node.name)
-        .mend(format!(
-            "let it in there, or say how it is reached from here: direct_url = \"postgres://…\" below [nodes.{}]",
-            peer.name
-        ));
+    report.fault("peer", format!("its server does not reach {peer} ({endpoint}): {}", why.trim())).on(&node.name).mend(
+        format!(
+            "let it in there, or say how it is reached from here: direct_url = \"postgres://…\" below [nodes.{peer}]"
+        ),
+    );
 }
 
 async fn connect_from(node: &OpenNode, survey: &NodeSurvey, endpoint: &Endpoint) -> Result<(), Error> {

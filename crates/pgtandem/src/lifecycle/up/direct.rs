@@ -4,8 +4,8 @@ use super::Work;
 use crate::config::{Config, DirectSettings};
 use crate::lifecycle::LifecycleError;
 use crate::lifecycle::direct::{
-    endpoint_of, foreign_columns, foreign_table, inbox_server, inbox_server_options, tables_server,
-    tables_server_options,
+    endpoint_of, foreign_columns, foreign_table, inbox_server, inbox_server_options, probe_server,
+    probe_server_options, tables_server, tables_server_options,
 };
 use crate::lifecycle::error::On;
 use crate::link;
@@ -29,6 +29,9 @@ impl Work<'_> {
         let (tables, inbox) = (tables_server(&peer_name), inbox_server(&peer_name));
         let dblink = Ident::new(extensions.dblink.clone().unwrap_or_else(|| OUR_SCHEMA.to_owned()));
         let user = endpoint.user_options();
+        let own_name = self.plan.identities[node].name.clone();
+        let probe = probe_server(&own_name, self.surveys[node].server.major());
+        let probe = probe.and_then(|server| Some((server, endpoint_of(config, &own_name)?)));
         let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
         let node = &mut self.nodes[node];
         let name = node.name.clone();
@@ -48,7 +51,12 @@ impl Work<'_> {
                 transaction.batch_execute(&sql::create_server(server, &options)).await?;
                 transaction.batch_execute(&sql::create_user_mapping(server, &user)).await?;
             }
-            link::install_direct(&transaction, &dblink, &peer_name, &inbox, wait_ms).await?;
+            if let Some((server, own)) = &probe {
+                transaction.batch_execute(&sql::create_server(server, &probe_server_options(own))).await?;
+                transaction.batch_execute(&sql::create_user_mapping(server, &own.user_options())).await?;
+            }
+            let own = probe.as_ref().map(|(server, _)| server);
+            link::install_direct(&transaction, &dblink, &peer_name, &inbox, own, wait_ms).await?;
             transaction.commit().await
         };
         work.await.on(&name, "making what leads to the peer")
