@@ -97,6 +97,8 @@ pub(crate) enum Broken {
     Parted,
     Recorded,
     Onward,
+    Quiet,
+    Unanswered,
 }
 
 impl<I: Clone> Hub<I> {

@@ -12,6 +12,7 @@ pub mod connect;
 pub mod daemon;
 pub mod deliver;
 pub mod demo;
+pub mod direct;
 pub mod lifecycle;
 pub mod link;
 pub mod observe;

@@ -14,6 +14,7 @@ const CALM: Shape = Shape {
     holds: false,
     outages: true,
     triggers: 0,
+    inline: false,
     policy: Policy::Newest,
 };
 const CRASH: Shape = Shape { crash: true, ..CALM };
@@ -22,6 +23,9 @@ const COIN: Shape = Shape { policy: Policy::Coin, ..CRASH };
 /// Every node has an outbox.
 const OUTBOXES: Shape = Shape { triggers: 0b1111, ..CALM };
 const OUTBOXES_CRASH: Shape = Shape { crash: true, ..OUTBOXES };
+
+/// And what can goes directly.
+const DIRECT: Shape = Shape { nodes: 2, keys: 2, triggers: 0b11, inline: true, ..CALM };
 
 const SCHEDULES: u64 = 60_000;
 
@@ -153,4 +157,16 @@ fn reads_are_kept() {
 #[test]
 fn positions_go_on_above_what_is_known() {
     notices(Broken::Onward, OUTBOXES_CRASH);
+}
+
+/// Nothing goes directly past a change of its key that waits.
+#[test]
+fn only_quiet_keys_go_directly() {
+    notices(Broken::Quiet, DIRECT);
+}
+
+/// What landed without an answer is not judged once more.
+#[test]
+fn what_landed_unanswered_is_left_out() {
+    notices(Broken::Unanswered, DIRECT);
 }

@@ -2,6 +2,7 @@
 
 mod broken;
 mod database;
+mod inline;
 mod oracle;
 mod outbox;
 mod run;

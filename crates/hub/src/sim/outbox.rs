@@ -42,6 +42,22 @@ impl Outbox {
         self.passed = Position(0);
     }
 
+    /// What was not acknowledged.
+    pub fn waiting(&self) -> impl Iterator<Item = Dot> {
+        self.rows.iter().map(|(_, dot)| *dot)
+    }
+
+    /// The numbers of a transaction of so many changes.
+    pub fn draw(&mut self, changes: u64) -> (u64, u64) {
+        self.drawn += changes;
+        self.next_xid += 1;
+        (self.next_xid, self.drawn)
+    }
+
+    pub fn keep(&mut self, transaction: Outboxed, identity: Dot) {
+        self.rows.push((transaction, identity));
+    }
+
     pub fn last_read(&self) -> Option<Position> {
         self.reads.last().map(|read| read.position)
     }

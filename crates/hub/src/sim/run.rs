@@ -27,6 +27,8 @@ pub struct Shape {
     pub outages: bool,
     /// Which nodes have trigger capture, one bit each.
     pub triggers: u8,
+    /// Two nodes with trigger capture write directly where they may.
+    pub inline: bool,
     pub policy: Policy,
 }
 
@@ -67,6 +69,8 @@ pub struct Simulation {
     /// The last landing that the hub was told of.
     pub told: Vec<Option<Position>>,
     pub names: Names,
+    /// In direct mode: what is in an outbox and has landed on the other side all the same.
+    pub landed_unanswered: BTreeSet<Dot>,
     /// Deliveries to a node with trigger capture wait for the disk; otherwise whatever passes them does.
     pub durable_deliveries: bool,
     busy: f64,
@@ -121,6 +125,7 @@ impl Simulation {
             flushed: (0..nodes).map(|_| None).collect(),
             told: vec![None; nodes],
             names: Names::new(),
+            landed_unanswered: BTreeSet::new(),
             durable_deliveries,
             busy,
             fold,
@@ -170,8 +175,7 @@ impl Simulation {
         let index = self.rng.random_range(0..self.databases.len());
         let node = NodeId(index as u8);
         if self.rng.random_bool(self.busy) {
-            self.write(index);
-            return Ok(());
+            return self.write(index);
         }
         if self.databases[index].outbox.is_some() && self.rng.random_bool(0.3) {
             return self.serve(index);
@@ -208,12 +212,16 @@ impl Simulation {
         Key::new(table, vec![self.rng.random_range(1..=self.shape.keys)])
     }
 
-    fn write(&mut self, index: usize) {
+    fn write(&mut self, index: usize) -> Result<(), String> {
         let writes = self.writes();
+        if self.shape.inline && self.rng.random_bool(0.8) && self.write_inline(index, &writes)? {
+            return Ok(());
+        }
         match self.databases[index].outbox {
             None => self.commit(index, &writes),
             Some(_) => self.begin(index, writes),
         }
+        Ok(())
     }
 
     pub fn writes(&mut self) -> Vec<Write> {

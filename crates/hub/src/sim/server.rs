@@ -113,12 +113,19 @@ impl Simulation {
             let read = pieces.iter().map(|t| (t.position.0, t.identity.position.0));
             format!("read {} of node {index}: {:?}", position.0, read.collect::<Vec<_>>())
         });
-        self.pending[index].extend(pieces.into_iter().map(Piece::Transaction));
+        let pieces = self.without_landed(pieces);
+        self.pending[index].extend(pieces);
         self.pending[index].push_back(Piece::Passed(position));
         if (any || !self.durable_deliveries) && self.broken != Some(Broken::Flushed) {
             self.flush(index);
         }
         Ok(true)
+    }
+
+    /// What has landed on the other side without an answer is left out.
+    fn without_landed(&self, pieces: Vec<Transaction>) -> Vec<Piece> {
+        let landed = |t: &Transaction| self.landed_unanswered.contains(&t.identity);
+        pieces.into_iter().filter(|t| !landed(t)).map(Piece::Transaction).collect()
     }
 
     /// A change has one position for ever, whoever reads it.
@@ -204,7 +211,7 @@ impl Simulation {
         }
         self.databases[index].outbox_mut().begin_capture();
         let pieces = self.databases[index].read_pieces(judged, self.broken);
-        self.pending[index] = pieces.into_iter().map(Piece::Transaction).collect();
+        self.pending[index] = self.without_landed(pieces).into();
     }
 
     /// Whoever recovers finds out from where each outbox is needed, and what is known of it elsewhere.

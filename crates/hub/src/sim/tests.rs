@@ -6,8 +6,9 @@ use crate::hub::Broken;
 /// Every combination of what may happen, by number.
 fn shape(number: u64) -> Shape {
     let bit = |n: u64| number >> n & 1 == 1;
+    let inline = bit(8) && bit(9);
     Shape {
-        nodes: 2 + (number % 3) as u8,
+        nodes: if inline { 2 } else { 2 + (number % 3) as u8 },
         keys: 1 + (number / 3 % 3) as u8,
         steps: if number.is_multiple_of(5) { 400 } else { 300 },
         crash: bit(1) || bit(4),
@@ -16,7 +17,14 @@ fn shape(number: u64) -> Shape {
         moves: bit(3),
         holds: bit(5),
         outages: bit(6),
-        triggers: if bit(7) { (number / 256 % 16) as u8 } else { 0 },
+        triggers: if inline {
+            0b11
+        } else if bit(7) {
+            (number / 256 % 16) as u8
+        } else {
+            0
+        },
+        inline,
         policy: [Policy::Newest, Policy::Prefer, Policy::Coin][(number / 7 % 3) as usize],
     }
 }

@@ -67,6 +67,8 @@ pub struct Trigger {
     pub function: QualifiedName,
     /// `CREATE TRIGGER ...`.
     pub definition: String,
+    /// Its function uses a foreign table or dblink: it is somebody's own way of writing to another database.
+    pub reaches_out: bool,
 }
 
 /// `pg_trigger.tgenabled`: in which `session_replication_role` a trigger fires.
@@ -175,7 +177,12 @@ pub(super) async fn read_triggers(
 ) -> Result<HashMap<u32, Vec<Trigger>>, Error> {
     const QUERY: &str = "
         SELECT wanted.root, t.tgname::text AS name, t.tgenabled::text AS firing, n.nspname::text AS function_schema,
-               p.proname::text AS function_name, pg_catalog.pg_get_triggerdef(t.oid) AS definition
+               p.proname::text AS function_name, pg_catalog.pg_get_triggerdef(t.oid) AS definition,
+               p.prosrc ~* 'dblink' OR EXISTS (
+                   SELECT FROM pg_catalog.pg_foreign_table f JOIN pg_catalog.pg_foreign_server s ON s.oid = f.ftserver
+                   JOIN pg_catalog.pg_class fc ON fc.oid = f.ftrelid
+                   WHERE s.srvname !~ '^pgtandem_' AND pg_catalog.strpos(pg_catalog.lower(p.prosrc), pg_catalog.lower(fc.relname)) > 0
+               ) AS reaches_out
         FROM pg_catalog.unnest($1::oid[]) AS wanted (root)
         CROSS JOIN LATERAL (SELECT wanted.root AS oid UNION
                             SELECT relid::oid FROM pg_catalog.pg_partition_tree(wanted.root)) AS part
@@ -198,6 +205,7 @@ pub(super) async fn read_triggers(
                 row.get::<_, String>("function_name"),
             ),
             definition: row.get("definition"),
+            reaches_out: row.get("reaches_out"),
         });
     }
     Ok(triggers)

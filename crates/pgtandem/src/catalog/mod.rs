@@ -4,6 +4,7 @@
 //! `search_path` (ours do), so that type names come out qualified and no operator of an application is used.
 
 mod constraints;
+mod extensions;
 mod fingerprint;
 mod replication;
 mod role;
@@ -13,6 +14,7 @@ mod tables;
 pub mod types;
 
 pub use constraints::{ForeignKey, ReferentialAction, Trigger, TriggerFiring, UniqueIndex};
+pub use extensions::{Extensions, read_extensions};
 pub use fingerprint::{Difference, Fingerprint, read_fingerprint};
 pub use replication::{Publication, Slot, read_publication, read_slot};
 pub use role::{RoleFacts, TableRights, read_role};

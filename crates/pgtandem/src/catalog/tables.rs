@@ -1,6 +1,6 @@
 //! Tables and their columns.
 
-use super::constraints::{self, ForeignKey, Trigger, UniqueIndex};
+use super::constraints::{self, ForeignKey, Trigger, TriggerFiring, UniqueIndex};
 use crate::sql::{Ident, QualifiedName, WrittenColumn};
 use std::collections::HashMap;
 use tokio_postgres::{Error, GenericClient, Row};
@@ -56,6 +56,12 @@ impl TableShape {
     /// PostgreSQL can neither publish such a column nor leave it out of REPLICA IDENTITY FULL.
     pub fn has_virtual_column(&self) -> bool {
         self.columns.iter().any(|column| column.generated == Some(Generated::Virtual))
+    }
+
+    /// Triggers at work that write to another database, which somebody has made by hand.
+    pub fn own_sync_triggers(&self) -> impl Iterator<Item = &Trigger> {
+        let at_work = |trigger: &&Trigger| trigger.reaches_out && trigger.firing != TriggerFiring::Disabled;
+        self.triggers.iter().filter(at_work)
     }
 
     /// The columns whose values travel: all but those a node computes itself.

@@ -18,6 +18,11 @@ use crate::daemon;
 /// finds out from the databases where it stood. A node that goes away is waited for.
 #[derive(Args)]
 pub struct Run {
+    /// Deliver what has been written up to now, and end: for cron
+    ///
+    /// Fails if a node cannot be reached. If a hub is at work already there is nothing to do.
+    #[arg(long)]
+    once: bool,
     /// How a line of the log looks
     #[arg(long, value_name = "FORM", default_value = "text", env = "PGTANDEM_LOG_FORM")]
     log: LogForm,
@@ -42,7 +47,14 @@ impl Run {
         listen_for_signals(sender)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         tracing::info!(config = %config.file.display(), "pgtandem {} starts", env!("CARGO_PKG_VERSION"));
-        let ended = runtime.block_on(daemon::run(&config, stop));
+        let ended = match self.once {
+            false => runtime.block_on(daemon::run(&config, stop)),
+            true => runtime.block_on(daemon::run_once(&config, stop)).map(|done| {
+                if !done {
+                    tracing::info!("another pgtandem is at work: it delivers what waits");
+                }
+            }),
+        };
         // A connection that hangs must not keep the process alive.
         runtime.shutdown_background();
         ended.map_err(|error| Failure::at_run_time(error.to_string()))?;

@@ -17,11 +17,17 @@ pub struct Up {
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
+    /// Disable triggers on these tables that write to the other database by themselves, through a foreign table or dblink
+    ///
+    /// `pgtandem down` enables them again.
+    #[arg(long)]
+    replace_triggers: bool,
 }
 
 impl Up {
     pub async fn run(self, global: &Global) -> Result<Outcome, Failure> {
-        let config = global.load_config()?;
+        let mut config = global.load_config()?;
+        config.replace_triggers = self.replace_triggers;
         let (report, agreed) = lifecycle::make_plan(&config).await?;
         let style = Style::of_stdout();
         let Some(agreed) = agreed else {
@@ -38,7 +44,11 @@ impl Up {
         }
         say("");
         lifecycle::up(&config, &agreed, &Watch::new()).await?;
-        say(format!("{} next: pgtandem run", style.good("linked.")));
+        let next = match config.direct {
+            None => "next: pgtandem run",
+            Some(_) => "after an outage, and now and then: pgtandem run --once",
+        };
+        say(format!("{} {next}", style.good("linked.")));
         Ok(Outcome::Fine)
     }
 }

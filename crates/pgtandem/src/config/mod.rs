@@ -2,6 +2,7 @@
 //!
 //! `docs/config.md` describes every key. Reading never stops at the first fault: [`ConfigFaults`] holds all.
 
+mod direct;
 mod interpolate;
 mod mask;
 mod names;
@@ -27,6 +28,10 @@ pub struct Config {
     /// In the order of the file.
     pub tables: Vec<Table>,
     pub hub: HubSettings,
+    /// None: changes are streamed. Otherwise the application's own transaction delivers them.
+    pub direct: Option<DirectSettings>,
+    /// Asked for on the command line: triggers that write to the other database are put out of action while linked.
+    pub replace_triggers: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -35,6 +40,8 @@ pub struct Node {
     pub endpoint: Endpoint,
     /// None: by what the server is.
     pub capture: Option<Capture>,
+    /// In direct mode: how the peer's server reaches this node, if not as we do.
+    pub direct_endpoint: Option<Endpoint>,
     /// Line of the file, for messages that come later.
     pub line: usize,
 }
@@ -107,6 +114,19 @@ pub struct HubSettings {
     /// Decisions are kept for this long, and as long as all of a node take no more than that.
     pub keep_conflicts_days: u32,
     pub keep_conflicts_mib: u32,
+}
+
+/// `mode = "direct"` and the section `[direct]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectSettings {
+    /// So long an application's COMMIT waits for the peer.
+    pub wait: Duration,
+}
+
+impl Default for DirectSettings {
+    fn default() -> Self {
+        Self { wait: Duration::from_secs(2) }
+    }
 }
 
 impl Default for HubSettings {

@@ -33,46 +33,61 @@ pub(super) fn read(file: &Path, text: &str, environment: &Environment) -> Result
     }
     let mut reader = Reader { text, environment, faults: Vec::new() };
     let root = Section { table: root.get_ref(), span: 0..0 };
-    reader.only_known(&root, "at the top of the file", &["nodes", "tables", "hub"]);
+    reader.only_known(&root, "at the top of the file", &["mode", "nodes", "tables", "hub", "direct"]);
     let nodes = reader.nodes(&root);
     let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
     let tables = reader.tables(&root, &names);
     let hub = reader.hub(&root, names.len());
+    let direct = reader.direct(&root, &nodes);
     let nodes = nodes
         .into_iter()
         .filter_map(|node| {
-            Some(Node { endpoint: node.endpoint?, name: node.name, capture: node.capture, line: node.line })
+            Some(Node {
+                endpoint: node.endpoint?,
+                name: node.name,
+                capture: node.capture,
+                direct_endpoint: node.direct_endpoint,
+                line: node.line,
+            })
         })
         .collect();
     match reader.faults {
-        faults if faults.is_empty() => Ok(Config { file: file.to_owned(), nodes, tables, hub }),
+        faults if faults.is_empty() => {
+            Ok(Config { file: file.to_owned(), nodes, tables, hub, direct, replace_triggers: false })
+        }
         faults => Err(ConfigFaults::new(file, text, faults)),
     }
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     text: &'a str,
     environment: &'a Environment,
     faults: Vec<ConfigFault>,
 }
 
-struct Section<'a> {
-    table: &'a DeTable<'a>,
+pub(super) struct Section<'a> {
+    pub(super) table: &'a DeTable<'a>,
     span: Range<usize>,
 }
 
 /// A node whose connection string may be faulty; its name still counts for `prefer:`.
-struct NodeDraft {
-    name: String,
-    name_span: Range<usize>,
+pub(super) struct NodeDraft {
+    pub(super) name: String,
+    pub(super) name_span: Range<usize>,
     line: usize,
     url_span: Range<usize>,
     endpoint: Option<Endpoint>,
-    capture: Option<Capture>,
+    pub(super) capture: Option<Capture>,
+    direct_endpoint: Option<Endpoint>,
 }
 
 impl<'a> Reader<'a> {
-    fn fault(&mut self, span: impl Into<Option<Range<usize>>>, message: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn fault(
+        &mut self,
+        span: impl Into<Option<Range<usize>>>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.faults.push(ConfigFault { span: span.into(), message: message.into(), remedy: remedy.into() });
     }
 
@@ -80,7 +95,7 @@ impl<'a> Reader<'a> {
         self.text[..at].matches('\n').count() + 1
     }
 
-    fn only_known(&mut self, section: &Section<'_>, place: &str, known: &[&str]) {
+    pub(super) fn only_known(&mut self, section: &Section<'_>, place: &str, known: &[&str]) {
         for key in section.table.keys() {
             let name = key.get_ref().as_ref();
             if known.contains(&name) {
@@ -97,7 +112,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn section(&mut self, value: &'a Spanned<DeValue<'a>>, what: &str, remedy: &str) -> Option<Section<'a>> {
+    pub(super) fn section(&mut self, value: &'a Spanned<DeValue<'a>>, what: &str, remedy: &str) -> Option<Section<'a>> {
         match value.get_ref().as_table() {
             Some(table) => Some(Section { table, span: value.span() }),
             None => {
@@ -109,7 +124,12 @@ impl<'a> Reader<'a> {
     }
 
     /// A text with its variables put in.
-    fn text_value(&mut self, section: &Section<'a>, key: &str, example: &str) -> Option<(String, Range<usize>)> {
+    pub(super) fn text_value(
+        &mut self,
+        section: &Section<'a>,
+        key: &str,
+        example: &str,
+    ) -> Option<(String, Range<usize>)> {
         let value = section.table.get(key)?;
         let span = value.span();
         let Some(text) = value.get_ref().as_str() else {
@@ -167,7 +187,7 @@ impl<'a> Reader<'a> {
         }
         let section =
             self.section(value, &format!("node `{name}`"), &format!("write [nodes.{name}] and below it {URL}"))?;
-        self.only_known(&section, OF_A_NODE, &["url", "capture"]);
+        self.only_known(&section, OF_A_NODE, &["url", "capture", "direct_url"]);
         if !section.table.contains_key("url") {
             self.fault(key.span(), format!("node `{name}` has no url"), format!("add {URL}"));
         }
@@ -175,8 +195,10 @@ impl<'a> Reader<'a> {
         let url_span = url.as_ref().map_or(key.span(), |(_, span)| span.clone());
         let endpoint = url.and_then(|(url, span)| self.endpoint(&url, span));
         let capture = self.capture(&section);
+        let direct_url = self.text_value(&section, "direct_url", URL);
+        let direct_endpoint = direct_url.and_then(|(url, span)| self.endpoint(&url, span));
         let line = self.line_of(key.span().start);
-        Some(NodeDraft { line, name_span: key.span(), name, url_span, endpoint, capture })
+        Some(NodeDraft { line, name_span: key.span(), name, url_span, endpoint, capture, direct_endpoint })
     }
 
     fn capture(&mut self, section: &Section<'a>) -> Option<Capture> {
@@ -398,7 +420,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn number<N>(&mut self, section: &Section<'a>, key: &str, range: RangeInclusive<N>, default: N) -> N
+    pub(super) fn number<N>(&mut self, section: &Section<'a>, key: &str, range: RangeInclusive<N>, default: N) -> N
     where
         N: Copy + PartialOrd + Display + TryFrom<u64>,
     {

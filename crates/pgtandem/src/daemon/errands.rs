@@ -13,11 +13,13 @@ use tokio_postgres::types::PgLsn;
 
 use super::conductor::{Conductor, Ended};
 use super::control::Control;
+use super::direct;
 use super::error::ReachError;
 use super::look::{Looked, TableVerdict, compare_tables};
 use super::probe::answer_of;
 use super::tables::table_id;
 use crate::config::Node;
+use crate::direct::Settled;
 use crate::link::{self, LinkedTable};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -38,6 +40,8 @@ enum Found {
         node: String,
         count: u64,
     },
+    /// What direct deliveries had left was looked through, or could not be.
+    Settled(Result<Settled, ReachError>),
     Failed {
         node: String,
         error: ReachError,
@@ -74,6 +78,10 @@ pub struct Errands {
     said: HashMap<(TableId, NodeId), String>,
     /// Columns that were found to fit when the catalogs were looked at last.
     known: HashMap<(TableId, NodeId), BTreeSet<String>>,
+    /// The nodes deliver directly what they can.
+    pub is_direct: bool,
+    settling: bool,
+    settle_at: Instant,
 }
 
 /// What a node was told of the hub last.
@@ -131,6 +139,9 @@ impl Errands {
             paused,
             said: HashMap::new(),
             known: HashMap::new(),
+            is_direct: false,
+            settling: false,
+            settle_at: now,
         }
     }
 
@@ -168,6 +179,11 @@ impl Errands {
         if now >= self.retry_at {
             self.retry_at = now + PATIENCE;
             conductor.retry_held(&self.paused);
+        }
+        if self.is_direct && !self.settling && now >= self.settle_at {
+            self.settling = true;
+            let (nodes, limit) = (self.nodes.clone(), self.silence_timeout * 2);
+            self.spawn(async move { Found::Settled(direct::settle(&nodes, limit).await) });
         }
         if now >= self.write_at {
             self.write_at = now + SECOND;
@@ -281,6 +297,13 @@ impl Errands {
                 self.controls[at] = Some(Arc::from(control));
                 self.look_at = Instant::now();
             }
+            Found::Settled(settled) => {
+                self.settling = false;
+                self.settle_at = Instant::now() + direct::PAUSE;
+                if let Err(error) = settled {
+                    tracing::debug!("receipts of direct deliveries were not looked through: {error}");
+                }
+            }
             Found::Pruned { count: 0, .. } => {}
             Found::Pruned { node, count } => tracing::info!(%node, "dropped {count} old decisions"),
             Found::Failed { node, error } => {
@@ -368,6 +391,26 @@ impl Errands {
             let limit = self.silence_timeout;
             self.spawn(async move { Found::Written(at, write_down(&control, &status, limit).await) });
         }
+    }
+
+    /// Whether no key waits any more because of what each node's snapshot sees; looked at after a pause.
+    ///
+    /// # Errors
+    /// When a node is lost.
+    pub async fn have_forgotten(&self, snapshots: &[&str], pause: Duration) -> Result<bool, ReachError> {
+        const WAITS: &str = "SELECT EXISTS (SELECT FROM pgtandem.queued q \
+            WHERE pg_catalog.pg_visible_in_snapshot(q.xid, $1::text::pg_snapshot))";
+        if !self.is_direct {
+            return Ok(true);
+        }
+        for (control, snapshot) in self.controls.iter().zip(snapshots) {
+            let Some(control) = control else { return Ok(false) };
+            if control.client.query_one(WAITS, &[snapshot]).await?.get(0) {
+                tokio::time::sleep(pause).await;
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The last words of a hub that ends in good order: `status` then knows that it is not running.

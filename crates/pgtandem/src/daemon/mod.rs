@@ -2,10 +2,12 @@
 
 mod conductor;
 mod control;
+mod direct;
 pub mod drift;
 mod errands;
 mod error;
 mod look;
+mod once;
 mod probe;
 mod reach;
 mod records;
@@ -23,6 +25,7 @@ use conductor::{Conductor, Ended};
 use control::Control;
 use errands::{Errands, Keep};
 pub use error::{ReachError, RunError};
+pub use once::run_once;
 pub use settings::SPELLING;
 
 use crate::config::Config;
@@ -116,7 +119,11 @@ async fn open_all(config: &Config) -> Result<Vec<Control>, RunError> {
 async fn begin(config: &Config, holder: &str) -> Result<(Conductor, Errands), RunError> {
     let mut controls = open_all(config).await?;
     controls.sort_by_key(|control| control.id);
-    let nodes = controls.iter().filter_map(|control| config.node(&control.name).cloned()).collect();
+    begin_from(config, holder, controls).await
+}
+
+async fn begin_from(config: &Config, holder: &str, controls: Vec<Control>) -> Result<(Conductor, Errands), RunError> {
+    let nodes: Vec<_> = controls.iter().filter_map(|control| config.node(&control.name).cloned()).collect();
     check_numbers(&controls)?;
     let (report, reports) = mpsc::unbounded_channel();
     // Locks are waited for, and recovering takes what it takes; a node that has fallen silent would take for ever.
@@ -144,6 +151,7 @@ async fn begin(config: &Config, holder: &str) -> Result<(Conductor, Errands), Ru
     let silence = config.hub.silence_timeout;
     let keep = Keep { days: config.hub.keep_conflicts_days, mib: config.hub.keep_conflicts_mib };
     let mut errands = Errands::new(controls, nodes, started.linked, started.epoch, holder.to_owned(), silence, keep);
+    errands.is_direct = config.direct.is_some();
     errands.look_first(&mut conductor).await?;
     Ok((conductor, errands))
 }

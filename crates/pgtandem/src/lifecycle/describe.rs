@@ -1,9 +1,10 @@
 //! A plan for people, and as SQL.
 
+use super::direct::{foreign_table, inbox_server, tables_server};
 use super::identity::Identity;
 use super::plan::{Plan, Rows, Step};
 use crate::config::{Capture, Merge};
-use crate::link::{OUTBOX_SQL, PUBLICATION, SCHEMA_SQL};
+use crate::link::{OUTBOX_SQL, PUBLICATION, SCHEMA_SQL, direct_sql};
 use crate::sql::{self, Ident, Literal, QualifiedName};
 
 impl Plan {
@@ -23,6 +24,9 @@ impl Plan {
             | Step::CreateSlot { node }
             | Step::Capture { node, .. }
             | Step::Register { node, .. }
+            | Step::RetireTrigger { node, .. }
+            | Step::DirectPeer { node, .. }
+            | Step::DirectTable { node, .. }
             | Step::Policy { node, .. } => *node,
             Step::Interleave(_) | Step::Fill { .. } => return None,
         };
@@ -53,6 +57,18 @@ impl Plan {
             Step::Capture { table, .. } => {
                 format!("make the triggers on {} that write its changes into the outbox", table.plain())
             }
+            Step::RetireTrigger { table, trigger, .. } => {
+                format!("disable the trigger {trigger} on {}, which writes to the other database", table.plain())
+            }
+            Step::DirectPeer { peer, .. } => {
+                format!("make foreign servers that lead to {}, and what its transactions arrive at", self.name(*peer))
+            }
+            Step::DirectTable { peer, table, .. } => format!(
+                "deliver {} to {} at COMMIT, and make its table there the foreign table {}",
+                table.name.plain(),
+                self.name(*peer),
+                foreign_table(self.name(*peer), &table.name).plain()
+            ),
             Step::Register { table, .. } => {
                 format!("list {} (conflicts: {}, ids: {})", table.name.plain(), table.resolve, table.ids)
             }
@@ -149,6 +165,11 @@ impl Plan {
             Step::Capture { node, id, table, key, spell } => {
                 one(node, format!("{};", sql::create_capture(table, *id, key, *spell).join(";\n")))
             }
+            Step::RetireTrigger { node, table, trigger } => {
+                one(node, format!("{};", sql::disable_trigger(table, trigger)))
+            }
+            Step::DirectPeer { node, peer } => one(node, direct_peer_sql(self.name(*peer))),
+            Step::DirectTable { node, table, .. } => one(node, format!("{};", table.create().join(";\n"))),
             Step::Register { node, id, table, columns } => one(node, register_sql(*id, table, columns)),
             Step::Policy { node, id, table } => one(
                 node,
@@ -231,6 +252,19 @@ fn peer_sql(peer: &Identity) -> String {
             peer.incarnation
         ),
     }
+}
+
+/// Passwords are not shown.
+fn direct_peer_sql(peer: &str) -> String {
+    let (tables, inbox) = (tables_server(peer), inbox_server(peer));
+    format!(
+        "CREATE EXTENSION IF NOT EXISTS dblink; CREATE EXTENSION IF NOT EXISTS postgres_fdw;\n\
+         CREATE SERVER {tables} FOREIGN DATA WRAPPER postgres_fdw OPTIONS (/* the url */);\n\
+         CREATE SERVER {inbox} FOREIGN DATA WRAPPER postgres_fdw OPTIONS (/* the url, and timeouts */);\n\
+         CREATE USER MAPPING FOR CURRENT_USER SERVER {tables} OPTIONS (/* user and password */);\n\
+         CREATE USER MAPPING FOR CURRENT_USER SERVER {inbox} OPTIONS (/* user and password */);\n{}",
+        direct_sql(&Ident::new("pgtandem")).trim_end()
+    )
 }
 
 fn register_sql(id: i32, table: &crate::config::Table, columns: &[String]) -> String {

@@ -198,6 +198,7 @@ async fn clean(node: &OpenNode, row: &NodeRow, tables: &[LinkedTable]) -> Result
     }
     let saved = link::read_restore(client, RestoreKind::Catalog, "database").await.on(&node.name, DOING)?;
     let before = saved.and_then(|saved| serde_json::from_value::<Fingerprint>(saved.before).ok()).unwrap_or_default();
+    super::direct::remove(node).await?;
     let publication = Ident::new(row.publication.as_str());
     let script = format!("BEGIN; DROP PUBLICATION IF EXISTS {publication}; DROP SCHEMA pgtandem CASCADE; COMMIT");
     if let Err(error) = client.batch_execute(&script).await {

@@ -5,6 +5,7 @@
 
 pub mod check;
 mod describe;
+pub(crate) mod direct;
 mod down;
 mod error;
 mod identity;
@@ -17,6 +18,7 @@ mod plan;
 mod report;
 mod restore;
 mod survey;
+mod triggers;
 mod undo;
 mod up;
 

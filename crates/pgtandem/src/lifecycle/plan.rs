@@ -8,7 +8,7 @@ use super::interleave::{Interleaving, interleavings};
 use super::{LifecycleError, NodeSurvey};
 use crate::catalog::{Column, Leaf, ReplicaIdentity, TableShape};
 use crate::config::{Capture, Config, Ids, Merge, Table};
-use crate::sql::{Ident, QualifiedName};
+use crate::sql::{self, Ident, QualifiedName};
 
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -66,6 +66,12 @@ pub enum Step {
         key: Vec<(Ident, String)>,
         spell: bool,
     },
+    /// A trigger that writes to the other database by itself: every row would go twice.
+    RetireTrigger {
+        node: usize,
+        table: QualifiedName,
+        trigger: Ident,
+    },
     /// The node keeps note of the table, as being linked.
     Register {
         node: usize,
@@ -80,6 +86,17 @@ pub enum Step {
         table: Table,
     },
     Interleave(Interleaving),
+    /// What leads to the peer, and what its transactions arrive at.
+    DirectPeer {
+        node: usize,
+        peer: usize,
+    },
+    /// From here on the table's changes go to the peer at COMMIT.
+    DirectTable {
+        node: usize,
+        peer: usize,
+        table: sql::DirectTable,
+    },
     /// The rows become the same on all nodes, and the table live.
     Fill {
         id: i32,
@@ -115,12 +132,14 @@ pub fn plan(config: &Config, surveys: &[NodeSurvey]) -> Result<Plan, LifecycleEr
     for node in 0..surveys.len() {
         planner.install(node);
     }
+    planner.direct_peers();
     for node in 0..surveys.len() {
         planner.node(node);
     }
     for table in parents_first(config, surveys) {
         planner.table(table);
     }
+    planner.direct_tables();
     let steps = planner.steps;
     let captures = surveys.iter().map(|survey| survey.capture(config)).collect();
     Ok(Plan { identities, captures, slot_count, steps })
@@ -199,12 +218,12 @@ fn is_spelled_alike(column: &Column) -> bool {
     column.type_kind == 'e' || ALIKE.contains(&name)
 }
 
-struct Planner<'a> {
-    config: &'a Config,
-    surveys: &'a [NodeSurvey],
+pub(super) struct Planner<'a> {
+    pub(super) config: &'a Config,
+    pub(super) surveys: &'a [NodeSurvey],
     identities: &'a [Identity],
     slot_count: i16,
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
 }
 
 impl Planner<'_> {
@@ -240,6 +259,7 @@ impl Planner<'_> {
             Capture::Wal => self.publish(node),
             Capture::Trigger => self.capture(node),
         }
+        self.retire_triggers(node);
         for table in &self.config.tables {
             let id = self.table_id(table);
             match self.surveys[node].linked(&table.name) {
@@ -253,6 +273,18 @@ impl Planner<'_> {
                     self.steps.push(Step::Policy { node, id: linked.id, table: table.clone() });
                 }
                 Some(_) => {}
+            }
+        }
+    }
+
+    fn retire_triggers(&mut self, node: usize) {
+        if !self.config.replace_triggers {
+            return;
+        }
+        for table in self.config.tables.iter().filter_map(|table| self.surveys[node].table(&table.name)) {
+            for trigger in table.own_sync_triggers() {
+                let (table, trigger) = (table.name.clone(), trigger.name.clone());
+                self.steps.push(Step::RetireTrigger { node, table, trigger });
             }
         }
     }
@@ -299,7 +331,7 @@ impl Planner<'_> {
     }
 
     /// What some node calls it already, or else a number that none has used.
-    fn table_id(&self, table: &Table) -> i32 {
+    pub(super) fn table_id(&self, table: &Table) -> i32 {
         let known =
             |table: &Table| self.surveys.iter().find_map(|survey| survey.linked(&table.name)).map(|linked| linked.id);
         known(table).unwrap_or_else(|| {

@@ -45,6 +45,7 @@ pub(super) async fn unlink_table(node: &OpenNode, id: i32, table: &QualifiedName
     if !captured.is_empty() && exists(client, table).await.on(&node.name, DOING)? {
         locks::in_short_transaction(node, DOING, table, &sql::drop_capture(table)).await?;
     }
+    super::direct::remove_table(node, id, table).await?;
     restore_table(node, table).await?;
     let work = async {
         link::delete_restore(client, RestoreKind::Copy, &id.to_string()).await?;
@@ -60,6 +61,7 @@ pub(super) async fn restore_table(node: &OpenNode, table: &QualifiedName) -> Res
         text("schema").as_deref() == Some(table.schema.as_str())
             && text("table").as_deref() == Some(table.name.as_str())
     };
+    super::triggers::restore(node, table).await?;
     for saved in list(node, RestoreKind::ReplicaIdentity).await?.iter().filter(|saved| is_its(saved)) {
         restore_identity(node, saved).await?;
     }

@@ -2,10 +2,11 @@
 
 use super::LifecycleError;
 use crate::catalog::{
-    self, RoleFacts, Sequence, ServerFacts, TableShape, read_role, read_sequences, read_server, read_tables,
+    self, Extensions, RoleFacts, Sequence, ServerFacts, TableShape, read_extensions, read_role, read_sequences,
+    read_server, read_tables,
 };
 use crate::config::{Capture, Config};
-use crate::link::{self, Held, Installed, LinkedTable, NodeRow, Peer, Restore, RestoreKind, TableState};
+use crate::link::{self, DirectFacts, Held, Installed, LinkedTable, NodeRow, Peer, Restore, RestoreKind, TableState};
 use crate::sql::{self, Ident, QualifiedName};
 use std::collections::{BTreeSet, HashSet};
 use tokio_postgres::GenericClient;
@@ -30,6 +31,7 @@ pub struct NodeSurvey {
     pub position: Option<PgLsn>,
     /// Of an application's sessions, as far as the server and the database say; read only where it matters.
     pub time_zone: Option<String>,
+    pub extensions: Extensions,
 }
 
 /// What the node knows of the link.
@@ -48,6 +50,8 @@ pub struct LinkFacts {
     pub copies: Vec<Restore>,
     /// Oids of the tables whose changes go into the outbox.
     pub captured: Vec<u32>,
+    /// None: changes are streamed.
+    pub direct: Option<DirectFacts>,
 }
 
 impl LinkFacts {
@@ -64,6 +68,7 @@ impl LinkFacts {
             identities_before: Vec::new(),
             copies: Vec::new(),
             captured: Vec::new(),
+            direct: None,
         }
     }
 }
@@ -74,6 +79,9 @@ impl NodeSurvey {
     pub fn capture(&self, config: &Config) -> Capture {
         let installed = self.link.as_ref().map(|link| link.node.capture);
         let wanted = config.node(&self.name).and_then(|node| node.capture);
+        if installed.is_none() && config.direct.is_some() {
+            return Capture::Trigger;
+        }
         let by_server = || if self.server.wal_level == "logical" { Capture::Wal } else { Capture::Trigger };
         installed.or(wanted).unwrap_or_else(by_server)
     }
@@ -150,6 +158,7 @@ pub async fn survey(
             filled,
             position,
             time_zone: None,
+            extensions: read_extensions(client).await?,
         })
     };
     read.await.map_err(|error| LifecycleError::sql(name, "reading the catalog", error))
@@ -190,5 +199,6 @@ async fn read_link(client: &impl GenericClient) -> Result<Option<LinkFacts>, tok
         identities_before: link::list_restore(client, RestoreKind::ReplicaIdentity).await?,
         copies: link::list_restore(client, RestoreKind::Copy).await?,
         captured: link::read_captured(client).await?,
+        direct: link::read_direct(client).await?,
     }))
 }

@@ -3,6 +3,7 @@
 //! One file per table or two; each function runs on a session or inside a transaction alike.
 
 mod decision;
+mod direct;
 mod epoch;
 mod held;
 mod lock;
@@ -15,6 +16,7 @@ pub use decision::{
     Contender, Decision, DecisionFilter, MERGE, MergeDecision, count_decisions, insert_merge_decisions, list_decisions,
     prune_decisions, set_undone,
 };
+pub use direct::{DirectFacts, direct_sql, install_direct, read_direct};
 pub use epoch::{Epoch, read_epoch, take_epoch};
 pub use held::{Held, delete_held, delete_held_of_table, insert_held, list_held};
 pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, ask_to_yield, lock, notify_changed, try_lock, unlock};
@@ -34,7 +36,7 @@ pub use tables::{
 use tokio_postgres::{Error, GenericClient};
 
 /// The version of `schema.sql`, kept in `pgtandem.node.schema_version`.
-pub const SCHEMA_VERSION: i32 = 2;
+pub const SCHEMA_VERSION: i32 = 3;
 
 /// The publication's name on every node.
 pub const PUBLICATION: &str = "pgtandem";

@@ -13,6 +13,8 @@ pub enum RestoreKind {
     Catalog,
     /// How far the copying of a table is; object: the linked table's id.
     Copy,
+    /// Which sessions a trigger fires in; object: the trigger and its table, as SQL writes them.
+    Trigger,
 }
 
 impl RestoreKind {
@@ -22,6 +24,7 @@ impl RestoreKind {
             Self::ReplicaIdentity => "replica identity",
             Self::Catalog => "catalog",
             Self::Copy => "copy",
+            Self::Trigger => "trigger",
         }
     }
 }

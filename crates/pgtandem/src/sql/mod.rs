@@ -9,6 +9,7 @@ mod canonical;
 mod capture;
 mod comparing;
 mod copying;
+mod direct;
 mod merging;
 mod rows;
 mod sequence;
@@ -23,6 +24,10 @@ pub use comparing::{
 pub use copying::{
     copy_in, copy_out, copy_table, create_copy_table, holds_rows, insert_from_copy_table, rest_of_copy_table,
 };
+pub use direct::{
+    ArrivingColumn, DBLINK, DirectTable, ServerOption, create_foreign_table, create_server, create_user_mapping,
+    drop_direct_table, drop_foreign_table, drop_server,
+};
 pub use merging::{insert_missing, newest, overwrite};
 pub use rows::{
     NOT_WRITTEN, WrittenColumn, copy_rows, counted_update, counted_upsert, delete, delete_all, delete_found,
@@ -30,7 +35,10 @@ pub use rows::{
     truncate, unstash, upsert,
 };
 pub use sequence::{SequenceOptions, highest_value, sequence_state, set_value};
-pub use table::{add_to_publication, alter_replica_identity, create_publication, drop_from_publication, lock_table};
+pub use table::{
+    add_to_publication, alter_replica_identity, create_publication, disable_trigger, drop_from_publication,
+    enable_trigger, lock_table,
+};
 
 /// One name: of a schema, a table, a column. Held as it is, shown quoted.
 ///

@@ -20,6 +20,21 @@ pub fn create_publication<'a>(
     format!("CREATE PUBLICATION {name}{tables} WITH (publish_via_partition_root = true{generated})")
 }
 
+pub fn disable_trigger(table: &QualifiedName, trigger: &Ident) -> String {
+    format!("ALTER TABLE {table} DISABLE TRIGGER {trigger}")
+}
+
+/// As `pg_trigger.tgenabled` has it.
+pub fn enable_trigger(table: &QualifiedName, trigger: &Ident, firing: &str) -> String {
+    let how = match firing {
+        "A" => "ENABLE ALWAYS",
+        "R" => "ENABLE REPLICA",
+        "D" => "DISABLE",
+        _ => "ENABLE",
+    };
+    format!("ALTER TABLE {table} {how} TRIGGER {trigger}")
+}
+
 pub fn add_to_publication<'a>(name: &Ident, tables: impl IntoIterator<Item = &'a QualifiedName>) -> String {
     format!("ALTER PUBLICATION {name} ADD TABLE {}", list(tables))
 }

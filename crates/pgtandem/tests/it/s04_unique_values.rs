@@ -126,6 +126,7 @@ fn s04_a_deferrable_unique_value_claimed_on_both_sides_is_never_there_twice() {
     let hub = pair.linked();
     fill(&pair);
     hub.kill9();
+    pair.apart();
     pair["new"].sql("INSERT INTO seats VALUES (1001, 777, 'first')");
     pair["legacy"].sql("INSERT INTO seats VALUES (1002, 777, 'second'), (1003, 778, 'third')");
     let _hub = pair.hub();

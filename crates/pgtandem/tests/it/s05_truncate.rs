@@ -93,6 +93,7 @@ fn s05_truncate_against_writes_on_the_other_side() {
     fill(&pair);
     // What was written before the TRUNCATE goes, what was written after it stays: the later one wins.
     hub.kill9();
+    pair.apart();
     pair["legacy"].sql("INSERT INTO orders VALUES (1001, 'before'); UPDATE orders SET who = 'before' WHERE id = 1");
     pair["new"].sql("TRUNCATE orders CASCADE");
     pair["legacy"].sql("INSERT INTO orders VALUES (1002, 'after'); UPDATE orders SET who = 'after' WHERE id = 2");
@@ -102,6 +103,7 @@ fn s05_truncate_against_writes_on_the_other_side() {
     assert_ne!(pair["new"].sql("SELECT count(*) FROM pgtandem.decision WHERE kind LIKE '%truncate%'"), "0");
     // Both sides at once, and then written to.
     hub.kill9();
+    pair.apart();
     pair["new"].sql(
         "INSERT INTO orders VALUES (2001, 'gone'); TRUNCATE orders CASCADE; INSERT INTO orders VALUES (2002, 'new')",
     );
@@ -145,6 +147,7 @@ fn s05_ids_made_after_restart_identity_do_not_collide() {
         counts(&pair, "0|0");
         pair.settle();
         hub.freeze();
+        pair.apart();
         for node in pair.nodes() {
             node.sql(insert);
             node.sql("INSERT INTO lines (order_id, what) SELECT id, 'thing' FROM orders");

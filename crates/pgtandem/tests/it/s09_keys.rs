@@ -58,6 +58,7 @@ fn one_row_however_it_is_spelled(kind: &str, spellings: [&str; 3]) {
     assert_eq!(pair["new"].sql("SELECT count(*) FROM things"), "0");
     // Inserted on both sides at once, differently spelled: one key, one conflict, one row.
     hub.kill9();
+    pair.apart();
     pair["new"].sql(&format!("INSERT INTO things VALUES ({one}, 1, 'new')"));
     pair["legacy"].sql(&format!("INSERT INTO things VALUES ({two}, 2, 'legacy')"));
     let _hub = pair.hub();

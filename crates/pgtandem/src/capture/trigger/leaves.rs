@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
-use super::CaptureError;
+use super::read::number;
+use super::{CaptureError, landed};
 use crate::connect::FaultClass;
 use crate::sql;
 
@@ -26,11 +27,12 @@ pub struct Leaves {
     /// A table that is not written waits to be emptied.
     waits: bool,
     at: Instant,
+    is_direct: bool,
 }
 
 impl Leaves {
-    pub fn new(acknowledged: watch::Receiver<Position>) -> Self {
-        Self { acknowledged, written: Position(0), waits: true, at: Instant::now() }
+    pub fn new(acknowledged: watch::Receiver<Position>, is_direct: bool) -> Self {
+        Self { acknowledged, written: Position(0), waits: true, at: Instant::now(), is_direct }
     }
 
     /// Forgets what is not needed any more, if there is something and it is time to. `boundaries` that bound nothing any
@@ -45,6 +47,9 @@ impl Leaves {
         acknowledge(client, acknowledged).await?;
         if let Some(done) = done {
             let done = boundaries[done].clone();
+            if self.is_direct {
+                landed::forget(client, &done.snapshot.to_string(), number(done.drawn)).await?;
+            }
             self.empty_tables(client, &done).await?;
             boundaries.retain(|b| b.position >= done.position);
         }

@@ -6,6 +6,7 @@
 //! landings before it; a read that found nothing to record flushes them, too, before it passes them.
 
 mod columns;
+mod landed;
 mod leaves;
 mod read;
 mod record;
@@ -20,8 +21,9 @@ use tokio_postgres::Client;
 
 use super::{Assembler, CaptureError, Captured, CapturedTables};
 use columns::Columns;
+use landed::Landed;
 use leaves::Leaves;
-use read::{OutboxRows, Queries};
+use read::{OutboxRow, OutboxRows, Queries};
 use wire::Message;
 
 /// Settings of the session that reads, beside those of every session: what is found by index stays found by index, and a
@@ -69,6 +71,8 @@ pub struct TriggerCapture {
     last_change: Instant,
     /// No answer is waited for any longer.
     silence: Duration,
+    /// Changes may have reached the peer already.
+    is_direct: bool,
 }
 
 impl TriggerCapture {
@@ -85,10 +89,11 @@ impl TriggerCapture {
         silence: Duration,
     ) -> Result<Self, CaptureError> {
         let queries = answered(silence, Queries::prepare(&client)).await?;
+        let is_direct = answered(silence, landed::is_direct(&client)).await?;
         let now = Instant::now();
         Ok(Self {
             columns: Columns::new(tables),
-            leaves: Leaves::new(acknowledged),
+            leaves: Leaves::new(acknowledged, is_direct),
             client,
             queries,
             assembler,
@@ -97,6 +102,7 @@ impl TriggerCapture {
             last_read: now,
             last_change: now,
             silence,
+            is_direct,
         })
     }
 
@@ -181,6 +187,13 @@ impl TriggerCapture {
         rows: Rows,
         out: &mpsc::Sender<Captured>,
     ) -> Result<bool, CaptureError> {
+        let landed = match self.is_direct {
+            true => match landed::find_out(&self.client, self.silence, || out.is_closed()).await? {
+                Some(landed) => landed,
+                None => return Ok(false),
+            },
+            false => Landed::default(),
+        };
         let placed = read::placed(&self.boundaries, &transactions)?;
         answered(self.silence, self.columns.look(&self.client)).await?;
         let Self { client, queries, assembler, columns, silence, .. } = self;
@@ -190,7 +203,7 @@ impl TriggerCapture {
                 Rows::Seen(_) => Ok(()),
             }
         };
-        let mut reading = Reading { assembler, columns, placed, silence: *silence, ready: Vec::new() };
+        let mut reading = Reading { assembler, columns, placed, landed, silence: *silence, ready: Vec::new() };
         let read = async {
             let found = match &rows {
                 Rows::Unread(before, mark) => queries.rows_unread(client, before.as_ref(), mark).await?,
@@ -222,6 +235,7 @@ struct Reading<'a> {
     assembler: &'a mut Assembler,
     columns: &'a mut Columns,
     placed: HashMap<u64, read::Place>,
+    landed: Landed,
     silence: Duration,
     ready: Vec<Captured>,
 }
@@ -230,6 +244,9 @@ impl Reading<'_> {
     async fn read(&mut self, mut rows: OutboxRows) -> Result<(), CaptureError> {
         let mut open = None;
         while let Some(row) = answered(self.silence, rows.next()).await? {
+            if self.landed.has(&row) {
+                continue;
+            }
             if open != Some(row.xid) {
                 if open.is_some() {
                     self.take(read::commit()).await?;

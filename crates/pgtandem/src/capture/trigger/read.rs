@@ -47,6 +47,7 @@ pub fn commit() -> Message {
 /// A change as the outbox has it.
 pub struct OutboxRow {
     pub xid: u64,
+    pub id: i64,
     pub relid: u32,
     pub op: u8,
     pub old_row: Option<String>,
@@ -72,7 +73,7 @@ const NOW_SEEN: &str = "pg_catalog.pg_visible_in_snapshot(o.xid, $3::text::pg_sn
 const TRANSACTIONS: &str = "SELECT o.xid::text, pg_catalog.max(o.id), \
     (extract(epoch FROM pg_catalog.max(o.at) - timestamptz '2000-01-01 00:00:00+00') * 1000000)::int8 \
     FROM pgtandem.outbox o WHERE";
-const ROWS: &str = "SELECT o.xid::text, o.relid, o.op::text, o.old_row, o.new_row FROM pgtandem.outbox o WHERE";
+const ROWS: &str = "SELECT o.xid::text, o.relid, o.op::text, o.old_row, o.new_row, o.id FROM pgtandem.outbox o WHERE";
 
 pub struct Queries {
     look: Statement,
@@ -231,6 +232,7 @@ impl OutboxRows {
             op: row.get::<_, &str>(2).bytes().next().unwrap_or_default(),
             old_row: row.get(3),
             new_row: row.get(4),
+            id: row.get(5),
         }))
     }
 }
@@ -250,7 +252,7 @@ fn transactions(rows: &[Row]) -> Result<Vec<Transaction>, CaptureError> {
     rows.iter().map(transaction).collect()
 }
 
-fn xid(text: &str) -> Result<u64, CaptureError> {
+pub(super) fn xid(text: &str) -> Result<u64, CaptureError> {
     text.parse().map_err(|_| CaptureError::Unreadable(format!("{text:?} is no transaction number")))
 }
 
@@ -275,6 +277,6 @@ fn snapshot(text: &str) -> Result<Snapshot, CaptureError> {
 }
 
 /// Numbers of the outbox are positive; SQL has no unsigned type for them.
-fn number(drawn: u64) -> i64 {
+pub(super) fn number(drawn: u64) -> i64 {
     i64::try_from(drawn).unwrap_or(i64::MAX)
 }

@@ -2,6 +2,7 @@
 
 mod across;
 mod columns;
+mod direct;
 mod merging;
 mod node;
 mod tables;
@@ -40,6 +41,7 @@ pub(super) async fn check_and_survey(config: &Config) -> (Report, Vec<NodeSurvey
                     // Only for a warning.
                     survey.time_zone = node.time_zone().await.ok();
                 }
+                direct::try_peer(&mut report, config, node, &survey).await;
                 read.push(survey);
             }
             Err(error) => unreachable_node(&mut report, &node.name, &error),
@@ -74,7 +76,9 @@ pub fn judge(config: &Config, surveys: &[NodeSurvey]) -> Report {
         node::judge(&mut report, survey, capture, wanted);
         for table in &config.tables {
             tables::judge(&mut report, survey, table, capture);
+            direct::sync_triggers(&mut report, config, survey, table);
         }
+        direct::judge(&mut report, config, survey);
     }
     across::judge_nodes(&mut report, surveys);
     for table in &config.tables {

@@ -6,6 +6,7 @@
 mod clash;
 mod copy;
 mod differences;
+mod direct;
 mod equal;
 mod fill;
 mod install;
@@ -22,7 +23,7 @@ pub(in crate::lifecycle) use winner::order;
 
 use super::check::{check_and_survey, judge, survey_all};
 use super::plan::{Plan, Step, plan};
-use super::{LifecycleError, NodeSurvey, OpenNode, Report, locks, open_nodes, restore, table_names};
+use super::{LifecycleError, NodeSurvey, OpenNode, Report, locks, open_nodes, restore, table_names, triggers};
 use crate::config::Config;
 use crate::link;
 use crate::sql::{self, QualifiedName};
@@ -68,7 +69,7 @@ pub async fn up(config: &Config, agreed: &Plan, progress: &dyn Progress) -> Resu
             "look at `pgtandem plan` and run `pgtandem up` again",
         ));
     }
-    let mut work = Work { nodes, surveys, plan: now, progress, snapshots: None };
+    let mut work = Work { config, nodes, surveys, plan: now, progress, snapshots: None };
     work.refuse_different_tables().await?;
     let steps = work.plan.steps.clone();
     for step in &steps {
@@ -82,6 +83,7 @@ pub async fn up(config: &Config, agreed: &Plan, progress: &dyn Progress) -> Resu
 
 /// Everything a step needs.
 pub(super) struct Work<'a> {
+    pub config: &'a Config,
     pub nodes: Vec<OpenNode>,
     /// As it was before the first step.
     pub surveys: Vec<NodeSurvey>,
@@ -112,6 +114,9 @@ impl Work<'_> {
             }
             Step::Register { node, id, table, columns } => self.register(*node, *id, table, columns).await,
             Step::Policy { node, id, table } => self.set_policy(*node, *id, table).await,
+            Step::RetireTrigger { node, table, trigger } => triggers::retire(&self.nodes[*node], table, trigger).await,
+            Step::DirectPeer { node, peer } => self.make_direct_peer(self.config, *node, *peer).await,
+            Step::DirectTable { node, peer, table } => self.make_direct_table(*node, *peer, table).await,
             Step::Interleave(interleaving) => self.interleave(interleaving).await,
             Step::Fill { id, table, rows } => self.fill(*id, table, rows).await,
         }

@@ -182,7 +182,8 @@ impl<const N: usize> Fleet<N> {
 
     /// Replaces the config file: `head`, the nodes, the tables.
     pub fn write_config(&self, head: &str) {
-        let mut text = head.to_owned();
+        let is_direct = self.nodes.iter().all(|node| node.capture == "direct");
+        let mut text = format!("{}{head}", if is_direct { "mode = \"direct\"\n" } else { "" });
         for node in &self.nodes {
             text += &format!("[nodes.{}]\nurl = \"{}\"\n", node.name(), node.url());
             // Otherwise the server decides, which has WAL enough.
@@ -236,6 +237,14 @@ impl<const N: usize> Fleet<N> {
         command.arg("run").args(args);
         self.surroundings(&mut command);
         Hub::spawn(command, log)
+    }
+
+    /// Direct mode: from now on nothing goes directly, as after an outage, until a hub is at work and finds that both
+    /// answer. Otherwise only a hub delivers anyway.
+    pub fn apart(&self) {
+        for node in self.nodes.iter().filter(|node| node.capture == "direct") {
+            node.sql("SELECT setval('pgtandem.direct_closed_until', 9000000000000000)");
+        }
     }
 
     /// `up`.
@@ -293,7 +302,7 @@ impl<const N: usize> Fleet<N> {
     pub fn acknowledged(&self) {
         let marks: Vec<String> = self.nodes.iter().map(|node| node.sql("SELECT pg_current_wal_insert_lsn()")).collect();
         for (node, mark) in self.nodes.iter().zip(&marks) {
-            if node.capture == "trigger" {
+            if node.capture != "wal" {
                 let what = format!("nothing in the outbox of {} is needed", node.name());
                 wait_until(&what, PATIENCE, || node.outbox_length() == "0");
                 continue;
@@ -378,7 +387,7 @@ fn own_clusters<const N: usize>(setup: &Setup) -> Vec<Arc<Cluster>> {
     let options = NAMES[..N].iter().map(|name| {
         let mut options = ClusterOptions::new(*name).unwrap_or_else(|e| panic!("{e}"));
         options.settings.clone_from(&setup.settings);
-        if crate::CAPTURE == "trigger" && setup.captures.is_empty() {
+        if crate::CAPTURE != "wal" && setup.captures.is_empty() {
             options.settings.insert(0, ("wal_level".to_owned(), "replica".to_owned()));
         }
         options.fsync = setup.fsync;

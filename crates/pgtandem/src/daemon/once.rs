@@ -1,0 +1,115 @@
+//! `pgtandem run --once`: delivers what waits now, and ends.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::conductor::Ended;
+use super::control::Control;
+use super::error::{ReachError, RunError};
+use super::{BEAT, begin_from, direct, holder, open_all};
+use crate::config::{Capture, Config};
+use crate::link;
+use hub::Position;
+use tokio_postgres::types::PgLsn;
+
+/// Between two looks whether a node has forgotten what was delivered.
+const LOOK: Duration = Duration::from_millis(50);
+/// A hub that starts over is given that many lives.
+const LIVES: usize = 5;
+
+/// What is to be delivered: everything that a node's order of changes has up to here.
+struct Mark {
+    position: Position,
+    /// In which transactions count that wrote it; direct mode's keys wait until theirs is done.
+    snapshot: String,
+}
+
+/// Delivers what has been written up to now on each node. False: another hub is at work, which does that.
+///
+/// # Errors
+/// When a node cannot be reached, goes away, or something is wrong that waiting cannot mend.
+pub async fn run_once(config: &Config, mut stop: watch::Receiver<bool>) -> Result<bool, RunError> {
+    if config.direct.is_some() {
+        direct::settle(&config.nodes, config.hub.silence_timeout * 2).await?;
+    }
+    for _ in 0..LIVES {
+        let mut controls = open_all(config).await?;
+        controls.sort_by_key(|control| control.id);
+        for control in &controls {
+            if !link::try_lock(&control.client).await.map_err(ReachError::from)? {
+                return Ok(false);
+            }
+        }
+        let mut marks = Vec::new();
+        for control in &controls {
+            marks.push(mark(control).await?);
+        }
+        match work(config, controls, &marks, &mut stop).await? {
+            Ended::Recover(why) => tracing::warn!("starting over from the databases: {why}"),
+            Ended::Asked | Ended::Yield => {
+                if config.direct.is_some() {
+                    direct::settle(&config.nodes, config.hub.silence_timeout * 2).await?;
+                }
+                return Ok(true);
+            }
+        }
+    }
+    Err(RunError::NotAllHere(vec![("a node".to_owned(), "it was lost again and again".to_owned())]))
+}
+
+async fn mark(control: &Control) -> Result<Mark, ReachError> {
+    const WAL: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn(), ''";
+    const OUTBOX: &str = "SELECT m.at, m.snapshot::text FROM pgtandem.mark(false) m";
+    let query = if control.row.capture == Capture::Wal { WAL } else { OUTBOX };
+    let row = control.client.query_one(query, &[]).await?;
+    Ok(Mark { position: Position(row.get::<_, PgLsn>(0).into()), snapshot: row.get(1) })
+}
+
+async fn work(
+    config: &Config,
+    controls: Vec<Control>,
+    marks: &[Mark],
+    stop: &mut watch::Receiver<bool>,
+) -> Result<Ended, RunError> {
+    let holder = holder();
+    let (mut conductor, mut errands) = tokio::select! {
+        _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Asked),
+        begun = begin_from(config, &holder, controls) => begun?,
+    };
+    let mut away_since: Option<Instant> = None;
+    let ended = loop {
+        if *stop.borrow() {
+            break Ended::Asked;
+        }
+        if let Some(ended) = conductor.turn(Instant::now() + BEAT).await? {
+            break ended;
+        }
+        if let Some(ended) = errands.run(&mut conductor) {
+            break ended;
+        }
+        let away = (0..marks.len()).find(|at| !conductor.is_here(*at));
+        match away {
+            None => away_since = None,
+            Some(at) => {
+                let since = *away_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > config.hub.silence_timeout {
+                    let node = config.nodes.get(at).map(|node| node.name.clone()).unwrap_or_default();
+                    return Err(RunError::NotAllHere(vec![(node, "it went away".to_owned())]));
+                }
+            }
+        }
+        let acknowledged = conductor.acknowledged_positions();
+        let done = |(acknowledged, mark): (&PgLsn, &Mark)| u64::from(*acknowledged) >= mark.position.0;
+        if acknowledged.iter().zip(marks).all(done) && errands.have_forgotten(&snapshots(marks), LOOK).await? {
+            break Ended::Asked;
+        }
+    };
+    conductor.settle().await;
+    errands.say_goodbye().await;
+    Ok(ended)
+}
+
+fn snapshots(marks: &[Mark]) -> Vec<&str> {
+    marks.iter().map(|mark| mark.snapshot.as_str()).collect()
+}
