@@ -16,6 +16,7 @@ mod layout;
 mod output;
 mod pause;
 mod plan;
+mod repair;
 mod run;
 mod status;
 mod style;
@@ -40,6 +41,7 @@ From nothing to a link:
   pgtandem plan       what `up` would do; --sql to read every statement
   pgtandem up         does it, after asking
   pgtandem run        keeps the tables the same, until it is stopped
+  pgtandem repair     makes rows that differ nevertheless the same again
   pgtandem status     how it stands, from any machine, with and without the hub
   pgtandem down       takes it all away again, and proves it
 
@@ -77,6 +79,7 @@ enum Command {
     Plan(plan::PlanCommand),
     Up(up::Up),
     Diff(diff::Diff),
+    Repair(repair::Repair),
     Run(run::Run),
     Status(status::Status),
     Conflicts(conflicts::Conflicts),
@@ -122,6 +125,7 @@ fn in_runtime(command: Command, global: &Global) -> Result<Outcome, Failure> {
             Command::Plan(plan) => plan.run(global).await,
             Command::Up(up) => up.run(global).await,
             Command::Diff(diff) => diff.run(global).await,
+            Command::Repair(repair) => repair.run(global).await,
             Command::Run(run) => run.run(global),
             Command::Demo(demo) => demo.run(),
             Command::Status(status) => status.run(global).await,

@@ -1,5 +1,6 @@
 //! `pgtandem run`: the process that owns the hub, the captures and the deliveries.
 
+mod brief;
 mod conductor;
 mod control;
 pub mod drift;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+pub use brief::Brief;
 use conductor::{Conductor, Ended};
 use control::Control;
 use errands::{Errands, Keep};

@@ -23,7 +23,7 @@ pub use comparing::{
 pub use copying::{
     copy_in, copy_out, copy_table, create_copy_table, holds_rows, insert_from_copy_table, rest_of_copy_table,
 };
-pub use merging::{insert_missing, newest, overwrite};
+pub use merging::{insert_missing, newest, overwrite, remove, touch};
 pub use rows::{
     NOT_WRITTEN, WrittenColumn, copy_rows, counted_update, counted_upsert, delete, delete_all, delete_found,
     lock_for_writing, lock_rows, move_rows, refuse_duplicates, refuse_present, refuse_referenced, select_values, stash,

@@ -10,6 +10,7 @@ mod connect_tls;
 mod diff;
 mod link;
 mod plain_role;
+mod repair;
 mod s01_both_ways;
 mod s02_types;
 mod s03_toast;

@@ -1,0 +1,248 @@
+//! `repair`: what a comparison finds different becomes the same, by the tables' policies.
+
+use super::error::On;
+use super::settle::differences::{Differences, Keys};
+use super::settle::winner::{Winner, order};
+use super::settle::{Known, Place, Settled, Settling};
+use super::{LifecycleError, OpenNode, Progress, open_nodes};
+use crate::catalog::{Column, TableShape, read_role};
+use crate::compare::{Comparison, Options, Sessions, Shapes, Side, Subject, TableReport, read_shapes};
+use crate::config::{Capture, Config, Merge, Resolve, Table};
+use crate::link::{self, LinkedTable, NodeRow, TableState};
+use crate::sql::{Ident, QualifiedName};
+use std::time::{Duration, Instant};
+
+/// So many keys are settled in one transaction at most.
+const KEYS_AT_ONCE: usize = 1000;
+/// What was written is waited for as long as more and more of it arrives, and this long beyond.
+const ARRIVAL: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(50);
+
+/// The nodes of a link whose rows are to be the same.
+pub struct Repair<'a> {
+    config: &'a Config,
+    nodes: Vec<OpenNode>,
+    looks: Vec<OpenNode>,
+    ranges: Vec<OpenNode>,
+    links: Vec<(NodeRow, Vec<LinkedTable>)>,
+}
+
+/// One table, compared, and what is to be done about it.
+pub struct TableRepair {
+    pub report: TableReport,
+    /// How it is decided whose row stands, in words.
+    pub policy: String,
+    pub foreseen: Settled,
+    settling: Settling,
+    keys: Keys,
+}
+
+impl<'a> Repair<'a> {
+    /// Connects to all nodes.
+    ///
+    /// # Errors
+    /// When one cannot be reached, or is not linked.
+    pub async fn open(config: &'a Config) -> Result<Self, LifecycleError> {
+        let nodes = open_nodes(config).await.all()?;
+        let (looks, ranges) = (others(&nodes).await?, others(&nodes).await?);
+        let mut links = Vec::new();
+        for node in &nodes {
+            links.push(read_link(node).await?);
+        }
+        Ok(Self { config, nodes, looks, ranges, links })
+    }
+
+    /// Compares a table, and says what would be done. `prefer`: the node whose rows win, whatever the policy.
+    ///
+    /// # Errors
+    /// When the table is not live everywhere, or its policy says nothing of rows that differ.
+    pub async fn table(
+        &self,
+        name: &QualifiedName,
+        prefer: Option<&str>,
+        options: Options,
+        progress: &dyn Progress,
+    ) -> Result<TableRepair, LifecycleError> {
+        let id = self.require_live(name)?;
+        let shapes = read_shapes(&sides(&self.looks), std::slice::from_ref(name)).await?.remove(0);
+        let subject = shapes.subject(&sides(&self.looks)).await?;
+        let sums = sides(&self.nodes);
+        let sessions = Sessions { sums, ranges: sides(&self.ranges), looks: sides(&self.looks), ask_ahead: true };
+        let comparison = Comparison { sessions, tables: Vec::new(), options };
+        let mut differences = Differences::new(name, subject.estimated_rows(), progress, true)?;
+        let report = comparison.table(&shapes, &subject, None, &mut differences).await?;
+        progress.compared(name);
+        let contested = differences.contested;
+        let (winner, policy) = self.policy(name, prefer, &shapes, &subject, contested)?;
+        let places = self.places(&shapes).await?;
+        let settling = Settling { id, subject, places, winner, known: Known::default(), policy: policy.clone() };
+        let mut keys = differences.into_keys()?;
+        let mut foreseen = Settled::of(self.nodes.len());
+        loop {
+            let some = keys.next(KEYS_AT_ONCE)?;
+            if some.is_empty() {
+                break;
+            }
+            settling.foresee(&some, &mut foreseen).await?;
+        }
+        Ok(TableRepair { report, policy, foreseen, settling, keys })
+    }
+
+    fn require_live(&self, name: &QualifiedName) -> Result<i32, LifecycleError> {
+        let mut id = 0;
+        for (node, (_, tables)) in self.nodes.iter().zip(&self.links) {
+            let refuse = |what: &str, remedy: String| {
+                Err(LifecycleError::refused(format!("node {}: {} {what}", node.name, name.plain()), remedy))
+            };
+            match tables.iter().find(|table| table.name == *name) {
+                None => return refuse("is not linked", "run `pgtandem up`, which makes filled tables one".to_owned()),
+                Some(table) if table.state != TableState::Live => {
+                    return refuse("is being linked", "run `pgtandem up` again".to_owned());
+                }
+                Some(LinkedTable { paused_by: Some(_), .. }) => {
+                    let remedy = format!("run `pgtandem resume {}`, or see what `pgtandem status` says", name.plain());
+                    return refuse("is paused: what is written would not arrive", remedy);
+                }
+                Some(table) => id = table.id,
+            }
+        }
+        Ok(id)
+    }
+
+    fn policy(
+        &self,
+        name: &QualifiedName,
+        prefer: Option<&str>,
+        shapes: &Shapes,
+        subject: &Subject,
+        contested: u64,
+    ) -> Result<(Winner, String), LifecycleError> {
+        let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+        let table = self.config.tables.iter().find(|table| table.name == *name);
+        let by = table.map_or_else(|| Ident::new(crate::config::MERGE_BY), |table| table.merge_by.clone());
+        let merge = merge_of(table, prefer);
+        let columns: Vec<&Column> = shapes.shapes.iter().filter_map(|shape| shape.column(&by)).collect();
+        let ordered = columns.len() == names.len() && order(&columns).is_some() && subject.columns.contains(&by);
+        let merge = if merge == Merge::Refuse && ordered { Merge::Newest } else { merge };
+        if contested > 0 && merge == Merge::Refuse {
+            return Err(LifecycleError::refused(
+                format!(
+                    "{}: {contested} rows are on several nodes but different, and nothing tells which are to stand",
+                    name.plain()
+                ),
+                format!("say whose rows win: --prefer {}, or merge_by = \"COLUMN\" in pgtandem.toml", names[0]),
+            ));
+        }
+        let winner = Winner::new(&merge, &by, &names, subject, &columns)?;
+        let policy = match &merge {
+            Merge::Newest => format!("newest by {}", by.as_str()),
+            Merge::Refuse | Merge::OnlyMissing => Merge::OnlyMissing.to_string(),
+            Merge::Prefer(_) => merge.to_string(),
+        };
+        Ok((winner, policy))
+    }
+
+    async fn places(&self, shapes: &Shapes) -> Result<Vec<Place>, LifecycleError> {
+        let mut places = Vec::new();
+        for ((node, shape), (row, _)) in self.nodes.iter().zip(&shapes.shapes).zip(&self.links) {
+            places.push(place(node, shape, row).await?);
+        }
+        Ok(places)
+    }
+}
+
+/// What the configuration says, beside the order of a column.
+fn merge_of(table: Option<&Table>, prefer: Option<&str>) -> Merge {
+    match (prefer, table) {
+        (Some(node), _) => Merge::Prefer(node.to_owned()),
+        (None, Some(Table { resolve: Resolve::Prefer(node), .. })) => Merge::Prefer(node.clone()),
+        (None, Some(table)) => table.merge.clone(),
+        (None, None) => Merge::Refuse,
+    }
+}
+
+pub(super) async fn place(node: &OpenNode, shape: &TableShape, row: &NodeRow) -> Result<Place, LifecycleError> {
+    let role = read_role(node.client(), &[]).await.on(&node.name, "reading what the role may do")?;
+    // Where triggers capture, they have to fire, and the application's go with them.
+    let replica_role = role.may_set_replication_role && row.capture == Capture::Wal;
+    Ok(Place {
+        name: node.name.clone(),
+        number: row.number,
+        capture: row.capture,
+        shape: shape.clone(),
+        reader: node.another().await?,
+        writer: if replica_role { node.another().await?.session } else { node.as_an_application().await? },
+        replica_role,
+    })
+}
+
+async fn read_link(node: &OpenNode) -> Result<(NodeRow, Vec<LinkedTable>), LifecycleError> {
+    const DOING: &str = "reading the link";
+    let client = node.client();
+    let installed = link::is_installed(client).await.on(&node.name, DOING)? == link::Installed::Yes;
+    let row = if installed { link::read_node(client).await.on(&node.name, DOING)? } else { None };
+    let Some(row) = row else {
+        let remedy = "run `pgtandem up`, which makes filled tables one where that is asked for";
+        return Err(LifecycleError::refused(format!("node {}: nothing is linked here", node.name), remedy));
+    };
+    if let Some(other) = row.other_version() {
+        return Err(LifecycleError::refused(format!("node {}: {}", node.name, other.what), other.remedy));
+    }
+    Ok((row, link::read_linked_tables(client).await.on(&node.name, DOING)?))
+}
+
+impl TableRepair {
+    /// Writes what stands once more. The hub brings it to the other nodes.
+    ///
+    /// # Errors
+    /// When a node is lost.
+    pub async fn settle(&mut self) -> Result<Settled, LifecycleError> {
+        let mut settled = Settled::of(self.settling.places.len());
+        self.keys.rewind()?;
+        loop {
+            let some = self.keys.next(KEYS_AT_ONCE)?;
+            if some.is_empty() {
+                return Ok(settled);
+            }
+            self.settling.settle(&some, &mut settled).await?;
+        }
+    }
+
+    /// Waits until the keys are the same on all nodes; says how many are not, but for those that the policy leaves.
+    ///
+    /// # Errors
+    /// When a node is lost.
+    pub async fn arrive(&mut self, settled: &Settled) -> Result<u64, LifecycleError> {
+        self.keys.rewind()?;
+        let (mut unequal, mut last_news) = (0, Instant::now());
+        loop {
+            let some = self.keys.next(KEYS_AT_ONCE)?;
+            if some.is_empty() {
+                return Ok(u64::saturating_sub(unequal, settled.left));
+            }
+            let mut equal = self.settling.count_equal(&some).await?;
+            // Those that are left as they are may all be among these.
+            let wanted = some.len().saturating_sub(usize::try_from(settled.left).unwrap_or(usize::MAX));
+            while equal < wanted && last_news.elapsed() < ARRIVAL {
+                tokio::time::sleep(POLL).await;
+                let now = self.settling.count_equal(&some).await?;
+                if now > equal {
+                    last_news = Instant::now();
+                }
+                equal = now;
+            }
+            if equal == some.len() {
+                last_news = Instant::now();
+            }
+            unequal += (some.len() - equal) as u64;
+        }
+    }
+}
+
+async fn others(nodes: &[OpenNode]) -> Result<Vec<OpenNode>, LifecycleError> {
+    futures::future::try_join_all(nodes.iter().map(OpenNode::another)).await
+}
+
+fn sides(nodes: &[OpenNode]) -> Vec<Side<'_>> {
+    nodes.iter().map(|node| Side { name: &node.name, client: node.client() }).collect()
+}
