@@ -126,7 +126,7 @@ CREATE TABLE pgtandem.held (
 
 -- What `up` changed on objects that are not ours, as it was before, for `down`.
 CREATE TABLE pgtandem.restore (
-    kind   text NOT NULL,                               -- 'sequence', 'replica identity', 'catalog' (fingerprint taken before `up`), 'copy' (ranges of a table already copied)
+    kind   text NOT NULL,                               -- 'sequence', 'replica identity', 'catalog' (fingerprint taken before `up`), 'copy' (ranges of a table already copied), 'rejoin' (of this node, not finished)
     object text NOT NULL,
     before jsonb NOT NULL,
     after  jsonb,
@@ -141,6 +141,13 @@ CREATE TABLE pgtandem.hub_status (
     started_at timestamptz,
     seen_at    timestamptz,
     state      jsonb
+) WITH (fillfactor = 50);
+
+-- How often each node has been written to by hubs, as far as this one knows: of itself always, of a peer once that is on
+-- the peer's disk. A node that knows less of itself than a peer does was set back: restored from a backup, say.
+CREATE TABLE pgtandem.pulse (
+    node smallint PRIMARY KEY,
+    beat bigint NOT NULL
 ) WITH (fillfactor = 50);
 
 -- Leaves a mark by which capture knows the whole transaction as ours: here in the WAL.

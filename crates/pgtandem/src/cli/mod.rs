@@ -16,6 +16,7 @@ mod layout;
 mod output;
 mod pause;
 mod plan;
+mod rejoin;
 mod repair;
 mod run;
 mod status;
@@ -42,6 +43,7 @@ From nothing to a link:
   pgtandem up         does it, after asking
   pgtandem run        keeps the tables the same, until it is stopped
   pgtandem repair     makes rows that differ nevertheless the same again
+  pgtandem rejoin     brings back a node that lost its slot, was restored, or cloned
   pgtandem status     how it stands, from any machine, with and without the hub
   pgtandem down       takes it all away again, and proves it
 
@@ -80,6 +82,7 @@ enum Command {
     Up(up::Up),
     Diff(diff::Diff),
     Repair(repair::Repair),
+    Rejoin(rejoin::Rejoin),
     Run(run::Run),
     Status(status::Status),
     Conflicts(conflicts::Conflicts),
@@ -126,6 +129,7 @@ fn in_runtime(command: Command, global: &Global) -> Result<Outcome, Failure> {
             Command::Up(up) => up.run(global).await,
             Command::Diff(diff) => diff.run(global).await,
             Command::Repair(repair) => repair.run(global).await,
+            Command::Rejoin(rejoin) => rejoin.run(global).await,
             Command::Run(run) => run.run(global),
             Command::Demo(demo) => demo.run(),
             Command::Status(status) => status.run(global).await,

@@ -11,7 +11,7 @@ use super::{Failure, Global, Outcome, Style, confirm, say};
 use crate::compare::{Options, Report};
 use crate::config::{self, Config};
 use crate::daemon::Brief;
-use crate::lifecycle::{Repair as Repairing, Settled, TableRepair};
+use crate::lifecycle::{Repair as Repairing, Settled, TableRepair, Whose};
 use crate::observe::{self, Observer};
 use crate::sql::QualifiedName;
 
@@ -48,9 +48,15 @@ pub struct Repair {
 }
 
 /// What was done to a table.
-struct Done {
+pub(super) struct Done {
     settled: Settled,
     still: u64,
+}
+
+impl Done {
+    pub fn is_equal(&self) -> bool {
+        self.still == 0 && self.settled.left == 0
+    }
 }
 
 impl Repair {
@@ -65,8 +71,9 @@ impl Repair {
         let repairing = Repairing::open(&config).await?;
         let options = Options { frozen: false, max_load: self.max_load, examples: self.examples };
         let mut tables = Vec::new();
+        let whose = Whose { prefer: self.prefer.as_deref(), otherwise: None };
         for name in &names {
-            tables.push(repairing.table(name, self.prefer.as_deref(), options, &Watch::new()).await?);
+            tables.push(repairing.table(name, whose, options, &Watch::new()).await?);
         }
         let nodes: Vec<String> = config.nodes.iter().map(|node| node.name.clone()).collect();
         if !self.json {
@@ -79,7 +86,8 @@ impl Repair {
                 say("nothing was done");
                 return Ok(Outcome::Fine);
             }
-            done = settle(&config, &mut tables).await?;
+            let settled = settle(&mut tables).await?;
+            done = arrive(&config, &mut tables, settled).await?;
         }
         if self.json {
             say(format!("{:#}", to_json(&nodes, &tables, &done, self.dry_run)));
@@ -88,17 +96,26 @@ impl Repair {
         }
         let equal = match done.is_empty() {
             true => tables.iter().all(|table| table.report.tally.is_equal()),
-            false => done.iter().all(|done| done.still == 0 && done.settled.left == 0),
+            false => done.iter().all(Done::is_equal),
         };
         Ok(if equal { Outcome::Fine } else { Outcome::Differs })
     }
 }
 
-async fn settle(config: &Config, tables: &mut [TableRepair]) -> Result<Vec<Done>, Failure> {
+pub(super) async fn settle(tables: &mut [TableRepair]) -> Result<Vec<Settled>, Failure> {
     let mut settled = Vec::new();
     for table in tables.iter_mut() {
         settled.push(table.settle().await?);
     }
+    Ok(settled)
+}
+
+/// Waits until all nodes have what was settled; where no hub runs, with one.
+pub(super) async fn arrive(
+    config: &Config,
+    tables: &mut [TableRepair],
+    settled: Vec<Settled>,
+) -> Result<Vec<Done>, Failure> {
     let status = observe::Status::new(config, &Observer::new(config).look().await, Timestamp::now());
     let hub = if status.hub.state.is_alive() { None } else { Some(Brief::start(config)?) };
     let mut done = Vec::new();
@@ -138,7 +155,7 @@ fn print_plan(nodes: &[String], tables: &[TableRepair]) {
     }
 }
 
-fn print_done(nodes: &[String], tables: &[TableRepair], done: &[Done]) {
+pub(super) fn print_done(nodes: &[String], tables: &[TableRepair], done: &[Done]) {
     let style = Style::of_stdout();
     for (table, done) in tables.iter().zip(done).filter(|(table, _)| !table.report.tally.is_equal()) {
         let name = style.bold(&table.report.name);
@@ -169,7 +186,7 @@ fn in_words(nodes: &[String], settled: &Settled) -> String {
     if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") }
 }
 
-fn to_json(nodes: &[String], tables: &[TableRepair], done: &[Done], dry_run: bool) -> serde_json::Value {
+pub(super) fn to_json(nodes: &[String], tables: &[TableRepair], done: &[Done], dry_run: bool) -> serde_json::Value {
     let counts = |settled: &Settled| {
         let taken: serde_json::Map<_, _> =
             nodes.iter().zip(&settled.taken_from).map(|(node, rows)| (node.clone(), json!(rows))).collect();

@@ -30,7 +30,7 @@ const PRUNE: Duration = Duration::from_secs(3600);
 enum Found {
     Tables(Looked),
     /// The hub's state was written down on a node, or not.
-    Written(usize, Result<(), ReachError>),
+    Written(usize, Result<i64, ReachError>),
     /// A node that was away has a session for errands again.
     Reopened(usize, Box<Control>),
     /// Old decisions were dropped on a node.
@@ -260,10 +260,13 @@ impl Errands {
         match found {
             Found::Written(at, written) => {
                 self.words[at].writing = false;
-                if let Err(error) = written {
-                    // It is to be told again.
-                    self.words[at].state = Json::Null;
-                    self.failed(&self.nodes[at].name.clone(), &error);
+                match written {
+                    Ok(beat) => conductor.note_beat(at, beat),
+                    Err(error) => {
+                        // It is to be told again.
+                        self.words[at].state = Json::Null;
+                        self.failed(&self.nodes[at].name.clone(), &error);
+                    }
                 }
             }
             Found::Tables(looked) => {
@@ -364,7 +367,9 @@ impl Errands {
                 continue;
             }
             *word = Word { writing: true, state: state.clone(), at: now };
-            let status = HubStatus { epoch: self.epoch, holder: self.holder.clone(), state: state.clone() };
+            let mut beats = conductor.beats();
+            beats[at] += 1;
+            let status = HubStatus { epoch: self.epoch, holder: self.holder.clone(), state: state.clone(), at, beats };
             let limit = self.silence_timeout;
             self.spawn(async move { Found::Written(at, write_down(&control, &status, limit).await) });
         }
@@ -387,17 +392,25 @@ struct HubStatus {
     epoch: i64,
     holder: String,
     state: Json,
+    /// The node that is told, and what it and its peers are to know of each other.
+    at: usize,
+    beats: Vec<i64>,
 }
 
-async fn write_down(control: &Control, words: &HubStatus, limit: Duration) -> Result<(), ReachError> {
+/// Answers with the node's beat, which its peers may be told from then on.
+async fn write_down(control: &Control, words: &HubStatus, limit: Duration) -> Result<i64, ReachError> {
     const STATE: &str = "INSERT INTO pgtandem.hub_status AS s (epoch, holder, started_at, seen_at, state) \
         VALUES ($1, $2, clock_timestamp(), clock_timestamp(), $3) \
         ON CONFLICT (only_row) DO UPDATE SET started_at = CASE WHEN s.epoch = excluded.epoch THEN s.started_at \
             ELSE excluded.started_at END, epoch = excluded.epoch, holder = excluded.holder, \
             seen_at = excluded.seen_at, state = excluded.state WHERE s.epoch IS NULL OR s.epoch <= excluded.epoch";
     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&words.epoch, &words.holder, &words.state];
-    let written = async { Ok(control.client.execute(STATE, &parameters).await?) };
-    answer_of(&control.name, limit, written).await.map(drop)
+    let numbers: Vec<i16> = (0..).take(words.beats.len()).collect();
+    let written = async {
+        control.client.execute(STATE, &parameters).await?;
+        Ok(link::write_pulses(&control.client, &numbers, &words.beats).await?)
+    };
+    answer_of(&control.name, limit, written).await.map(|()| words.beats[words.at])
 }
 
 /// Compares the linked tables of all nodes and says which may be written where.

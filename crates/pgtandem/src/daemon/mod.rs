@@ -1,5 +1,6 @@
 //! `pgtandem run`: the process that owns the hub, the captures and the deliveries.
 
+mod backlog;
 mod brief;
 mod conductor;
 mod control;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+pub use backlog::{Backlog, read_backlog};
 pub use brief::Brief;
 use conductor::{Conductor, Ended};
 use control::Control;

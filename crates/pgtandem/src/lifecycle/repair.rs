@@ -27,6 +27,15 @@ pub struct Repair<'a> {
     links: Vec<(NodeRow, Vec<LinkedTable>)>,
 }
 
+/// Whose rows win, beside what the configuration says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Whose<'a> {
+    /// This node's, whatever the policy.
+    pub prefer: Option<&'a str>,
+    /// This node's, where no policy says.
+    pub otherwise: Option<&'a str>,
+}
+
 /// One table, compared, and what is to be done about it.
 pub struct TableRepair {
     pub report: TableReport,
@@ -52,14 +61,14 @@ impl<'a> Repair<'a> {
         Ok(Self { config, nodes, looks, ranges, links })
     }
 
-    /// Compares a table, and says what would be done. `prefer`: the node whose rows win, whatever the policy.
+    /// Compares a table, and says what would be done.
     ///
     /// # Errors
     /// When the table is not live everywhere, or its policy says nothing of rows that differ.
     pub async fn table(
         &self,
         name: &QualifiedName,
-        prefer: Option<&str>,
+        whose: Whose<'_>,
         options: Options,
         progress: &dyn Progress,
     ) -> Result<TableRepair, LifecycleError> {
@@ -73,19 +82,13 @@ impl<'a> Repair<'a> {
         let report = comparison.table(&shapes, &subject, None, &mut differences).await?;
         progress.compared(name);
         let contested = differences.contested;
-        let (winner, policy) = self.policy(name, prefer, &shapes, &subject, contested)?;
+        let (winner, policy) = self.policy(name, whose, &shapes, &subject, contested)?;
         let places = self.places(&shapes).await?;
         let settling = Settling { id, subject, places, winner, known: Known::default(), policy: policy.clone() };
-        let mut keys = differences.into_keys()?;
-        let mut foreseen = Settled::of(self.nodes.len());
-        loop {
-            let some = keys.next(KEYS_AT_ONCE)?;
-            if some.is_empty() {
-                break;
-            }
-            settling.foresee(&some, &mut foreseen).await?;
-        }
-        Ok(TableRepair { report, policy, foreseen, settling, keys })
+        let keys = differences.into_keys()?;
+        let mut table = TableRepair { report, policy, foreseen: Settled::default(), settling, keys };
+        table.foresee().await?;
+        Ok(table)
     }
 
     fn require_live(&self, name: &QualifiedName) -> Result<i32, LifecycleError> {
@@ -112,7 +115,7 @@ impl<'a> Repair<'a> {
     fn policy(
         &self,
         name: &QualifiedName,
-        prefer: Option<&str>,
+        whose: Whose<'_>,
         shapes: &Shapes,
         subject: &Subject,
         contested: u64,
@@ -120,10 +123,14 @@ impl<'a> Repair<'a> {
         let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
         let table = self.config.tables.iter().find(|table| table.name == *name);
         let by = table.map_or_else(|| Ident::new(crate::config::MERGE_BY), |table| table.merge_by.clone());
-        let merge = merge_of(table, prefer);
+        let merge = merge_of(table, whose.prefer);
         let columns: Vec<&Column> = shapes.shapes.iter().filter_map(|shape| shape.column(&by)).collect();
         let ordered = columns.len() == names.len() && order(&columns).is_some() && subject.columns.contains(&by);
         let merge = if merge == Merge::Refuse && ordered { Merge::Newest } else { merge };
+        let merge = match (merge, whose.otherwise) {
+            (Merge::Refuse, Some(node)) => Merge::Prefer(node.to_owned()),
+            (merge, _) => merge,
+        };
         if contested > 0 && merge == Merge::Refuse {
             return Err(LifecycleError::refused(
                 format!(
@@ -176,7 +183,7 @@ pub(super) async fn place(node: &OpenNode, shape: &TableShape, row: &NodeRow) ->
     })
 }
 
-async fn read_link(node: &OpenNode) -> Result<(NodeRow, Vec<LinkedTable>), LifecycleError> {
+pub(super) async fn read_link(node: &OpenNode) -> Result<(NodeRow, Vec<LinkedTable>), LifecycleError> {
     const DOING: &str = "reading the link";
     let client = node.client();
     let installed = link::is_installed(client).await.on(&node.name, DOING)? == link::Installed::Yes;
@@ -192,6 +199,28 @@ async fn read_link(node: &OpenNode) -> Result<(NodeRow, Vec<LinkedTable>), Lifec
 }
 
 impl TableRepair {
+    pub(super) fn id(&self) -> i32 {
+        self.settling.id
+    }
+
+    /// What is known beside the rows changes what would be done.
+    pub(super) async fn know(&mut self, known: Known) -> Result<(), LifecycleError> {
+        self.settling.known = known;
+        self.foresee().await
+    }
+
+    async fn foresee(&mut self) -> Result<(), LifecycleError> {
+        self.foreseen = Settled::of(self.settling.places.len());
+        self.keys.rewind()?;
+        loop {
+            let some = self.keys.next(KEYS_AT_ONCE)?;
+            if some.is_empty() {
+                return Ok(());
+            }
+            self.settling.foresee(&some, &mut self.foreseen).await?;
+        }
+    }
+
     /// Writes what stands once more. The hub brings it to the other nodes.
     ///
     /// # Errors

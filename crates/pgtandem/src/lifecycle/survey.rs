@@ -48,6 +48,8 @@ pub struct LinkFacts {
     pub copies: Vec<Restore>,
     /// Oids of the tables whose changes go into the outbox.
     pub captured: Vec<u32>,
+    /// It is being brought back: its slot and its triggers may be missing.
+    pub rejoining: bool,
 }
 
 impl LinkFacts {
@@ -64,6 +66,7 @@ impl LinkFacts {
             identities_before: Vec::new(),
             copies: Vec::new(),
             captured: Vec::new(),
+            rejoining: false,
         }
     }
 }
@@ -190,5 +193,6 @@ async fn read_link(client: &impl GenericClient) -> Result<Option<LinkFacts>, tok
         identities_before: link::list_restore(client, RestoreKind::ReplicaIdentity).await?,
         copies: link::list_restore(client, RestoreKind::Copy).await?,
         captured: link::read_captured(client).await?,
+        rejoining: link::read_restore(client, RestoreKind::Rejoin, "node").await?.is_some(),
     }))
 }

@@ -8,6 +8,8 @@ mod held;
 mod lock;
 mod nodes;
 mod outbox;
+mod pulse;
+mod rejoin;
 mod restore;
 mod tables;
 
@@ -19,12 +21,14 @@ pub use epoch::{Epoch, read_epoch, take_epoch};
 pub use held::{Held, delete_held, delete_held_of_table, insert_held, list_held};
 pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, ask_to_yield, lock, notify_changed, try_lock, unlock};
 pub use nodes::{
-    NewNode, NodeRow, OtherVersion, Peer, insert_peer, read_last_number, read_node, read_peers, set_left,
-    set_slot_count, slot_name,
+    NewNode, NodeRow, OtherVersion, Peer, insert_peer, is_where_it_was_linked, read_last_number, read_node, read_peers,
+    set_left, set_slot_count, slot_name,
 };
 pub use outbox::{
     OUTBOX_SQL, OutboxView, go_on_above, install_outbox, last_position, outbox_view, read_acknowledged, read_captured,
 };
+pub use pulse::{Sight, is_set_back, read_sight, write_pulses};
+pub use rejoin::{begin_anew, forget_positions_of, uncaptured};
 pub use restore::{Restore, RestoreKind, delete_restore, list_restore, read_restore, save_restore, set_restore_after};
 pub use tables::{
     LinkedTable, PausedBy, TableState, delete_linked_table, insert_linked_table, read_last_table_id,
@@ -34,7 +38,7 @@ pub use tables::{
 use tokio_postgres::{Error, GenericClient};
 
 /// The version of `schema.sql`, kept in `pgtandem.node.schema_version`.
-pub const SCHEMA_VERSION: i32 = 2;
+pub const SCHEMA_VERSION: i32 = 3;
 
 /// The publication's name on every node.
 pub const PUBLICATION: &str = "pgtandem";

@@ -13,6 +13,8 @@ pub enum RestoreKind {
     Catalog,
     /// How far the copying of a table is; object: the linked table's id.
     Copy,
+    /// The node is being brought back into the link, and no hub may work before that is done; object: `node`.
+    Rejoin,
 }
 
 impl RestoreKind {
@@ -22,6 +24,7 @@ impl RestoreKind {
             Self::ReplicaIdentity => "replica identity",
             Self::Catalog => "catalog",
             Self::Copy => "copy",
+            Self::Rejoin => "rejoin",
         }
     }
 }

@@ -10,7 +10,7 @@ use super::node::{HeldKey, LinkView, NodeView};
 use super::observer::Observed;
 use super::verdict::{hub_status, latest_row, timestamp};
 use crate::config::{Config, Node};
-use crate::link::{PausedBy, TableState};
+use crate::link::{self, PausedBy, TableState};
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
@@ -187,7 +187,7 @@ impl Status {
         let state =
             latest_row(links.iter().map(|(_, link)| *link)).filter(|_| hub.state.is_alive()).map(|row| &row.state);
         let nodes: Vec<NodeStatus> =
-            config.nodes.iter().zip(observed).map(|(node, seen)| node_status(node, seen, state)).collect();
+            config.nodes.iter().zip(observed).map(|(node, seen)| node_status(node, seen, state, &links)).collect();
         let mut status = Self {
             at,
             well: false,
@@ -256,7 +256,7 @@ impl HubState {
     }
 }
 
-fn node_status(node: &Node, seen: &Observed, state: Option<&Json>) -> NodeStatus {
+fn node_status(node: &Node, seen: &Observed, state: Option<&Json>, links: &[(&str, &LinkView)]) -> NodeStatus {
     let mut status = NodeStatus {
         name: node.name.clone(),
         state: NodeState::Away,
@@ -289,12 +289,12 @@ fn node_status(node: &Node, seen: &Observed, state: Option<&Json>) -> NodeStatus
             status.reason = Some(away.reason.clone());
             status.remedy.clone_from(&away.remedy);
         }
-        Ok(view) => describe(&mut status, view),
+        Ok(view) => describe(&mut status, view, links),
     }
     status
 }
 
-fn describe(status: &mut NodeStatus, view: &NodeView) {
+fn describe(status: &mut NodeStatus, view: &NodeView, links: &[(&str, &LinkView)]) {
     status.server_version = Some(view.server_version.clone());
     status.standby = Some(view.in_recovery);
     let Some(link) = &view.link else {
@@ -306,6 +306,11 @@ fn describe(status: &mut NodeStatus, view: &NodeView) {
     status.state = NodeState::Linked;
     let complaint = match &link.slot {
         _ if link.node.name != status.name => Some("another node was linked here than the configuration names"),
+        _ if link.rejoining => Some("`pgtandem rejoin` has begun to bring it back, and has not ended"),
+        _ if link.is_copy => Some("it is a copy (restored, cloned) of the database that was linked"),
+        _ if link::is_set_back(&link.sight, links.iter().map(|(_, link)| &link.sight)) => {
+            Some("it was set back to an earlier state: its peers know more of it than it does itself")
+        }
         None if link.outbox.is_some() => None,
         None => Some("its replication slot is gone"),
         Some(slot) if slot.wal_status.as_deref() == Some("lost") => Some("its replication slot has lost WAL it needs"),
@@ -322,7 +327,10 @@ fn describe(status: &mut NodeStatus, view: &NodeView) {
     }
     if let Some(what) = complaint {
         status.reason = Some(what.to_owned());
-        status.remedy = Some("run `pgtandem check`".to_owned());
+        status.remedy = Some(match link.node.name == status.name {
+            true => format!("run `pgtandem rejoin {}`", status.name),
+            false => "run `pgtandem check`".to_owned(),
+        });
     } else if let Some(delivered) = &status.delivered {
         status.reason = match delivered {
             Delivered { lost: true, .. } => Some("the hub has lost it and is coming back to it".to_owned()),

@@ -31,6 +31,7 @@ mod s28_random_writes;
 mod s30_delivery_in_doubt;
 mod s31_much_to_catch_up;
 mod s32_lost_slot;
+mod s33_set_back;
 mod s35_passing_faults;
 mod s36_refused_rows;
 mod s39_drift;

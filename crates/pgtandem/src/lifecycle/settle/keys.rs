@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 pub(in crate::lifecycle) fn key_bytes(shape: &TableShape, texts: &[&str]) -> Vec<u8> {
     let spellings = shape.primary_key.iter().map(|name| {
         let column = shape.column(name);
-        column.map_or(Spelling::Exact, |column| Spelling::of_type(&column.cast_type))
+        column.map_or(Spelling::Exact, |column| Spelling::of_type(&column.base_type))
     });
     let mut bytes = Vec::new();
     key::encode(spellings.zip(texts.iter().map(|text| text.as_bytes())), &mut bytes);

@@ -48,10 +48,27 @@ pub(in crate::lifecycle) struct Place {
 /// What is known of who has written a key, beside what is in the rows.
 #[derive(Debug, Default)]
 pub(in crate::lifecycle) struct Known {
-    /// By the key's bytes: the place whose state stands, deleted or not; none: the policy decides.
-    pub keys: HashMap<Vec<u8>, Option<usize>>,
-    /// Of all other keys.
+    /// By the key's bytes.
+    pub keys: HashMap<Vec<u8>, Stand>,
+    /// Of all other keys: the place whose state stands, deleted or not; none: the policy decides.
     pub otherwise: Option<usize>,
+}
+
+/// How it is decided whose state of a key stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::lifecycle) enum Stand {
+    /// This place has changed it for certain, another one perhaps: where one of them has no row, this place's state
+    /// stands, since rows say nothing of when they were deleted. Otherwise the policy decides.
+    ChangedBy(usize),
+}
+
+impl Known {
+    fn place(&self, bytes: &[u8], rows: &winner::Rows) -> Option<usize> {
+        match self.keys.get(bytes) {
+            Some(Stand::ChangedBy(place)) => rows.iter().any(Option::is_none).then_some(*place),
+            None => self.otherwise,
+        }
+    }
 }
 
 /// One table.
@@ -184,8 +201,7 @@ impl Settling {
         if self.is_equal(rows) {
             return Verdict::Equal;
         }
-        let known = self.known.keys.get(bytes).copied().unwrap_or(self.known.otherwise);
-        match known.or(chosen) {
+        match self.known.place(bytes, rows).or(chosen) {
             None => Verdict::Leave,
             Some(place) if rows[place].is_some() => Verdict::Row(place),
             Some(by) => match rows.iter().position(Option::is_some) {
@@ -259,8 +275,7 @@ impl Settling {
 
     fn why(&self, case: &Case<'_>, by: usize, (place, row): (usize, Option<&ComparedRow>)) -> String {
         let (winner, loser) = (self.places[by].name.as_str(), self.places[place].name.as_str());
-        let known = self.known.keys.get(&case.bytes).copied().unwrap_or(self.known.otherwise);
-        match (known, &case.rows[by], row) {
+        match (self.known.place(&case.bytes, &case.rows), &case.rows[by], row) {
             (None, Some(winning), Some(losing)) => self.winner.why((winner, winning), (loser, losing), &self.subject),
             (_, Some(_), _) => format!("{winner} wrote the row last"),
             (_, None, _) => format!("{winner} deleted the row last"),
