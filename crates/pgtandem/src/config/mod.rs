@@ -4,6 +4,7 @@
 
 mod interpolate;
 mod mask;
+mod measure;
 mod names;
 mod read;
 mod report;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use crate::connect::{Endpoint, Environment};
 use crate::sql::{Ident, QualifiedName};
 
+pub use measure::read_interval;
 pub use names::spell_table_name;
 pub use report::{ConfigFault, ConfigFaults};
 
@@ -107,6 +109,8 @@ pub struct HubSettings {
     /// Decisions are kept for this long, and as long as all of a node take no more than that.
     pub keep_conflicts_days: u32,
     pub keep_conflicts_mib: u32,
+    /// How often the hub compares the tables, at low load; none: never.
+    pub verify_every: Option<Duration>,
 }
 
 impl Default for HubSettings {
@@ -117,6 +121,7 @@ impl Default for HubSettings {
             id_slots: 4,
             keep_conflicts_days: 90,
             keep_conflicts_mib: 1024,
+            verify_every: None,
         }
     }
 }

@@ -371,7 +371,14 @@ impl<'a> Reader<'a> {
         self.only_known(
             &section,
             "of [hub]",
-            &["silence_timeout_s", "status_interval_ms", "id_slots", "keep_conflicts_days", "keep_conflicts_mib"],
+            &[
+                "silence_timeout_s",
+                "status_interval_ms",
+                "id_slots",
+                "keep_conflicts_days",
+                "keep_conflicts_mib",
+                "verify_every",
+            ],
         );
         let silence = defaults.silence_timeout.as_secs();
         let status = defaults.status_interval.as_secs() * 1000;
@@ -381,6 +388,7 @@ impl<'a> Reader<'a> {
             id_slots: self.number(&section, "id_slots", 2..=64, defaults.id_slots),
             keep_conflicts_days: self.number(&section, "keep_conflicts_days", 0..=36_500, defaults.keep_conflicts_days),
             keep_conflicts_mib: self.number(&section, "keep_conflicts_mib", 1..=1_048_576, defaults.keep_conflicts_mib),
+            verify_every: self.interval(&section, "verify_every"),
         };
         let span = section.table.get("id_slots").map_or(section.span, Spanned::span);
         self.check_slots(settings.id_slots, nodes, Some(span));
@@ -395,6 +403,18 @@ impl<'a> Reader<'a> {
                  it cannot be changed once tables are linked"
             );
             self.fault(span, message, remedy);
+        }
+    }
+
+    fn interval(&mut self, section: &Section<'a>, key: &str) -> Option<Duration> {
+        let value = section.table.get(key)?;
+        match value.get_ref().as_str().ok_or_else(String::new).and_then(super::read_interval) {
+            Ok(interval) => Some(interval),
+            Err(_) => {
+                let remedy = format!("write a whole number and s, min, h or d in quotes: {key} = \"1h\"");
+                self.fault(value.span(), format!("`{key}` is not an interval"), remedy);
+                None
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use super::error::ReachError;
 use super::look::{Looked, TableVerdict, compare_tables};
 use super::probe::answer_of;
 use super::tables::table_id;
+use super::verify::Verifying;
 use crate::config::Node;
 use crate::link::{self, LinkedTable};
 
@@ -67,6 +68,7 @@ pub struct Errands {
     reopen_at: Instant,
     prune_at: Instant,
     keep: Keep,
+    verifying: Verifying,
     /// By node: what was acknowledged when decisions were dropped last. That is settled for good by now.
     settled: Vec<PgLsn>,
     paused: BTreeSet<(TableId, NodeId)>,
@@ -101,6 +103,7 @@ impl Errands {
         holder: String,
         silence_timeout: Duration,
         keep: Keep,
+        verifying: Verifying,
     ) -> Self {
         let (find, found) = mpsc::unbounded_channel();
         let now = Instant::now();
@@ -127,6 +130,7 @@ impl Errands {
             retry_at: now + PATIENCE,
             prune_at: now,
             keep,
+            verifying,
             settled: Vec::new(),
             paused,
             said: HashMap::new(),
@@ -358,6 +362,7 @@ impl Errands {
     fn write_down(&mut self, conductor: &mut Conductor, now: Instant) {
         let mut state = conductor.state();
         state["paused"] = self.paused_tables().into();
+        state["verified"] = self.verifying.last();
         for at in 0..self.controls.len() {
             let Some(control) = self.controls[at].clone().filter(|_| conductor.is_here(at)) else { continue };
             let word = &mut self.words[at];

@@ -16,6 +16,7 @@ mod settings;
 mod start;
 mod state;
 mod tables;
+mod verify;
 
 use std::time::{Duration, Instant};
 
@@ -147,7 +148,10 @@ async fn begin(config: &Config, holder: &str) -> Result<(Conductor, Errands), Ru
     let mut conductor = Conductor::new(started.hub, started.seats, report, reports);
     let silence = config.hub.silence_timeout;
     let keep = Keep { days: config.hub.keep_conflicts_days, mib: config.hub.keep_conflicts_mib };
-    let mut errands = Errands::new(controls, nodes, started.linked, started.epoch, holder.to_owned(), silence, keep);
+    let names = started.linked.iter().map(|table| table.name.clone()).collect();
+    let verifying = verify::Verifying::start(config, names);
+    let mut errands =
+        Errands::new(controls, nodes, started.linked, started.epoch, holder.to_owned(), silence, keep, verifying);
     errands.look_first(&mut conductor).await?;
     Ok((conductor, errands))
 }

@@ -41,6 +41,12 @@ pub struct HubStatus {
     pub other_command: Option<String>,
     /// Tables that the hub keeps from being delivered to some node, as it said last.
     pub paused: Vec<String>,
+    /// When the hub compared the tables last; none: it has not been asked to, or has not come to an end yet.
+    pub verified_at: Option<Timestamp>,
+    /// Rows that it found to differ, by table.
+    pub drifted: BTreeMap<String, u64>,
+    /// Why it could not compare all tables.
+    pub verify_error: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -228,6 +234,10 @@ impl Status {
                 TableWell::Linking => attention.push(format!("{} is still being linked", table.name)),
                 TableWell::NotLinked => attention.push(format!("{} is not linked yet", table.name)),
             }
+        }
+        for (table, rows) in &self.hub.drifted {
+            let rows = if *rows == 1 { "1 row differs".to_owned() } else { format!("{rows} rows differ") };
+            attention.push(format!("{table}: {rows}; see `pgtandem diff`, and mend it with `pgtandem repair`"));
         }
         for held in &self.held {
             // A paused table's keys wait for it, and that has been said.

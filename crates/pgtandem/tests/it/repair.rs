@@ -1,6 +1,6 @@
 //! `repair`: what differs becomes the same, whoever is at work meanwhile, and nothing is lost.
 
-use crate::support::{Pair, Setup, Trio};
+use crate::support::{PATIENCE, Pair, Setup, Trio, wait_until};
 use serde_json::Value as Json;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -161,4 +161,24 @@ fn what_is_not_linked_or_paused_or_undecided_is_refused() {
     pair.pgtandem(["repair", "--prefer", "nobody"]).exits(2);
     pair.pgtandem(["repair", "--prefer", "new", "--yes"]).ok();
     assert_eq!(pair["legacy"].sql("SELECT what FROM items WHERE id = 1"), "one");
+}
+
+#[test]
+fn drift_is_found_by_the_hub_and_told() {
+    let pair = filled(Setup::default().config("[hub]\nverify_every = \"1s\""));
+    let hub = pair.linked();
+    pair.settle();
+    let status = || serde_json::from_str::<Json>(&pair.pgtandem(["status", "--json"]).stdout).unwrap();
+    wait_until("it has compared the tables", PATIENCE, || !status()["hub"]["verified_at"].is_null());
+    assert_eq!(status()["well"], true);
+    pair.pgtandem(["verify"]).ok();
+    write_unseen(&pair["legacy"], "DELETE FROM items WHERE id = 3");
+    wait_until("it has found the drift", PATIENCE, || status()["hub"]["drifted"]["items"] == 1);
+    let text = pair.pgtandem(["status"]).exits(1).stdout;
+    assert!(text.contains("1 table differs") && text.contains("pgtandem repair"), "{text}");
+    let line = pair.pgtandem(["verify"]).exits(1).stdout;
+    assert!(line.contains("1 not on all nodes"), "{line}");
+    assert!(hub.log().contains("rows differ between the nodes"), "{}", hub.log());
+    pair.pgtandem(["repair", "--yes"]).ok();
+    wait_until("it finds that all is well", PATIENCE, || status()["well"] == true);
 }
