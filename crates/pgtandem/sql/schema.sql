@@ -150,6 +150,20 @@ CREATE TABLE pgtandem.pulse (
     beat bigint NOT NULL
 ) WITH (fillfactor = 50);
 
+-- The peer that was away for so long that its changes are not kept for it any more, only the keys that changed.
+CREATE TABLE pgtandem.left_behind (
+    node  smallint PRIMARY KEY,
+    since timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+
+-- Those keys. When the peer returns they are settled, and this is emptied.
+CREATE TABLE pgtandem.dirty_key (
+    table_id   integer NOT NULL,
+    key_bytes  bytea NOT NULL,                          -- empty: any key of the table
+    changed_by smallint NOT NULL,                       -- this node, or the peer itself once it is back
+    PRIMARY KEY (table_id, key_bytes, changed_by)
+);
+
 -- Leaves a mark by which capture knows the whole transaction as ours: here in the WAL.
 CREATE FUNCTION pgtandem.sign_delivery(landing bigint) RETURNS void
 LANGUAGE plpgsql AS $$

@@ -111,6 +111,8 @@ pub struct HubSettings {
     pub keep_conflicts_mib: u32,
     /// How often the hub compares the tables, at low load; none: never.
     pub verify_every: Option<Duration>,
+    /// So much WAL (or outbox) a node keeps for a peer that is away, in bytes.
+    pub keep_wal: u64,
 }
 
 impl Default for HubSettings {
@@ -122,6 +124,7 @@ impl Default for HubSettings {
             keep_conflicts_days: 90,
             keep_conflicts_mib: 1024,
             verify_every: None,
+            keep_wal: 1 << 30,
         }
     }
 }

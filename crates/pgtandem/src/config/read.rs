@@ -378,6 +378,7 @@ impl<'a> Reader<'a> {
                 "keep_conflicts_days",
                 "keep_conflicts_mib",
                 "verify_every",
+                "keep_wal",
             ],
         );
         let silence = defaults.silence_timeout.as_secs();
@@ -389,6 +390,7 @@ impl<'a> Reader<'a> {
             keep_conflicts_days: self.number(&section, "keep_conflicts_days", 0..=36_500, defaults.keep_conflicts_days),
             keep_conflicts_mib: self.number(&section, "keep_conflicts_mib", 1..=1_048_576, defaults.keep_conflicts_mib),
             verify_every: self.interval(&section, "verify_every"),
+            keep_wal: self.size(&section, "keep_wal").unwrap_or(defaults.keep_wal),
         };
         let span = section.table.get("id_slots").map_or(section.span, Spanned::span);
         self.check_slots(settings.id_slots, nodes, Some(span));
@@ -404,6 +406,16 @@ impl<'a> Reader<'a> {
             );
             self.fault(span, message, remedy);
         }
+    }
+
+    fn size(&mut self, section: &Section<'a>, key: &str) -> Option<u64> {
+        let value = section.table.get(key)?;
+        let size = value.get_ref().as_str().and_then(super::measure::read_size);
+        if size.is_none() {
+            let remedy = format!("write a whole number and MiB or GiB in quotes: {key} = \"1GiB\"");
+            self.fault(value.span(), format!("`{key}` is not a size"), remedy);
+        }
+        size
     }
 
     fn interval(&mut self, section: &Section<'a>, key: &str) -> Option<Duration> {

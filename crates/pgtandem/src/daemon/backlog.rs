@@ -1,20 +1,22 @@
 //! What a node has written that not every other one is known to have.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hub::{Change, Key, Position, TableId};
 use tokio::sync::mpsc;
 use tokio_postgres::types::PgLsn;
 
+use super::conductor::Report;
 use super::control::Control;
 use super::error::{ReachError, RunError};
-use super::reach::{bring_up, open_session};
-use super::seat::Seat;
+use super::reach::{bring_up, open_session, read_slot};
+use super::seat::{Feedback, Seat};
 use super::start::{context, read_landings};
 use crate::capture::{Captured, Shapes};
 use crate::config::{Capture, Config, Node};
-use crate::link;
+use crate::link::{self, DirtyKey};
 
 /// Keys that were changed, and tables that were emptied.
 #[derive(Debug, Default)]
@@ -25,6 +27,10 @@ pub struct Backlog {
 
 /// An outbox that has been read up to date says nothing.
 const IDLE: Duration = Duration::from_millis(500);
+/// So many keys are in memory at once while they are noted.
+const PORTION: usize = 50_000;
+/// How long a server may take to let go of what was acknowledged.
+const LETTING_GO: Duration = Duration::from_secs(30);
 
 /// Reads the node's changes from what is acknowledged up to now, and acknowledges nothing. No hub may be at work.
 ///
@@ -32,38 +38,109 @@ const IDLE: Duration = Duration::from_millis(500);
 /// When the node cannot be reached, or does not keep them.
 pub async fn read_backlog(config: &Config, node: &Node) -> Result<Backlog, RunError> {
     let control = Control::open(node).await?;
-    let epoch = link::read_epoch(&control.client).await.map_err(ReachError::from)?.epoch;
-    let linked = link::read_linked_tables(&control.client).await.map_err(ReachError::from)?;
-    let shapes = Shapes::default();
-    let context = std::sync::Arc::new(context(config, &control, epoch, &linked, &shapes).await?);
-    let (start, _) = read_landings(&control, &context, config.nodes.len()).await?;
-    let session = open_session(&context, "deliver").await?;
-    let up = bring_up(&context, session, Position(start.0.saturating_add(1))).await?;
-    let until = up.flushed;
-    let (report, _reports) = mpsc::unbounded_channel();
-    let mut seat = Seat::new(context);
-    seat.up(up, start, &report);
-    let mut backlog = Backlog::default();
-    let mut reached = start;
-    while control.row.capture == Capture::Trigger || reached < until {
-        let Some(captured) = &mut seat.captured else { break };
-        match tokio::time::timeout(IDLE, captured.recv()).await {
-            Ok(Some(Captured::Transaction { position, changes, .. })) => {
-                let mut changes = changes.into_changes().map_err(RunError::Spill)?;
-                changes.by_ref().for_each(|change| backlog.add(change));
-                if let Some(error) = changes.failed() {
-                    return Err(RunError::Spill(error));
-                }
-                reached = position;
-            }
-            Ok(Some(Captured::Passed(position))) => reached = reached.max(position),
-            Ok(Some(Captured::Shape { .. })) => {}
-            Ok(None) => return Err(RunError::LostWhileRecovering { node: node.name.clone() }),
-            Err(_) if control.row.capture == Capture::Trigger && has_been_read(&control, reached).await? => break,
-            Err(_) => {}
+    let mut reader = Reader::open(config, &control).await?;
+    while reader.read(usize::MAX).await? {}
+    Ok(reader.backlog)
+}
+
+/// Notes on `keeper` which keys the node of `control` has changed, up to now, and lets the node forget its changes.
+///
+/// # Errors
+/// As [`read_backlog`].
+pub async fn note_changes(config: &Config, control: &Control, keeper: &Control) -> Result<(), RunError> {
+    let mut reader = Reader::open(config, control).await?;
+    loop {
+        let more = reader.read(PORTION).await?;
+        let keys = std::mem::take(&mut reader.backlog).dirty_keys();
+        if !keys.is_empty() {
+            let number = control.row.number;
+            link::add_dirty_keys(&keeper.client, number, &keys).await.map_err(ReachError::from)?;
+        }
+        reader.acknowledge().await?;
+        if !more {
+            return Ok(());
         }
     }
-    Ok(backlog)
+}
+
+/// Reads one node's changes without a hub.
+struct Reader<'c> {
+    control: &'c Control,
+    seat: Seat,
+    reached: Position,
+    until: Position,
+    backlog: Backlog,
+    _reports: mpsc::UnboundedReceiver<Report>,
+}
+
+impl<'c> Reader<'c> {
+    async fn open(config: &Config, control: &'c Control) -> Result<Self, RunError> {
+        let epoch = link::read_epoch(&control.client).await.map_err(ReachError::from)?.epoch;
+        let linked = link::read_linked_tables(&control.client).await.map_err(ReachError::from)?;
+        let shapes = Shapes::default();
+        let context = Arc::new(context(config, control, epoch, &linked, &shapes).await?);
+        let (start, _) = read_landings(control, &context, config.nodes.len()).await?;
+        let session = open_session(&context, "deliver").await?;
+        let up = bring_up(&context, session, Position(start.0.saturating_add(1))).await?;
+        let until = up.flushed;
+        let (report, reports) = mpsc::unbounded_channel();
+        let mut seat = Seat::new(context);
+        seat.up(up, start, &report);
+        Ok(Self { control, seat, reached: start, until, backlog: Backlog::default(), _reports: reports })
+    }
+
+    /// Until about so many keys are there. False: all has been read.
+    async fn read(&mut self, count: usize) -> Result<bool, RunError> {
+        let is_outbox = self.control.row.capture == Capture::Trigger;
+        while self.backlog.keys.len() < count {
+            if !is_outbox && self.reached >= self.until {
+                return Ok(false);
+            }
+            let Some(captured) = &mut self.seat.captured else { return Err(self.lost()) };
+            match tokio::time::timeout(IDLE, captured.recv()).await {
+                Ok(Some(Captured::Transaction { position, changes, .. })) => {
+                    let mut changes = changes.into_changes().map_err(RunError::Spill)?;
+                    changes.by_ref().for_each(|change| self.backlog.add(change));
+                    if let Some(error) = changes.failed() {
+                        return Err(RunError::Spill(error));
+                    }
+                    self.reached = position;
+                }
+                Ok(Some(Captured::Passed(position))) => self.reached = self.reached.max(position),
+                Ok(Some(Captured::Shape { .. })) => {}
+                Ok(None) => return Err(self.lost()),
+                Err(_) if is_outbox && has_been_read(self.control, self.reached).await? => return Ok(false),
+                Err(_) => {}
+            }
+        }
+        Ok(true)
+    }
+
+    fn lost(&self) -> RunError {
+        RunError::LostWhileRecovering { node: self.control.name.clone() }
+    }
+
+    /// Lets the node forget what has been read, and waits until it says that it has.
+    async fn acknowledge(&self) -> Result<(), RunError> {
+        let began = Instant::now();
+        loop {
+            self.seat.acknowledge(self.reached, self.reached);
+            if let Some(Feedback::Slot(feedback)) = &self.seat.feedback {
+                feedback.flush_now();
+            }
+            let acknowledged = match self.control.row.capture {
+                Capture::Wal => read_slot(&self.control.client, &self.seat.context).await?.confirmed,
+                Capture::Trigger => link::read_acknowledged(&self.control.client).await.map_err(ReachError::from)?,
+            };
+            if acknowledged >= self.reached {
+                return Ok(());
+            }
+            if began.elapsed() > LETTING_GO {
+                return Err(self.lost());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
 
 /// Whether the outbox holds nothing that a read up to `reached` has not seen.
@@ -85,5 +162,12 @@ impl Backlog {
             Change::KeyChange { from, to, .. } => self.keys.extend([from, to]),
             Change::Truncate { tables } => self.truncated.extend(tables),
         }
+    }
+
+    fn dirty_keys(self) -> Vec<DirtyKey> {
+        let id = |table: TableId| i32::try_from(table.0).unwrap_or_default();
+        let keys = self.keys.iter().map(|key| DirtyKey { table_id: id(key.table()), key_bytes: key.bytes().to_vec() });
+        let tables = self.truncated.iter().map(|table| DirtyKey { table_id: id(*table), key_bytes: Vec::new() });
+        keys.chain(tables).collect()
     }
 }

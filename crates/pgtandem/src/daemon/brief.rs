@@ -4,7 +4,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 
-use super::RunError;
+use super::{RunError, Stopped};
 use crate::config::Config;
 
 /// Dropped, it is told to end, and not waited for.
@@ -25,7 +25,10 @@ impl Brief {
         let thread = std::thread::Builder::new().name("hub".to_owned()).spawn(move || {
             let ended = runtime.block_on(super::run(&config, stopping));
             runtime.shutdown_background();
-            ended
+            match ended? {
+                Stopped::Asked => Ok(()),
+                Stopped::Returned(node) => Err(RunError::Returned { node }),
+            }
         })?;
         Ok(Self { stop, thread })
     }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::Notification;
 use tokio_postgres::types::PgLsn;
 
+use super::alone::kept_bytes;
 use super::conductor::{Conductor, Ended};
 use super::control::Control;
 use super::error::ReachError;
@@ -38,6 +39,11 @@ enum Found {
     Pruned {
         node: String,
         count: u64,
+    },
+    /// A node keeps so much for one that is away.
+    Kept {
+        node: String,
+        bytes: u64,
     },
     Failed {
         node: String,
@@ -67,6 +73,11 @@ pub struct Errands {
     retry_at: Instant,
     reopen_at: Instant,
     prune_at: Instant,
+    weigh_at: Instant,
+    /// More than this no node keeps for one of two that is away.
+    pub keep_wal: u64,
+    /// What was found to be too much.
+    too_much: Option<String>,
     keep: Keep,
     verifying: Verifying,
     /// By node: what was acknowledged when decisions were dropped last. That is settled for good by now.
@@ -129,6 +140,9 @@ impl Errands {
             write_at: now,
             retry_at: now + PATIENCE,
             prune_at: now,
+            weigh_at: now + PATIENCE,
+            keep_wal: u64::MAX,
+            too_much: None,
             keep,
             verifying,
             settled: Vec::new(),
@@ -177,12 +191,33 @@ impl Errands {
             self.write_at = now + SECOND;
             self.write_down(conductor, now);
         }
+        if now >= self.weigh_at {
+            self.weigh_at = now + PATIENCE;
+            self.weigh(conductor);
+        }
+        if let Some(why) = self.too_much.take() {
+            return Some(Ended::Recover(why));
+        }
         if now >= self.prune_at {
             // What was acknowledged before the first interval is known after it.
             self.prune_at = now + if self.settled.is_empty() { PRUNE / 6 } else { PRUNE };
             self.prune(conductor);
         }
         None
+    }
+
+    /// While one of two nodes is away, what the other one keeps for it must not fill the disk.
+    fn weigh(&self, conductor: &Conductor) {
+        let here = self.present(conductor);
+        let ([control], 2) = (here.as_slice(), self.controls.len()) else { return };
+        let (control, limit) = (Arc::clone(control), self.silence_timeout);
+        self.spawn(async move {
+            let node = control.name.clone();
+            match answer_of(&node, limit, kept_bytes(&control)).await {
+                Ok(bytes) => Found::Kept { node, bytes },
+                Err(error) => Found::Failed { node, error },
+            }
+        });
     }
 
     fn spawn(&self, errand: impl Future<Output = Found> + Send + 'static) {
@@ -287,6 +322,11 @@ impl Errands {
                 self.notifications[at] = control.take_notifications();
                 self.controls[at] = Some(Arc::from(control));
                 self.look_at = Instant::now();
+            }
+            Found::Kept { node, bytes } => {
+                if bytes > self.keep_wal && self.present(conductor).len() < self.controls.len() {
+                    self.too_much = Some(format!("{node} keeps {} MiB for the other node, which is away", bytes >> 20));
+                }
             }
             Found::Pruned { count: 0, .. } => {}
             Found::Pruned { node, count } => tracing::info!(%node, "dropped {count} old decisions"),

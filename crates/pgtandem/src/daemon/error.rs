@@ -110,6 +110,8 @@ pub enum RunError {
     Spill(std::io::Error),
     #[error("{}", not_all_here(.0))]
     NotAllHere(Vec<(String, String)>),
+    #[error("{node} was away for so long that only the keys that changed were kept; they have to be settled first")]
+    Returned { node: String },
     #[error("nothing is linked here yet; run `pgtandem up` first")]
     NothingLinked,
     #[error(
@@ -133,6 +135,7 @@ impl RunError {
             Self::Delivery { .. }
             | Self::Capture { .. }
             | Self::Spill(_)
+            | Self::Returned { .. }
             | Self::NothingLinked
             | Self::UnknownPeer { .. } => Retry::Never,
         }

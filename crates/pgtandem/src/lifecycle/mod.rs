@@ -3,6 +3,7 @@
 //! All four begin with a survey of every node. `check` judges it, `plan` compares it with what the configuration
 //! asks for and lists the steps, `up` takes them, `down` takes them back.
 
+mod bring_back;
 pub mod check;
 mod describe;
 mod down;
@@ -23,6 +24,7 @@ mod survey;
 mod undo;
 mod up;
 
+pub use bring_back::bring_back;
 pub use check::check;
 pub use down::{Cleaning, DownPlan, OutOfReach, Proof, down, plan_down};
 pub use error::LifecycleError;

@@ -25,6 +25,8 @@ pub struct Rejoin {
     /// It is not what its peers have seen of it: it was set back, or is another database. Otherwise it has all that was
     /// delivered to it, and only what it wrote itself is unknown.
     pub is_copy: bool,
+    /// It was begun and has not ended, and nothing else is wrong.
+    pub is_interrupted: bool,
 }
 
 /// Finds out what is wrong with a node.
@@ -41,13 +43,13 @@ pub async fn plan_rejoin(config: &Config, name: &str) -> Result<Rejoin, Lifecycl
     })?;
     let nodes = open_nodes(config).await.all()?;
     let (row, _) = read_link(&nodes[place]).await?;
-    let (why, is_copy) = diagnose(&nodes, place, &row).await?.ok_or_else(|| {
+    let Trouble { why, is_copy, is_interrupted } = diagnose(&nodes, place, &row).await?.ok_or_else(|| {
         LifecycleError::refused(
             format!("node {name}: it is what its peers know, and none of its changes are missing"),
             "if rows differ all the same: `pgtandem repair`",
         )
     })?;
-    Ok(Rejoin { node: name.to_owned(), why, is_copy })
+    Ok(Rejoin { node: name.to_owned(), why, is_copy, is_interrupted })
 }
 
 async fn sights(nodes: &[OpenNode]) -> Result<Vec<Sight>, LifecycleError> {
@@ -59,31 +61,46 @@ async fn sights(nodes: &[OpenNode]) -> Result<Vec<Sight>, LifecycleError> {
     Ok(sights)
 }
 
-async fn diagnose(nodes: &[OpenNode], place: usize, row: &NodeRow) -> Result<Option<(String, bool)>, LifecycleError> {
+struct Trouble {
+    why: String,
+    is_copy: bool,
+    is_interrupted: bool,
+}
+
+async fn diagnose(nodes: &[OpenNode], place: usize, row: &NodeRow) -> Result<Option<Trouble>, LifecycleError> {
+    let trouble = |why: &str, is_copy| Some(Trouble { why: why.to_owned(), is_copy, is_interrupted: false });
     let (client, name) = (nodes[place].client(), nodes[place].name.as_str());
     let sights = sights(nodes).await?;
     if !link::is_where_it_was_linked(client, row).await.on(name, DOING)? {
         let why = "it is a copy (a restored backup, a clone, or a new server) of the database that was linked";
-        return Ok(Some((why.to_owned(), true)));
+        return Ok(trouble(why, true));
     }
     if link::is_set_back(&sights[place], &sights) {
         let why = "it was set back to an earlier state: its peers know more of it than it does itself";
-        return Ok(Some((why.to_owned(), true)));
+        return Ok(trouble(why, true));
     }
-    if let Some(note) = link::read_restore(client, RestoreKind::Rejoin, "node").await.on(name, DOING)? {
+    let note = link::read_restore(client, RestoreKind::Rejoin, "node").await.on(name, DOING)?;
+    // One that only returns goes on where it was: it is known what it has changed.
+    if let Some(note) = note.as_ref().filter(|note| note.before["returning"] != true) {
         let is_copy = note.before["is_copy"].as_bool().unwrap_or(true);
-        return Ok(Some(("it was being brought back, which has not ended".to_owned(), is_copy)));
+        return Ok(trouble("it was being brought back, which has not ended", is_copy));
     }
     if row.capture == Capture::Trigger {
         let lost = link::uncaptured(client).await.on(name, DOING)?;
-        return Ok(lost.first().map(|table| {
-            (format!("the triggers that capture changes of {table} are gone: what was changed since is unknown"), false)
-        }));
+        let why = |table: &String| {
+            format!("the triggers that capture changes of {table} are gone: what was changed since is unknown")
+        };
+        return Ok(lost.first().and_then(|table| trouble(&why(table), false)).or(interrupted(note.is_some())));
     }
     let slot = crate::catalog::read_slot(client, &row.slot).await.on(name, DOING)?;
     let lost = slot.is_none_or(|slot| slot.wal_status.as_deref() == Some("lost"));
     let why = format!("its replication slot {} is gone or has lost WAL: what was changed since is unknown", row.slot);
-    Ok(lost.then_some((why, false)))
+    Ok(if lost { trouble(&why, false) } else { interrupted(note.is_some()) })
+}
+
+fn interrupted(is_noted: bool) -> Option<Trouble> {
+    let why = "it was being brought back, which has not ended".to_owned();
+    is_noted.then_some(Trouble { why, is_copy: false, is_interrupted: true })
 }
 
 impl Rejoin {
@@ -145,7 +162,7 @@ impl Rejoin {
         options: Options,
         progress: &dyn Progress,
     ) -> Result<Vec<TableRepair>, LifecycleError> {
-        let repair = Repair::open(config).await?;
+        let repair = Repair::open(config).await?.even_paused();
         // What a peer has not delivered yet comes in any case, and is the later one as far as anybody knows.
         let peer = config.nodes.iter().find(|node| node.name != self.node).map(|node| node.name.as_str());
         let whose = Whose { prefer, otherwise: peer.filter(|_| !self.is_copy) };
@@ -170,7 +187,21 @@ impl Rejoin {
                 let what = format!("node {}: reading what it has not delivered yet: {error}", peer.name);
                 LifecycleError::refused(what, "mend it, and run the command again")
             });
-            backlogs.push(read?);
+            let mut backlog = read?;
+            // It may have let changes go of which it has noted the keys.
+            let open = OpenNode::open(peer).await?;
+            for table in link::read_linked_tables(open.client()).await.on(&peer.name, DOING)? {
+                let dirty = link::read_dirty_keys(open.client(), table.id).await.on(&peer.name, DOING)?;
+                let table = hub::TableId(table.id.unsigned_abs());
+                for (bytes, _) in dirty {
+                    if bytes.is_empty() {
+                        backlog.truncated.insert(table);
+                    } else {
+                        backlog.keys.insert(hub::Key::new(table, bytes));
+                    }
+                }
+            }
+            backlogs.push(backlog);
         }
         Ok(backlogs)
     }
@@ -203,6 +234,10 @@ impl Rejoin {
         let node = config.node(&self.node).ok_or_else(|| {
             LifecycleError::refused(format!("there is no node {}", self.node), "write it into the configuration")
         })?;
+        for peer in config.nodes.iter().filter(|peer| peer.name != node.name) {
+            let peer = OpenNode::open(peer).await?;
+            link::forget_left_behind(peer.client()).await.on(&peer.name, "forgetting what was noted")?;
+        }
         let node = OpenNode::open(node).await?;
         let done = link::delete_restore(node.client(), RestoreKind::Rejoin, "node").await;
         done.on(&node.name, "noting that it is back")

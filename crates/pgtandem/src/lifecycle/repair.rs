@@ -3,10 +3,10 @@
 use super::error::On;
 use super::settle::differences::{Differences, Keys};
 use super::settle::winner::{Winner, order};
-use super::settle::{Known, Place, Settled, Settling};
+use super::settle::{Known, Place, Settled, Settling, key_texts};
 use super::{LifecycleError, OpenNode, Progress, open_nodes};
 use crate::catalog::{Column, TableShape, read_role};
-use crate::compare::{Comparison, Options, Sessions, Shapes, Side, Subject, TableReport, read_shapes};
+use crate::compare::{Comparison, Options, Sessions, Shapes, Side, Subject, TableReport, Tally, read_shapes};
 use crate::config::{Capture, Config, Merge, Resolve, Table};
 use crate::link::{self, LinkedTable, NodeRow, TableState};
 use crate::sql::{Ident, QualifiedName};
@@ -25,6 +25,7 @@ pub struct Repair<'a> {
     looks: Vec<OpenNode>,
     ranges: Vec<OpenNode>,
     links: Vec<(NodeRow, Vec<LinkedTable>)>,
+    even_paused: bool,
 }
 
 /// Whose rows win, beside what the configuration says.
@@ -58,7 +59,13 @@ impl<'a> Repair<'a> {
         for node in &nodes {
             links.push(read_link(node).await?);
         }
-        Ok(Self { config, nodes, looks, ranges, links })
+        Ok(Self { config, nodes, looks, ranges, links, even_paused: false })
+    }
+
+    /// Also tables that are paused: what is written to them arrives later.
+    #[must_use]
+    pub fn even_paused(self) -> Self {
+        Self { even_paused: true, ..self }
     }
 
     /// Compares a table, and says what would be done.
@@ -91,6 +98,45 @@ impl<'a> Repair<'a> {
         Ok(table)
     }
 
+    /// The place of the node with this number.
+    pub(super) fn place_of(&self, number: i16) -> Option<usize> {
+        self.links.iter().position(|(row, _)| row.number == number)
+    }
+
+    /// As [`Self::table`], of these keys alone; `keys`: as capture writes them.
+    pub(super) async fn keys(
+        &self,
+        name: &QualifiedName,
+        whose: Whose<'_>,
+        keys: impl Iterator<Item = &Vec<u8>>,
+    ) -> Result<TableRepair, LifecycleError> {
+        let id = self.require_live(name)?;
+        let shapes = read_shapes(&sides(&self.looks), std::slice::from_ref(name)).await?.remove(0);
+        let subject = shapes.subject(&sides(&self.looks)).await?;
+        let (winner, policy) = self.policy(name, whose, &shapes, &subject, 1)?;
+        let primary_key = &shapes.shapes[0].primary_key;
+        let column = |at: &usize| primary_key.iter().position(|name| *name == subject.columns[*at]).unwrap_or_default();
+        let columns: Vec<usize> = subject.key.iter().map(column).collect();
+        let nodes = self.nodes.len();
+        let keys = Keys::of(keys.map(|bytes| {
+            let texts = key_texts(bytes);
+            let texts: Vec<String> = columns.iter().filter_map(|at| texts.get(*at).cloned()).collect();
+            vec![texts; nodes]
+        }))?;
+        let report = TableReport {
+            name: name.plain(),
+            columns: subject.columns.iter().map(|name| name.as_str().to_owned()).collect(),
+            key: subject.key.clone(),
+            left_out: Vec::new(),
+            tally: Tally::default(),
+            orphans: Vec::new(),
+            overlaps: Vec::new(),
+        };
+        let places = self.places(&shapes).await?;
+        let settling = Settling { id, subject, places, winner, known: Known::default(), policy: policy.clone() };
+        Ok(TableRepair { report, policy, foreseen: Settled::default(), settling, keys })
+    }
+
     fn require_live(&self, name: &QualifiedName) -> Result<i32, LifecycleError> {
         let mut id = 0;
         for (node, (_, tables)) in self.nodes.iter().zip(&self.links) {
@@ -102,7 +148,7 @@ impl<'a> Repair<'a> {
                 Some(table) if table.state != TableState::Live => {
                     return refuse("is being linked", "run `pgtandem up` again".to_owned());
                 }
-                Some(LinkedTable { paused_by: Some(_), .. }) => {
+                Some(LinkedTable { paused_by: Some(_), .. }) if !self.even_paused => {
                     let remedy = format!("run `pgtandem resume {}`, or see what `pgtandem status` says", name.plain());
                     return refuse("is paused: what is written would not arrive", remedy);
                 }
@@ -201,6 +247,10 @@ pub(super) async fn read_link(node: &OpenNode) -> Result<(NodeRow, Vec<LinkedTab
 impl TableRepair {
     pub(super) fn id(&self) -> i32 {
         self.settling.id
+    }
+
+    pub(super) fn name(&self) -> QualifiedName {
+        self.settling.subject.name.clone()
     }
 
     /// What is known beside the rows changes what would be done.

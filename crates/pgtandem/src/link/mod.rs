@@ -3,6 +3,7 @@
 //! One file per table or two; each function runs on a session or inside a transaction alike.
 
 mod decision;
+mod dirty;
 mod epoch;
 mod held;
 mod lock;
@@ -16,6 +17,10 @@ mod tables;
 pub use decision::{
     Contender, Decision, DecisionFilter, MERGE, MergeDecision, REPAIR, count_decisions, insert_merge_decisions,
     list_decisions, prune_decisions, set_undone,
+};
+pub use dirty::{
+    DirtyKey, LeftBehind, add_dirty_keys, count_dirty_keys, forget_left_behind, leave_behind, read_dirty_keys,
+    read_left_behind,
 };
 pub use epoch::{Epoch, read_epoch, take_epoch};
 pub use held::{Held, delete_held, delete_held_of_table, insert_held, list_held};

@@ -40,6 +40,15 @@ pub struct LinkView {
     /// `pgtandem rejoin` has begun to bring it back.
     pub rejoining: bool,
     pub sight: Sight,
+    pub left_behind: Option<LeftView>,
+}
+
+/// A peer for which this node keeps only the keys that change.
+#[derive(Debug, Clone)]
+pub struct LeftView {
+    pub name: String,
+    pub since: SystemTime,
+    pub keys: i64,
 }
 
 #[derive(Debug, Clone)]
@@ -147,7 +156,29 @@ async fn link_view(client: &Client, node: NodeRow) -> Result<LinkView, Error> {
     let is_copy = !link::is_where_it_was_linked(client, &node).await?;
     let rejoining = link::read_restore(client, RestoreKind::Rejoin, "node").await?.is_some();
     let sight = link::read_sight(client).await?;
-    Ok(LinkView { node, slot, outbox, tables, held, decided, hub, lock, hubs_waiting, is_copy, rejoining, sight })
+    let left_behind = left_view(client).await?;
+    Ok(LinkView {
+        node,
+        slot,
+        outbox,
+        tables,
+        held,
+        decided,
+        hub,
+        lock,
+        hubs_waiting,
+        is_copy,
+        rejoining,
+        sight,
+        left_behind,
+    })
+}
+
+async fn left_view(client: &Client) -> Result<Option<LeftView>, Error> {
+    let Some(left) = link::read_left_behind(client).await? else { return Ok(None) };
+    let peers = link::read_peers(client).await?;
+    let name = peers.into_iter().find(|peer| peer.number == left.node).map(|peer| peer.name).unwrap_or_default();
+    Ok(Some(LeftView { name, since: left.since, keys: link::count_dirty_keys(client).await? }))
 }
 
 async fn slot_view(client: &Client, name: &str) -> Result<Option<SlotView>, Error> {

@@ -87,6 +87,10 @@ pub struct NodeStatus {
     pub behind_bytes: Option<i64>,
     /// WAL this node's server keeps for pgtandem.
     pub retained_bytes: Option<i64>,
+    /// Since when its peer keeps only the keys that change, because it is away for long.
+    pub left_behind_since: Option<Timestamp>,
+    /// How many of them there are.
+    pub dirty_keys: Option<i64>,
     /// What the hub has read from it, since the hub started.
     pub read: Option<Read>,
     /// What the hub has delivered to it, since the hub started.
@@ -279,6 +283,8 @@ fn node_status(node: &Node, seen: &Observed, state: Option<&Json>, links: &[(&st
         outbox_bytes: None,
         behind_bytes: None,
         retained_bytes: None,
+        left_behind_since: None,
+        dirty_keys: None,
         read: None,
         delivered: None,
     };
@@ -300,6 +306,12 @@ fn node_status(node: &Node, seen: &Observed, state: Option<&Json>, links: &[(&st
             status.remedy.clone_from(&away.remedy);
         }
         Ok(view) => describe(&mut status, view, links),
+    }
+    let left = links.iter().find_map(|(peer, link)| Some((peer, link.left_behind.as_ref()?)));
+    if let Some((peer, left)) = left.filter(|(_, left)| left.name == node.name) {
+        (status.left_behind_since, status.dirty_keys) = (timestamp(left.since), Some(left.keys));
+        let what = format!("{peer} keeps only the keys that change for it: {} by now", left.keys);
+        status.reason = Some(status.reason.map_or(what.clone(), |reason| format!("{reason}; {what}")));
     }
     status
 }

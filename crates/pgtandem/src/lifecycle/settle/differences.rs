@@ -71,6 +71,21 @@ impl Watch for Differences<'_> {
 pub(in crate::lifecycle) struct Keys(Option<BufReader<File>>);
 
 impl Keys {
+    /// Of keys that are known otherwise.
+    pub fn of(keys: impl Iterator<Item = Key>) -> Result<Self, LifecycleError> {
+        let spool = || {
+            let mut file = BufWriter::new(tempfile::tempfile()?);
+            for key in keys {
+                serde_json::to_writer(&mut file, &key)?;
+                file.write_all(b"\n")?;
+            }
+            let mut file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+            file.rewind()?;
+            Ok(BufReader::new(file))
+        };
+        spool().map(|file| Self(Some(file))).map_err(|error: io::Error| no_room(&error))
+    }
+
     /// Begins again with the first one.
     pub fn rewind(&mut self) -> Result<(), LifecycleError> {
         self.0.as_mut().map_or(Ok(()), Seek::rewind).map_err(|error| no_room(&error))

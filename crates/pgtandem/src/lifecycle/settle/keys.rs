@@ -15,6 +15,11 @@ pub(in crate::lifecycle) fn key_bytes(shape: &TableShape, texts: &[&str]) -> Vec
     bytes
 }
 
+/// The texts of a key, in the order of the primary key.
+pub(in crate::lifecycle) fn key_texts(bytes: &[u8]) -> Vec<String> {
+    key::raw_parts(bytes).map(|part| String::from_utf8_lossy(&part[4..]).into_owned()).collect()
+}
+
 pub(in crate::lifecycle) fn key_json(shape: &TableShape, bytes: &[u8]) -> Json {
     let names: Vec<String> = shape.primary_key.iter().map(|name| name.as_str().to_owned()).collect();
     key::to_json(&names, bytes)

@@ -12,7 +12,7 @@ mod keys;
 mod touch;
 pub(in crate::lifecycle) mod winner;
 
-pub(in crate::lifecycle) use keys::{key_bytes, key_json};
+pub(in crate::lifecycle) use keys::{key_bytes, key_json, key_texts};
 
 use super::error::On;
 use super::{LifecycleError, OpenNode};
@@ -57,6 +57,10 @@ pub(in crate::lifecycle) struct Known {
 /// How it is decided whose state of a key stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::lifecycle) enum Stand {
+    /// This place's state, deleted or not: nobody else has changed it.
+    State(usize),
+    /// Several have changed it: the policy decides.
+    Policy,
     /// This place has changed it for certain, another one perhaps: where one of them has no row, this place's state
     /// stands, since rows say nothing of when they were deleted. Otherwise the policy decides.
     ChangedBy(usize),
@@ -65,6 +69,8 @@ pub(in crate::lifecycle) enum Stand {
 impl Known {
     fn place(&self, bytes: &[u8], rows: &winner::Rows) -> Option<usize> {
         match self.keys.get(bytes) {
+            Some(Stand::State(place)) => Some(*place),
+            Some(Stand::Policy) => None,
             Some(Stand::ChangedBy(place)) => rows.iter().any(Option::is_none).then_some(*place),
             None => self.otherwise,
         }
