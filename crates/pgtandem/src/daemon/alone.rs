@@ -4,11 +4,11 @@
 //! changes are let go of. No hub works meanwhile: there is nobody to deliver to. When the other one is back, these keys
 //! are settled, and a hub goes on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::backlog::note_changes;
+use super::backlog::{Reader, note_changes};
 use super::control::Control;
 use super::error::{ReachError, RunError};
 use super::probe;
@@ -23,8 +23,8 @@ const AT_WORK: &str = "
     SELECT epoch, holder, taken_at, pg_catalog.clock_timestamp(), '{}' FROM pgtandem.epoch
     ON CONFLICT (only_row) DO UPDATE SET epoch = excluded.epoch, holder = excluded.holder, seen_at = excluded.seen_at,
         started_at = excluded.started_at, state = '{}'";
-/// Between two rounds of noting, and attempts to reach the other node.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How long keys are gathered before they are noted. In between it is looked whether the other node is back.
+const ROUND: Duration = Duration::from_secs(1);
 /// For a node that comes back to answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -75,12 +75,14 @@ pub(super) async fn stand_in(
         );
     }
     link::leave_behind(&control.client, peer.number).await.map_err(ReachError::from)?;
+    let mut reader = Reader::open(config, &control).await?;
     while !*stop.borrow() && !is_there(there).await {
-        note_changes(config, &control, &control).await?;
+        let round = Instant::now() + ROUND;
+        while reader.note(&control, Some(round)).await? {}
         control.client.execute(AT_WORK, &[]).await.map_err(ReachError::from)?;
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
-            () = tokio::time::sleep(PAUSE) => {}
+            () = tokio::time::sleep_until(round.into()) => {}
         }
     }
     Ok(())

@@ -49,22 +49,12 @@ pub async fn read_backlog(config: &Config, node: &Node) -> Result<Backlog, RunEr
 /// As [`read_backlog`].
 pub async fn note_changes(config: &Config, control: &Control, keeper: &Control) -> Result<(), RunError> {
     let mut reader = Reader::open(config, control).await?;
-    loop {
-        let more = reader.read(PORTION).await?;
-        let keys = std::mem::take(&mut reader.backlog).dirty_keys();
-        if !keys.is_empty() {
-            let number = control.row.number;
-            link::add_dirty_keys(&keeper.client, number, &keys).await.map_err(ReachError::from)?;
-        }
-        reader.acknowledge().await?;
-        if !more {
-            return Ok(());
-        }
-    }
+    while reader.note(keeper, None).await? {}
+    Ok(())
 }
 
 /// Reads one node's changes without a hub.
-struct Reader<'c> {
+pub(super) struct Reader<'c> {
     control: &'c Control,
     seat: Seat,
     reached: Position,
@@ -74,7 +64,7 @@ struct Reader<'c> {
 }
 
 impl<'c> Reader<'c> {
-    async fn open(config: &Config, control: &'c Control) -> Result<Self, RunError> {
+    pub(super) async fn open(config: &Config, control: &'c Control) -> Result<Self, RunError> {
         let epoch = link::read_epoch(&control.client).await.map_err(ReachError::from)?.epoch;
         let linked = link::read_linked_tables(&control.client).await.map_err(ReachError::from)?;
         let shapes = Shapes::default();
@@ -87,6 +77,26 @@ impl<'c> Reader<'c> {
         let mut seat = Seat::new(context);
         seat.up(up, start, &report);
         Ok(Self { control, seat, reached: start, until, backlog: Backlog::default(), _reports: reports })
+    }
+
+    /// Notes on `keeper` which keys have changed, and lets the node forget that much. False: all has been read that was
+    /// there at the beginning; or, where there is a `deadline`, whatever was there until then.
+    pub(super) async fn note(&mut self, keeper: &Control, deadline: Option<Instant>) -> Result<bool, RunError> {
+        let more = match deadline {
+            None => self.read(PORTION).await?,
+            Some(deadline) => {
+                self.until = Position(u64::MAX);
+                let read = tokio::time::timeout_at(deadline.into(), self.read(PORTION)).await;
+                read.unwrap_or(Ok(false))?
+            }
+        };
+        let keys = std::mem::take(&mut self.backlog).dirty_keys();
+        if !keys.is_empty() {
+            let number = self.control.row.number;
+            link::add_dirty_keys(&keeper.client, number, &keys).await.map_err(ReachError::from)?;
+        }
+        self.acknowledge().await?;
+        Ok(more)
     }
 
     /// Until about so many keys are there. False: all has been read.
