@@ -126,7 +126,7 @@ CREATE TABLE pgtandem.held (
 
 -- What `up` changed on objects that are not ours, as it was before, for `down`.
 CREATE TABLE pgtandem.restore (
-    kind   text NOT NULL,                               -- 'sequence', 'replica identity', 'catalog' (fingerprint taken before `up`), 'copy' (ranges of a table already copied)
+    kind   text NOT NULL,                               -- 'sequence', 'replica identity', 'catalog' (fingerprint taken before `up`), 'copy' (ranges of a table already copied), 'rejoin' (of this node, not finished)
     object text NOT NULL,
     before jsonb NOT NULL,
     after  jsonb,
@@ -142,6 +142,27 @@ CREATE TABLE pgtandem.hub_status (
     seen_at    timestamptz,
     state      jsonb
 ) WITH (fillfactor = 50);
+
+-- How often each node has been written to by hubs, as far as this one knows: of itself always, of a peer once that is on
+-- the peer's disk. A node that knows less of itself than a peer does was set back: restored from a backup, say.
+CREATE TABLE pgtandem.pulse (
+    node smallint PRIMARY KEY,
+    beat bigint NOT NULL
+) WITH (fillfactor = 50);
+
+-- The peer that was away for so long that its changes are not kept for it any more, only the keys that changed.
+CREATE TABLE pgtandem.left_behind (
+    node  smallint PRIMARY KEY,
+    since timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+
+-- Those keys. When the peer returns they are settled, and this is emptied.
+CREATE TABLE pgtandem.dirty_key (
+    table_id   integer NOT NULL,
+    key_bytes  bytea NOT NULL,                          -- empty: any key of the table
+    changed_by smallint NOT NULL,                       -- this node, or the peer itself once it is back
+    PRIMARY KEY (table_id, key_bytes, changed_by)
+);
 
 -- Leaves a mark by which capture knows the whole transaction as ours: here in the WAL.
 CREATE FUNCTION pgtandem.sign_delivery(landing bigint) RETURNS void

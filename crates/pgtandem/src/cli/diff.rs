@@ -5,7 +5,7 @@ mod csv;
 mod html;
 mod json;
 mod resume;
-mod text;
+pub(super) mod text;
 mod watch;
 
 use std::path::PathBuf;
@@ -62,7 +62,7 @@ struct Form {
     keys: bool,
 }
 
-fn share(text: &str) -> Result<f64, String> {
+pub(super) fn share(text: &str) -> Result<f64, String> {
     let share = text.parse::<f64>().ok().filter(|share| (0.01..=1.0).contains(share));
     share.ok_or_else(|| "write a share between 0.01 and 1".to_owned())
 }
@@ -70,7 +70,7 @@ fn share(text: &str) -> Result<f64, String> {
 impl Diff {
     pub async fn run(self, global: &Global) -> Result<Outcome, Failure> {
         let config = global.load_config()?;
-        let names = self.names(&config)?;
+        let names = names_of(&config, &self.tables)?;
         if self.form.keys && names.len() > 1 {
             let known: Vec<String> = names.iter().map(QualifiedName::plain).collect();
             return Err(Failure::in_usage(
@@ -90,22 +90,6 @@ impl Diff {
             say(text::render(&report, width(), Style::of_stdout()).trim_end());
         }
         Ok(if report.is_equal() { Outcome::Fine } else { Outcome::Differs })
-    }
-
-    /// Those of the command line, else all of the configuration.
-    fn names(&self, config: &Config) -> Result<Vec<QualifiedName>, Failure> {
-        let known: Vec<QualifiedName> = config.tables.iter().map(|table| table.name.clone()).collect();
-        if self.tables.is_empty() {
-            return Ok(known);
-        }
-        if let Some(unknown) = self.tables.iter().find(|name| !known.contains(name)) {
-            let known: Vec<String> = known.iter().map(QualifiedName::plain).collect();
-            return Err(Failure::in_usage(
-                format!("{} is not in the configuration", unknown.plain()),
-                format!("one of: {}", known.join(", ")),
-            ));
-        }
-        Ok(self.tables.clone())
     }
 
     async fn compare(&self, config: &Config, names: &[QualifiedName]) -> Result<Report, Failure> {
@@ -142,6 +126,22 @@ impl Diff {
         resume.remove();
         Ok(report)
     }
+}
+
+/// Those of the command line, else all of the configuration.
+pub(super) fn names_of(config: &Config, wanted: &[QualifiedName]) -> Result<Vec<QualifiedName>, Failure> {
+    let known: Vec<QualifiedName> = config.tables.iter().map(|table| table.name.clone()).collect();
+    if wanted.is_empty() {
+        return Ok(known);
+    }
+    if let Some(unknown) = wanted.iter().find(|name| !known.contains(name)) {
+        let known: Vec<String> = known.iter().map(QualifiedName::plain).collect();
+        return Err(Failure::in_usage(
+            format!("{} is not in the configuration", unknown.plain()),
+            format!("one of: {}", known.join(", ")),
+        ));
+    }
+    Ok(wanted.to_vec())
 }
 
 async fn others(nodes: &[OpenNode]) -> Result<Vec<OpenNode>, LifecycleError> {

@@ -16,10 +16,13 @@ mod layout;
 mod output;
 mod pause;
 mod plan;
+mod rejoin;
+mod repair;
 mod run;
 mod status;
 mod style;
 mod up;
+mod verify;
 mod when;
 
 pub use failure::{Failure, Outcome};
@@ -40,6 +43,9 @@ From nothing to a link:
   pgtandem plan       what `up` would do; --sql to read every statement
   pgtandem up         does it, after asking
   pgtandem run        keeps the tables the same, until it is stopped
+  pgtandem verify     compares them again and again, at low load
+  pgtandem repair     makes rows that differ nevertheless the same again
+  pgtandem rejoin     brings back a node that lost its slot, was restored, or cloned
   pgtandem status     how it stands, from any machine, with and without the hub
   pgtandem down       takes it all away again, and proves it
 
@@ -77,6 +83,9 @@ enum Command {
     Plan(plan::PlanCommand),
     Up(up::Up),
     Diff(diff::Diff),
+    Verify(verify::Verify),
+    Repair(repair::Repair),
+    Rejoin(rejoin::Rejoin),
     Run(run::Run),
     Status(status::Status),
     Conflicts(conflicts::Conflicts),
@@ -122,6 +131,9 @@ fn in_runtime(command: Command, global: &Global) -> Result<Outcome, Failure> {
             Command::Plan(plan) => plan.run(global).await,
             Command::Up(up) => up.run(global).await,
             Command::Diff(diff) => diff.run(global).await,
+            Command::Verify(verify) => verify.run(global).await,
+            Command::Repair(repair) => repair.run(global).await,
+            Command::Rejoin(rejoin) => rejoin.run(global).await,
             Command::Run(run) => run.run(global),
             Command::Demo(demo) => demo.run(),
             Command::Status(status) => status.run(global).await,

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::thread;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,7 +10,10 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use super::{Failure, Global, Outcome, Style};
-use crate::daemon;
+use crate::config::Config;
+use crate::daemon::{self, Stopped};
+use crate::lifecycle::{self, LifecycleError, Progress};
+use crate::sql::QualifiedName;
 
 /// Runs the hub: reads every node's changes and delivers them to the others, until it is stopped.
 ///
@@ -48,18 +52,56 @@ impl Run {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         tracing::info!(config = %config.file.display(), "pgtandem {} starts", env!("CARGO_PKG_VERSION"));
         let ended = match self.once {
-            false => runtime.block_on(daemon::run(&config, stop)),
-            true => runtime.block_on(daemon::run_once(&config, stop)).map(|done| {
-                if !done {
-                    tracing::info!("another pgtandem is at work: it delivers what waits");
-                }
-            }),
+            false => runtime.block_on(keep_running(&config, stop)),
+            true => runtime.block_on(run_once(&config, stop)),
         };
         // A connection that hangs must not keep the process alive.
         runtime.shutdown_background();
-        ended.map_err(|error| Failure::at_run_time(error.to_string()))?;
+        ended?;
         tracing::info!("ended");
         Ok(Outcome::Fine)
+    }
+}
+
+/// Between attempts to settle what a node has missed.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The hub, and between two of its lives what has to be settled before it can go on.
+async fn keep_running(config: &Config, stop: watch::Receiver<bool>) -> Result<(), Failure> {
+    loop {
+        match daemon::run(config, stop.clone()).await {
+            Ok(Stopped::Asked) => return Ok(()),
+            Ok(Stopped::Returned(node)) => match lifecycle::bring_back(config, &node, &Log).await {
+                Ok(()) => {}
+                Err(error @ LifecycleError::Refused { .. }) => return Err(error.into()),
+                Err(error) => {
+                    tracing::warn!("{error}; trying again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            },
+            Err(error) => return Err(Failure::at_run_time(error.to_string())),
+        }
+    }
+}
+
+async fn run_once(config: &Config, stop: watch::Receiver<bool>) -> Result<(), Failure> {
+    let done = daemon::run_once(config, stop).await.map_err(|error| Failure::at_run_time(error.to_string()))?;
+    if !done {
+        tracing::info!("another pgtandem is at work: it delivers what waits");
+    }
+    Ok(())
+}
+
+/// Progress, for the log.
+struct Log;
+
+impl Progress for Log {
+    fn step(&self, text: &str) {
+        tracing::info!("{text}");
+    }
+
+    fn merged(&self, table: &QualifiedName, what: &str) {
+        tracing::info!(table = %table.plain(), "{what}");
     }
 }
 

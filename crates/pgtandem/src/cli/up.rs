@@ -54,13 +54,13 @@ impl Up {
 }
 
 /// A line for each step; rows with rate and remaining time, on a terminal.
-struct Watch {
+pub(super) struct Watch {
     bar: Mutex<Option<ProgressBar>>,
     terminal: bool,
 }
 
 impl Watch {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { bar: Mutex::new(None), terminal: std::io::stderr().is_terminal() }
     }
 

@@ -23,7 +23,7 @@ pub(super) enum Landed {
 struct News {
     /// Its number in the link; none where we may not read that.
     number: Option<i16>,
-    /// Up to where its slot has been acknowledged; none: no hub reads it.
+    /// Up to where its slot or its outbox has been acknowledged; none: no hub reads it.
     acknowledged: Option<PgLsn>,
     /// Up to which position of each node what landed here reflects it; by number.
     covers: Vec<PgLsn>,
@@ -31,11 +31,20 @@ struct News {
 
 /// Waits until every change that was committed on any node before this call has reached all others.
 pub(super) async fn wait_for_landings(sides: &[Side<'_>]) -> Result<Landed, CompareError> {
-    let positions = try_join_all(sides.iter().map(position)).await?;
+    let mut marks = try_join_all(sides.iter().map(mark)).await?;
     let began = Instant::now();
     loop {
+        for (side, mark) in sides.iter().zip(&mut marks) {
+            if let Mark::Unread(drawn) = *mark {
+                *mark = read_up_to(side, drawn).await?.map_or(Mark::Unread(drawn), Mark::At);
+            }
+        }
         let news = try_join_all(sides.iter().map(news)).await?;
-        if (0..sides.len()).all(|node| has_landed(node, positions[node], &news)) {
+        let landed = |(node, mark): (usize, &Mark)| match mark {
+            Mark::At(position) => has_landed(node, *position, &news),
+            Mark::Unread(_) => news[node].acknowledged.is_none(),
+        };
+        if marks.iter().enumerate().all(landed) {
             return Ok(Landed::All);
         }
         if began.elapsed() > PATIENCE {
@@ -43,6 +52,13 @@ pub(super) async fn wait_for_landings(sides: &[Side<'_>]) -> Result<Landed, Comp
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Up to where a node's changes are waited for.
+enum Mark {
+    At(PgLsn),
+    /// Of an outbox: what had been drawn of its numbers. Its position is known once it has been read.
+    Unread(i64),
 }
 
 /// A node that is at rest is acknowledged up to its end, though no landing tells of it. One that is busy may not be
@@ -56,15 +72,42 @@ fn has_landed(node: usize, position: PgLsn, news: &[News]) -> bool {
     acknowledged >= position || others.all(|(_, other)| other.covers.get(number).is_some_and(|at| *at >= position))
 }
 
-async fn position(side: &Side<'_>) -> Result<PgLsn, CompareError> {
-    const QUERY: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN '0/0'::pg_lsn
-                                     ELSE pg_catalog.pg_current_wal_insert_lsn() END";
-    Ok(side.client.query_one(QUERY, &[]).await.on(side.name, doing)?.get(0))
+/// Whether the node's changes are read from an outbox that we may look at.
+const HAS_OUTBOX: &str =
+    "EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = 'pgtandem' AND c.relname = 'outbox_read'
+              AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT'))";
+
+async fn mark(side: &Side<'_>) -> Result<Mark, CompareError> {
+    let query = format!(
+        "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN '0/0'::pg_lsn
+                     ELSE pg_catalog.pg_current_wal_insert_lsn() END, {HAS_OUTBOX}"
+    );
+    let row = side.client.query_one(&query, &[]).await.on(side.name, doing)?;
+    if !row.get::<_, bool>(1) {
+        return Ok(Mark::At(row.get(0)));
+    }
+    const DRAWN: &str = "SELECT last_value FROM pgtandem.outbox_id";
+    Ok(Mark::Unread(side.client.query_one(DRAWN, &[]).await.on(side.name, doing)?.get(0)))
+}
+
+/// The position of a read that saw all that is there of the numbers up to `drawn`; none yet: some of it is unread.
+async fn read_up_to(side: &Side<'_>, drawn: i64) -> Result<Option<PgLsn>, CompareError> {
+    const QUERY: &str = "
+        SELECT coalesce(pg_catalog.max(r.position), '0/0'),
+               EXISTS (SELECT FROM pgtandem.outbox o
+                       WHERE o.id OPERATOR(pg_catalog.<=) $1
+                         AND NOT coalesce((SELECT pg_catalog.pg_visible_in_snapshot(o.xid, l.snapshot) AND o.id <= l.drawn
+                                           FROM pgtandem.outbox_read l ORDER BY l.position DESC LIMIT 1), false))
+        FROM pgtandem.outbox_read r";
+    let row = side.client.query_one(QUERY, &[&drawn]).await.on(side.name, doing)?;
+    Ok(if row.get(1) { None } else { Some(row.get(0)) })
 }
 
 async fn news(side: &Side<'_>) -> Result<News, CompareError> {
     // Any role may read the slots; our own tables only who may.
-    const QUERY: &str = "
+    let query = format!(
+        "
         SELECT (SELECT pg_catalog.min(confirmed_flush_lsn) FROM pg_catalog.pg_replication_slots
                 WHERE slot_name LIKE 'pgtandem\\_%' AND plugin = 'pgoutput' AND active AND NOT temporary
                   AND database = pg_catalog.current_database()),
@@ -72,17 +115,26 @@ async fn news(side: &Side<'_>) -> Result<News, CompareError> {
                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                 WHERE n.nspname = 'pgtandem' AND c.relname IN ('node', 'landing')
                   AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
-                  AND pg_catalog.has_table_privilege(c.oid, 'SELECT'))";
+                  AND pg_catalog.has_table_privilege(c.oid, 'SELECT')), {HAS_OUTBOX}"
+    );
     const LINK: &str = "
         SELECT (SELECT number FROM pgtandem.node),
                coalesce((SELECT cover FROM pgtandem.landing ORDER BY id DESC LIMIT 1), '{}')";
-    let row = side.client.query_one(QUERY, &[]).await.on(side.name, doing)?;
-    let (mut number, mut covers) = (None, Vec::new());
+    // A hub that reads an outbox says every ten seconds at least that it is there.
+    const OUTBOX: &str = "
+        SELECT CASE WHEN EXISTS (SELECT FROM pgtandem.hub_status
+                                 WHERE seen_at > pg_catalog.clock_timestamp() - interval '15 seconds')
+                    THEN (SELECT position FROM pgtandem.outbox_acknowledged) END";
+    let row = side.client.query_one(&query, &[]).await.on(side.name, doing)?;
+    let (mut number, mut covers, mut acknowledged) = (None, Vec::new(), row.get(0));
     if row.get(1) {
         let row = side.client.query_one(LINK, &[]).await.on(side.name, doing)?;
         (number, covers) = (row.get(0), row.get(1));
     }
-    Ok(News { number, acknowledged: row.get(0), covers })
+    if row.get(2) {
+        acknowledged = side.client.query_one(OUTBOX, &[]).await.on(side.name, doing)?.get(0);
+    }
+    Ok(News { number, acknowledged, covers })
 }
 
 fn doing() -> String {

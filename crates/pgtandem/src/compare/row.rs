@@ -34,7 +34,7 @@ impl ComparedRow {
 pub async fn read_whole(
     sides: &[Side<'_>],
     subject: &Subject,
-    keys: &[Vec<Vec<String>>],
+    keys: &[impl AsRef<[Vec<String>]>],
 ) -> Result<Vec<Vec<Option<ComparedRow>>>, CompareError> {
     read_rows(sides, subject, keys, ComparedTable::read_whole, "reading rows").await
 }

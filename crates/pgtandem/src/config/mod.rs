@@ -5,6 +5,7 @@
 mod direct;
 mod interpolate;
 mod mask;
+mod measure;
 mod names;
 mod read;
 mod report;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use crate::connect::{Endpoint, Environment};
 use crate::sql::{Ident, QualifiedName};
 
+pub use measure::read_interval;
 pub use names::spell_table_name;
 pub use report::{ConfigFault, ConfigFaults};
 
@@ -114,6 +116,10 @@ pub struct HubSettings {
     /// Decisions are kept for this long, and as long as all of a node take no more than that.
     pub keep_conflicts_days: u32,
     pub keep_conflicts_mib: u32,
+    /// How often the hub compares the tables, at low load; none: never.
+    pub verify_every: Option<Duration>,
+    /// So much WAL (or outbox) a node keeps for a peer that is away, in bytes.
+    pub keep_wal: u64,
 }
 
 /// `mode = "direct"` and the section `[direct]`.
@@ -137,6 +143,8 @@ impl Default for HubSettings {
             id_slots: 4,
             keep_conflicts_days: 90,
             keep_conflicts_mib: 1024,
+            verify_every: None,
+            keep_wal: 1 << 30,
         }
     }
 }

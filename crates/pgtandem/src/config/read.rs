@@ -393,7 +393,15 @@ impl<'a> Reader<'a> {
         self.only_known(
             &section,
             "of [hub]",
-            &["silence_timeout_s", "status_interval_ms", "id_slots", "keep_conflicts_days", "keep_conflicts_mib"],
+            &[
+                "silence_timeout_s",
+                "status_interval_ms",
+                "id_slots",
+                "keep_conflicts_days",
+                "keep_conflicts_mib",
+                "verify_every",
+                "keep_wal",
+            ],
         );
         let silence = defaults.silence_timeout.as_secs();
         let status = defaults.status_interval.as_secs() * 1000;
@@ -403,6 +411,8 @@ impl<'a> Reader<'a> {
             id_slots: self.number(&section, "id_slots", 2..=64, defaults.id_slots),
             keep_conflicts_days: self.number(&section, "keep_conflicts_days", 0..=36_500, defaults.keep_conflicts_days),
             keep_conflicts_mib: self.number(&section, "keep_conflicts_mib", 1..=1_048_576, defaults.keep_conflicts_mib),
+            verify_every: self.interval(&section, "verify_every"),
+            keep_wal: self.size(&section, "keep_wal").unwrap_or(defaults.keep_wal),
         };
         let span = section.table.get("id_slots").map_or(section.span, Spanned::span);
         self.check_slots(settings.id_slots, nodes, Some(span));
@@ -417,6 +427,28 @@ impl<'a> Reader<'a> {
                  it cannot be changed once tables are linked"
             );
             self.fault(span, message, remedy);
+        }
+    }
+
+    fn size(&mut self, section: &Section<'a>, key: &str) -> Option<u64> {
+        let value = section.table.get(key)?;
+        let size = value.get_ref().as_str().and_then(super::measure::read_size);
+        if size.is_none() {
+            let remedy = format!("write a whole number and MiB or GiB in quotes: {key} = \"1GiB\"");
+            self.fault(value.span(), format!("`{key}` is not a size"), remedy);
+        }
+        size
+    }
+
+    fn interval(&mut self, section: &Section<'a>, key: &str) -> Option<Duration> {
+        let value = section.table.get(key)?;
+        match value.get_ref().as_str().ok_or_else(String::new).and_then(super::read_interval) {
+            Ok(interval) => Some(interval),
+            Err(_) => {
+                let remedy = format!("write a whole number and s, min, h or d in quotes: {key} = \"1h\"");
+                self.fault(value.span(), format!("`{key}` is not an interval"), remedy);
+                None
+            }
         }
     }
 

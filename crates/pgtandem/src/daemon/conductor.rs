@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -422,6 +423,15 @@ impl Conductor {
     /// By node.
     pub fn acknowledged_positions(&self) -> Vec<PgLsn> {
         self.seats.iter().map(|seat| PgLsn::from(self.hub.acknowledged(seat.node).0)).collect()
+    }
+
+    /// By node: what its peers may know of it.
+    pub fn beats(&self) -> Vec<i64> {
+        self.seats.iter().map(|seat| seat.context.beat.load(Ordering::Relaxed)).collect()
+    }
+
+    pub fn note_beat(&self, at: usize, beat: i64) {
+        self.seats[at].context.beat.fetch_max(beat, Ordering::Relaxed);
     }
 
     pub fn node_name(&self, node: NodeId) -> String {

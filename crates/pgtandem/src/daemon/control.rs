@@ -30,16 +30,11 @@ impl Control {
             return Err(not_linked());
         }
         let row = link::read_node(&session.client).await?.ok_or_else(not_linked)?;
-        let identifier: String = session
-            .client
-            .query_one("SELECT system_identifier::text FROM pg_catalog.pg_control_system()", &[])
-            .await?
-            .get(0);
         if let Some(other) = row.other_version() {
             let reason = format!("{}; {}", other.what, other.remedy);
             return Err(ReachError::Misfit { node: node.name.clone(), reason });
         }
-        if row.system_identifier != identifier {
+        if !link::is_where_it_was_linked(&session.client, &row).await? {
             return Err(ReachError::Stranger { node: node.name.clone() });
         }
         if row.name != node.name {
@@ -49,7 +44,9 @@ impl Control {
             );
             return Err(ReachError::Misfit { node: node.name.clone(), reason });
         }
-        session.client.batch_execute(&format!("LISTEN {}", link::CHANNEL)).await?;
+        // What a peer is told of this node must be on its disk.
+        let listen = format!("SET synchronous_commit = local; LISTEN {}", link::CHANNEL);
+        session.client.batch_execute(&listen).await?;
         Ok(Self {
             id: node_id(row.number),
             name: node.name.clone(),

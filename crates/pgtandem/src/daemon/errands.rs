@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::Notification;
 use tokio_postgres::types::PgLsn;
 
+use super::alone::kept_bytes;
 use super::conductor::{Conductor, Ended};
 use super::control::Control;
 use super::direct;
@@ -18,6 +19,7 @@ use super::error::ReachError;
 use super::look::{Looked, TableVerdict, compare_tables};
 use super::probe::answer_of;
 use super::tables::table_id;
+use super::verify::Verifying;
 use crate::config::Node;
 use crate::direct::Settled;
 use crate::link::{self, LinkedTable};
@@ -32,7 +34,7 @@ const PRUNE: Duration = Duration::from_secs(3600);
 enum Found {
     Tables(Looked),
     /// The hub's state was written down on a node, or not.
-    Written(usize, Result<(), ReachError>),
+    Written(usize, Result<i64, ReachError>),
     /// A node that was away has a session for errands again.
     Reopened(usize, Box<Control>),
     /// Old decisions were dropped on a node.
@@ -42,6 +44,11 @@ enum Found {
     },
     /// What direct deliveries had left was looked through, or could not be.
     Settled(Result<Settled, ReachError>),
+    /// A node keeps so much for one that is away.
+    Kept {
+        node: String,
+        bytes: u64,
+    },
     Failed {
         node: String,
         error: ReachError,
@@ -70,7 +77,13 @@ pub struct Errands {
     retry_at: Instant,
     reopen_at: Instant,
     prune_at: Instant,
+    weigh_at: Instant,
+    /// More than this no node keeps for one of two that is away.
+    pub keep_wal: u64,
+    /// What was found to be too much.
+    too_much: Option<String>,
     keep: Keep,
+    verifying: Verifying,
     /// By node: what was acknowledged when decisions were dropped last. That is settled for good by now.
     settled: Vec<PgLsn>,
     paused: BTreeSet<(TableId, NodeId)>,
@@ -109,6 +122,7 @@ impl Errands {
         holder: String,
         silence_timeout: Duration,
         keep: Keep,
+        verifying: Verifying,
     ) -> Self {
         let (find, found) = mpsc::unbounded_channel();
         let now = Instant::now();
@@ -134,7 +148,11 @@ impl Errands {
             write_at: now,
             retry_at: now + PATIENCE,
             prune_at: now,
+            weigh_at: now + PATIENCE,
+            keep_wal: u64::MAX,
+            too_much: None,
             keep,
+            verifying,
             settled: Vec::new(),
             paused,
             said: HashMap::new(),
@@ -189,12 +207,33 @@ impl Errands {
             self.write_at = now + SECOND;
             self.write_down(conductor, now);
         }
+        if now >= self.weigh_at {
+            self.weigh_at = now + PATIENCE;
+            self.weigh(conductor);
+        }
+        if let Some(why) = self.too_much.take() {
+            return Some(Ended::Recover(why));
+        }
         if now >= self.prune_at {
             // What was acknowledged before the first interval is known after it.
             self.prune_at = now + if self.settled.is_empty() { PRUNE / 6 } else { PRUNE };
             self.prune(conductor);
         }
         None
+    }
+
+    /// While one of two nodes is away, what the other one keeps for it must not fill the disk.
+    fn weigh(&self, conductor: &Conductor) {
+        let here = self.present(conductor);
+        let ([control], 2) = (here.as_slice(), self.controls.len()) else { return };
+        let (control, limit) = (Arc::clone(control), self.silence_timeout);
+        self.spawn(async move {
+            let node = control.name.clone();
+            match answer_of(&node, limit, kept_bytes(&control)).await {
+                Ok(bytes) => Found::Kept { node, bytes },
+                Err(error) => Found::Failed { node, error },
+            }
+        });
     }
 
     fn spawn(&self, errand: impl Future<Output = Found> + Send + 'static) {
@@ -276,10 +315,13 @@ impl Errands {
         match found {
             Found::Written(at, written) => {
                 self.words[at].writing = false;
-                if let Err(error) = written {
-                    // It is to be told again.
-                    self.words[at].state = Json::Null;
-                    self.failed(&self.nodes[at].name.clone(), &error);
+                match written {
+                    Ok(beat) => conductor.note_beat(at, beat),
+                    Err(error) => {
+                        // It is to be told again.
+                        self.words[at].state = Json::Null;
+                        self.failed(&self.nodes[at].name.clone(), &error);
+                    }
                 }
             }
             Found::Tables(looked) => {
@@ -302,6 +344,11 @@ impl Errands {
                 self.settle_at = Instant::now() + direct::PAUSE;
                 if let Err(error) = settled {
                     tracing::debug!("receipts of direct deliveries were not looked through: {error}");
+                }
+            }
+            Found::Kept { node, bytes } => {
+                if bytes > self.keep_wal && self.present(conductor).len() < self.controls.len() {
+                    self.too_much = Some(format!("{node} keeps {} MiB for the other node, which is away", bytes >> 20));
                 }
             }
             Found::Pruned { count: 0, .. } => {}
@@ -378,6 +425,7 @@ impl Errands {
     fn write_down(&mut self, conductor: &mut Conductor, now: Instant) {
         let mut state = conductor.state();
         state["paused"] = self.paused_tables().into();
+        state["verified"] = self.verifying.last();
         for at in 0..self.controls.len() {
             let Some(control) = self.controls[at].clone().filter(|_| conductor.is_here(at)) else { continue };
             let word = &mut self.words[at];
@@ -387,7 +435,9 @@ impl Errands {
                 continue;
             }
             *word = Word { writing: true, state: state.clone(), at: now };
-            let status = HubStatus { epoch: self.epoch, holder: self.holder.clone(), state: state.clone() };
+            let mut beats = conductor.beats();
+            beats[at] += 1;
+            let status = HubStatus { epoch: self.epoch, holder: self.holder.clone(), state: state.clone(), at, beats };
             let limit = self.silence_timeout;
             self.spawn(async move { Found::Written(at, write_down(&control, &status, limit).await) });
         }
@@ -430,17 +480,25 @@ struct HubStatus {
     epoch: i64,
     holder: String,
     state: Json,
+    /// The node that is told, and what it and its peers are to know of each other.
+    at: usize,
+    beats: Vec<i64>,
 }
 
-async fn write_down(control: &Control, words: &HubStatus, limit: Duration) -> Result<(), ReachError> {
+/// Answers with the node's beat, which its peers may be told from then on.
+async fn write_down(control: &Control, words: &HubStatus, limit: Duration) -> Result<i64, ReachError> {
     const STATE: &str = "INSERT INTO pgtandem.hub_status AS s (epoch, holder, started_at, seen_at, state) \
         VALUES ($1, $2, clock_timestamp(), clock_timestamp(), $3) \
         ON CONFLICT (only_row) DO UPDATE SET started_at = CASE WHEN s.epoch = excluded.epoch THEN s.started_at \
             ELSE excluded.started_at END, epoch = excluded.epoch, holder = excluded.holder, \
             seen_at = excluded.seen_at, state = excluded.state WHERE s.epoch IS NULL OR s.epoch <= excluded.epoch";
     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&words.epoch, &words.holder, &words.state];
-    let written = async { Ok(control.client.execute(STATE, &parameters).await?) };
-    answer_of(&control.name, limit, written).await.map(drop)
+    let numbers: Vec<i16> = (0..).take(words.beats.len()).collect();
+    let written = async {
+        control.client.execute(STATE, &parameters).await?;
+        Ok(link::write_pulses(&control.client, &numbers, &words.beats).await?)
+    };
+    answer_of(&control.name, limit, written).await.map(|()| words.beats[words.at])
 }
 
 /// Compares the linked tables of all nodes and says which may be written where.

@@ -18,14 +18,27 @@ pub enum ReachError {
     Target(#[from] DeliverError),
     #[error(
         "{node}: this is not the database that was linked (a restored backup, a clone, or a new server); \
-         run `pgtandem down --node {node}` and `pgtandem up` to link it anew"
+         run `pgtandem rejoin {node}` to compare it with its peers, settle what differs and go on with it"
     )]
     Stranger { node: String },
     #[error(
         "{node}: its replication slot {slot} is gone or has lost WAL it needs, so changes may be missing; \
-         run `pgtandem down` and `pgtandem up` to compare and link again"
+         run `pgtandem rejoin {node}` to compare it with its peers, settle what differs and go on with it"
     )]
     SlotGone { node: String, slot: String },
+    #[error(
+        "{node}: it knows less of itself than its peers do: it was set back to an earlier state (a restored backup, a \
+         promoted standby that had not got everything); run `pgtandem rejoin {node}` to compare it with its peers, settle \
+         what differs and go on with it"
+    )]
+    SetBack { node: String },
+    #[error(
+        "{node}: {table} has lost the triggers that capture its changes, so changes may be missing; run `pgtandem rejoin \
+         {node}` to compare it with its peers, settle what differs and go on with it"
+    )]
+    TriggersGone { node: String, table: String },
+    #[error("{node}: `pgtandem rejoin {node}` was begun and has not ended; run it again")]
+    Rejoining { node: String },
     #[error("{node}: no answer for {} s", .after.as_secs())]
     Silent { node: String, after: Duration },
     #[error("{node}: a session of an earlier hub does not end; waiting for it")]
@@ -58,9 +71,13 @@ impl ReachError {
             },
             // One that was deposed waits for the locks like any other.
             Self::OldBackend { .. } | Self::Silent { .. } | Self::Deposed { .. } => Retry::Soon,
-            Self::Stranger { .. } | Self::SlotGone { .. } | Self::NotLinked { .. } | Self::Misfit { .. } => {
-                Retry::Never
-            }
+            Self::Rejoining { .. } => Retry::AfterPerson,
+            Self::Stranger { .. }
+            | Self::SlotGone { .. }
+            | Self::SetBack { .. }
+            | Self::TriggersGone { .. }
+            | Self::NotLinked { .. }
+            | Self::Misfit { .. } => Retry::Never,
         }
     }
 }
@@ -93,6 +110,8 @@ pub enum RunError {
     Spill(std::io::Error),
     #[error("{}", not_all_here(.0))]
     NotAllHere(Vec<(String, String)>),
+    #[error("{node} was away for so long that only the keys that changed were kept; they have to be settled first")]
+    Returned { node: String },
     #[error("nothing is linked here yet; run `pgtandem up` first")]
     NothingLinked,
     #[error(
@@ -116,6 +135,7 @@ impl RunError {
             Self::Delivery { .. }
             | Self::Capture { .. }
             | Self::Spill(_)
+            | Self::Returned { .. }
             | Self::NothingLinked
             | Self::UnknownPeer { .. } => Retry::Never,
         }

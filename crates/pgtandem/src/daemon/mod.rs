@@ -1,5 +1,8 @@
 //! `pgtandem run`: the process that owns the hub, the captures and the deliveries.
 
+mod alone;
+mod backlog;
+mod brief;
 mod conductor;
 mod control;
 mod direct;
@@ -16,11 +19,15 @@ mod settings;
 mod start;
 mod state;
 mod tables;
+mod verify;
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+pub use alone::note_all_changes;
+pub use backlog::{Backlog, read_backlog};
+pub use brief::Brief;
 use conductor::{Conductor, Ended};
 use control::Control;
 use errands::{Errands, Keep};
@@ -38,20 +45,30 @@ const BEAT: Duration = Duration::from_millis(50);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Runs the hub until `stop` becomes true.
+/// Why a run is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stopped {
+    Asked,
+    /// This node is back after its peer had stopped to keep changes for it: before a hub works again, what both have
+    /// changed has to be settled.
+    Returned(String),
+}
+
+/// Runs the hub until `stop` becomes true, or something has to be settled first.
 ///
 /// # Errors
 /// When something is wrong that waiting cannot mend.
-pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(), RunError> {
+pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<Stopped, RunError> {
     let holder = holder();
     let mut pause = SHORTEST_PAUSE;
     let mut last_said = String::new();
     loop {
         let began = Instant::now();
         match work(config, &holder, &mut stop).await {
-            Ok(Ended::Asked) => return Ok(()),
+            Ok(Ended::Asked) => return Ok(Stopped::Asked),
             Ok(Ended::Yield) => tracing::info!("another pgtandem command asked for the lock; waiting for it to finish"),
             Ok(Ended::Recover(why)) => tracing::warn!("starting over from the databases: {why}"),
+            Err(RunError::Returned { node }) => return Ok(Stopped::Returned(node)),
             Err(error) => match error.retry() {
                 Retry::Never => return Err(error),
                 Retry::Soon | Retry::AfterPerson => {
@@ -61,6 +78,7 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
                         tracing::warn!("{text}; trying again");
                     }
                     last_said = text;
+                    stand_in(config, &error, &holder, &mut stop).await?;
                 }
             },
         }
@@ -68,10 +86,29 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
             pause = SHORTEST_PAUSE;
         }
         tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            _ = stop.wait_for(|stop| *stop) => return Ok(Stopped::Asked),
             () = tokio::time::sleep(pause) => {}
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Where a hub cannot begin because one of two nodes is away: see [`alone`].
+async fn stand_in(
+    config: &Config,
+    error: &RunError,
+    holder: &str,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<(), RunError> {
+    let RunError::NotAllHere(missing) = error else { return Ok(()) };
+    let ([(away, _)], 2) = (missing.as_slice(), config.nodes.len()) else { return Ok(()) };
+    match alone::stand_in(config, away, holder, stop).await {
+        Err(error) if error.retry() == Retry::Never => Err(error),
+        Err(error) => {
+            tracing::warn!("{error}; trying again");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }
 
@@ -130,6 +167,9 @@ async fn begin_from(config: &Config, holder: &str, controls: Vec<Control>) -> Re
     let started = tokio::select! {
         started = async {
             take_locks(&controls).await?;
+            if let Some(node) = alone::returned(&controls).await? {
+                return Err(RunError::Returned { node });
+            }
             start::start(config, &controls, holder, &report).await
         } => started?,
         silent = probe::first_silent(&config.nodes, config.hub.silence_timeout) => return Err(silent.into()),
@@ -150,7 +190,11 @@ async fn begin_from(config: &Config, holder: &str, controls: Vec<Control>) -> Re
     let mut conductor = Conductor::new(started.hub, started.seats, report, reports);
     let silence = config.hub.silence_timeout;
     let keep = Keep { days: config.hub.keep_conflicts_days, mib: config.hub.keep_conflicts_mib };
-    let mut errands = Errands::new(controls, nodes, started.linked, started.epoch, holder.to_owned(), silence, keep);
+    let names = started.linked.iter().map(|table| table.name.clone()).collect();
+    let verifying = verify::Verifying::start(config, names);
+    let mut errands =
+        Errands::new(controls, nodes, started.linked, started.epoch, holder.to_owned(), silence, keep, verifying);
+    errands.keep_wal = config.hub.keep_wal;
     errands.is_direct = config.direct.is_some();
     errands.look_first(&mut conductor).await?;
     Ok((conductor, errands))

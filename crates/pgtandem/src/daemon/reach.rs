@@ -1,6 +1,6 @@
 //! Reaching a node: who it must be, the session that delivers to it, the stream that reads it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub struct NodeContext {
     pub experience: Arc<Mutex<Experience>>,
     /// The largest position of the node that anything says: an outbox goes on above it after a crash.
     pub known: AtomicU64,
+    /// What its peers may know of it: see `pgtandem.pulse`.
+    pub beat: AtomicI64,
     pub status_interval: Duration,
     pub silence_timeout: Duration,
 }
@@ -87,13 +89,12 @@ pub enum NodeSource {
 pub async fn open_session(context: &NodeContext, purpose: &str) -> Result<Session, ReachError> {
     let session = context.endpoint.connect(&format!("pgtandem {purpose}"), &SPELLING).await?;
     let found = link::read_node(&session.client).await?;
-    let known = found.as_ref().is_some_and(|node| {
-        node.incarnation == context.incarnation && node.system_identifier == context.system_identifier
-    });
-    if known {
-        return Ok(session);
+    let known = found
+        .filter(|node| node.incarnation == context.incarnation && node.system_identifier == context.system_identifier);
+    match known {
+        Some(node) if link::is_where_it_was_linked(&session.client, &node).await? => Ok(session),
+        _ => Err(ReachError::Stranger { node: context.name.clone() }),
     }
-    Err(ReachError::Stranger { node: context.name.clone() })
 }
 
 /// Turns a session into a target.
@@ -225,6 +226,10 @@ async fn try_bring_up(
     let epoch = link::read_epoch(&session.client).await?;
     if epoch.epoch != context.epoch {
         return Err(ReachError::Deposed { holder: epoch.holder.unwrap_or_default() });
+    }
+    let sight = link::read_sight(&session.client).await?;
+    if sight.beat(sight.number) < context.beat.load(Ordering::Relaxed) {
+        return Err(ReachError::SetBack { node: context.name.clone() });
     }
     end_old_backends(&context.name, &session.client).await?;
     let outcome = match flying {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use hub::{Hub, Landing, NodeId, PerTable, Position, Prefer, Recovery, Wrote};
 use tokio::sync::mpsc;
@@ -18,7 +18,7 @@ use super::tables::{read_captured_tables, table_id};
 use crate::capture::Captured;
 use crate::capture::{Image, Shapes};
 use crate::config::{Capture, Config};
-use crate::link::{self, LinkedTable, TableState};
+use crate::link::{self, LinkedTable, RestoreKind, TableState};
 
 /// A hub ready to conduct.
 pub struct Started {
@@ -40,11 +40,14 @@ pub async fn start(
 ) -> Result<Started, RunError> {
     let epoch = take_epochs(controls, holder).await?;
     require_all_peers(controls).await?;
+    let beats = require_what_peers_know(controls).await?;
     let linked = common_tables(controls).await?;
     let shapes = Shapes::default();
     let mut contexts = Vec::new();
-    for control in controls {
-        contexts.push(Arc::new(context(config, control, epoch, &linked, &shapes).await?));
+    for (control, beat) in controls.iter().zip(beats) {
+        let context = context(config, control, epoch, &linked, &shapes).await?;
+        context.beat.store(beat, Ordering::Relaxed);
+        contexts.push(Arc::new(context));
     }
     let mut starts = Vec::new();
     let mut landings = Vec::new();
@@ -133,7 +136,28 @@ async fn common_tables(controls: &[Control]) -> Result<Vec<LinkedTable>, RunErro
     if linked.is_empty() { Err(RunError::NothingLinked) } else { Ok(linked) }
 }
 
-async fn context(
+/// No node may have been set back, or be about to be brought back. By node, what is to be known of it.
+async fn require_what_peers_know(controls: &[Control]) -> Result<Vec<i64>, ReachError> {
+    let mut sights = Vec::new();
+    for control in controls {
+        sights.push(link::read_sight(&control.client).await?);
+    }
+    for (control, sight) in controls.iter().zip(&sights) {
+        let rejoining = link::read_restore(&control.client, RestoreKind::Rejoin, "node").await?;
+        if rejoining.is_some() {
+            return Err(ReachError::Rejoining { node: control.name.clone() });
+        }
+        if link::is_set_back(sight, &sights) {
+            return Err(ReachError::SetBack { node: control.name.clone() });
+        }
+        if let Some(table) = link::uncaptured(&control.client).await?.into_iter().next() {
+            return Err(ReachError::TriggersGone { node: control.name.clone(), table });
+        }
+    }
+    Ok(sights.iter().map(|sight| sight.beat(sight.number)).collect())
+}
+
+pub(super) async fn context(
     config: &Config,
     control: &Control,
     epoch: i64,
@@ -160,13 +184,14 @@ async fn context(
         shapes: shapes.clone(),
         experience: Arc::default(),
         known: AtomicU64::new(0),
+        beat: AtomicI64::new(0),
         status_interval: config.hub.status_interval,
         silence_timeout: config.hub.silence_timeout,
     })
 }
 
 /// From where a node's changes are needed, and what has landed on it.
-async fn read_landings(
+pub(super) async fn read_landings(
     control: &Control,
     context: &NodeContext,
     nodes: usize,

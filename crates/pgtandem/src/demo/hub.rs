@@ -22,7 +22,7 @@ impl Hub {
         let thread = std::thread::Builder::new().name("hub".to_owned()).spawn(move || {
             let ended = runtime.block_on(daemon::run(&config, stopping));
             runtime.shutdown_background();
-            ended
+            ended.map(drop)
         })?;
         Ok(Self { stop, thread })
     }

@@ -219,7 +219,7 @@ fn is_ours(difference: &Difference, touched: &[String]) -> bool {
 }
 
 /// A hub that reads from it is sent away.
-async fn drop_slot(node: &OpenNode, slot: &str) -> Result<(), LifecycleError> {
+pub(super) async fn drop_slot(node: &OpenNode, slot: &str) -> Result<(), LifecycleError> {
     const DOING: &str = "dropping the replication slot";
     const PATIENCE: Duration = Duration::from_secs(20);
     const END_READER: &str = "SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots

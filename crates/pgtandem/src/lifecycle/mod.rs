@@ -3,6 +3,7 @@
 //! All four begin with a survey of every node. `check` judges it, `plan` compares it with what the configuration
 //! asks for and lists the steps, `up` takes them, `down` takes them back.
 
+mod bring_back;
 pub mod check;
 mod describe;
 pub(crate) mod direct;
@@ -15,13 +16,17 @@ mod locks;
 mod nodes;
 mod pause;
 mod plan;
+mod rejoin;
+mod repair;
 mod report;
 mod restore;
+mod settle;
 mod survey;
 mod triggers;
 mod undo;
 mod up;
 
+pub use bring_back::bring_back;
 pub use check::check;
 pub use down::{Cleaning, DownPlan, OutOfReach, Proof, down, plan_down};
 pub use error::LifecycleError;
@@ -31,7 +36,10 @@ pub use interleave::{Interleaving, Pattern};
 pub use nodes::{OpenNode, Opened, open_nodes};
 pub use pause::{Pausing, Stand, Turn, turn};
 pub use plan::{Plan, Rows, Step, plan};
+pub use rejoin::{Rejoin, plan_rejoin};
+pub use repair::{Repair, TableRepair, Whose};
 pub use report::{Finding, Report, Severity};
+pub use settle::Settled;
 pub use survey::{LinkFacts, NodeSurvey, survey};
 pub use undo::{Undone, undo};
 pub use up::{Progress, Silent, make_plan, up};

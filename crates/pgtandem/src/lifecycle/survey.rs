@@ -52,6 +52,8 @@ pub struct LinkFacts {
     pub captured: Vec<u32>,
     /// None: changes are streamed.
     pub direct: Option<DirectFacts>,
+    /// It is being brought back: its slot and its triggers may be missing.
+    pub rejoining: bool,
 }
 
 impl LinkFacts {
@@ -69,6 +71,7 @@ impl LinkFacts {
             copies: Vec::new(),
             captured: Vec::new(),
             direct: None,
+            rejoining: false,
         }
     }
 }
@@ -200,5 +203,6 @@ async fn read_link(client: &impl GenericClient) -> Result<Option<LinkFacts>, tok
         copies: link::list_restore(client, RestoreKind::Copy).await?,
         captured: link::read_captured(client).await?,
         direct: link::read_direct(client).await?,
+        rejoining: link::read_restore(client, RestoreKind::Rejoin, "node").await?.is_some(),
     }))
 }

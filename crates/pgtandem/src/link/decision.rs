@@ -80,7 +80,7 @@ fn decision(row: &Row) -> Decision {
     }
 }
 
-/// A row that was overwritten when two filled tables were made one.
+/// A row that was overwritten because it was not the same everywhere: when filled tables were made one, or at a repair.
 #[derive(Debug, Clone)]
 pub struct MergeDecision {
     pub key: Value,
@@ -98,16 +98,19 @@ pub struct Contender {
     pub position: PgLsn,
     /// When the row was read.
     pub stamp: SystemTime,
-    pub row: Value,
+    /// None: there was none.
+    pub row: Option<Value>,
 }
 
-/// What [`MergeDecision`]s are called in the table.
+/// What [`MergeDecision`]s of `up` are called in the table.
 pub const MERGE: &str = "merge";
+/// And those of what came later: `repair`, and a node that was brought back.
+pub const REPAIR: &str = "repair";
 
 pub async fn insert_merge_decisions(
     client: &impl GenericClient,
     table_id: i32,
-    policy: &str,
+    (kind, policy): (&str, &str),
     decisions: &[MergeDecision],
 ) -> Result<(), Error> {
     const QUERY: &str = "
@@ -131,7 +134,7 @@ pub async fn insert_merge_decisions(
             QUERY,
             &[
                 &table_id,
-                &MERGE,
+                &kind,
                 &policy,
                 &all(decisions, |d| &d.key),
                 &all(decisions, |d| d.key_bytes.as_slice()),

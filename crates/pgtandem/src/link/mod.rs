@@ -4,29 +4,38 @@
 
 mod decision;
 mod direct;
+mod dirty;
 mod epoch;
 mod held;
 mod lock;
 mod nodes;
 mod outbox;
+mod pulse;
+mod rejoin;
 mod restore;
 mod tables;
 
 pub use decision::{
-    Contender, Decision, DecisionFilter, MERGE, MergeDecision, count_decisions, insert_merge_decisions, list_decisions,
-    prune_decisions, set_undone,
+    Contender, Decision, DecisionFilter, MERGE, MergeDecision, REPAIR, count_decisions, insert_merge_decisions,
+    list_decisions, prune_decisions, set_undone,
 };
 pub use direct::{DirectFacts, direct_sql, install_direct, read_direct};
+pub use dirty::{
+    DirtyKey, LeftBehind, add_dirty_keys, count_dirty_keys, forget_left_behind, leave_behind, read_dirty_keys,
+    read_left_behind,
+};
 pub use epoch::{Epoch, read_epoch, take_epoch};
 pub use held::{Held, delete_held, delete_held_of_table, insert_held, list_held};
 pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, ask_to_yield, lock, notify_changed, try_lock, unlock};
 pub use nodes::{
-    NewNode, NodeRow, OtherVersion, Peer, insert_peer, read_last_number, read_node, read_peers, set_left,
-    set_slot_count, slot_name,
+    NewNode, NodeRow, OtherVersion, Peer, insert_peer, is_where_it_was_linked, read_last_number, read_node, read_peers,
+    set_left, set_slot_count, slot_name,
 };
 pub use outbox::{
     OUTBOX_SQL, OutboxView, go_on_above, install_outbox, last_position, outbox_view, read_acknowledged, read_captured,
 };
+pub use pulse::{Sight, is_set_back, read_sight, write_pulses};
+pub use rejoin::{begin_anew, forget_positions_of, uncaptured};
 pub use restore::{Restore, RestoreKind, delete_restore, list_restore, read_restore, save_restore, set_restore_after};
 pub use tables::{
     LinkedTable, PausedBy, TableState, delete_linked_table, insert_linked_table, read_last_table_id,

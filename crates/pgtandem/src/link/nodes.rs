@@ -112,6 +112,15 @@ pub async fn read_node(client: &impl GenericClient) -> Result<Option<NodeRow>, E
     }))
 }
 
+/// Whether the row was written on this server, in this database. A copy carries it along.
+pub async fn is_where_it_was_linked(client: &impl GenericClient, node: &NodeRow) -> Result<bool, Error> {
+    const QUERY: &str = "SELECT c.system_identifier::text, d.oid
+                         FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d
+                         WHERE d.datname = pg_catalog.current_database()";
+    let row = client.query_one(QUERY, &[]).await?;
+    Ok(row.get::<_, String>(0) == node.system_identifier && row.get::<_, u32>(1) == node.database_oid)
+}
+
 /// Those that are in the link, in the order of their numbers.
 pub async fn read_peers(client: &impl GenericClient) -> Result<Vec<Peer>, Error> {
     const QUERY: &str = "SELECT number, name, incarnation FROM pgtandem.peer WHERE left_at IS NULL ORDER BY number";

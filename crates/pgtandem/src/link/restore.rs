@@ -15,6 +15,8 @@ pub enum RestoreKind {
     Copy,
     /// Which sessions a trigger fires in; object: the trigger and its table, as SQL writes them.
     Trigger,
+    /// The node is being brought back into the link, and no hub may work before that is done; object: `node`.
+    Rejoin,
 }
 
 impl RestoreKind {
@@ -25,6 +27,7 @@ impl RestoreKind {
             Self::Catalog => "catalog",
             Self::Copy => "copy",
             Self::Trigger => "trigger",
+            Self::Rejoin => "rejoin",
         }
     }
 }

@@ -197,7 +197,7 @@ impl Conflict {
     /// No two changes that met: rows that were there before the table was linked.
     #[must_use]
     pub fn is_of_a_merge(&self) -> bool {
-        self.kind == link::MERGE
+        self.kind == link::MERGE || self.kind == link::REPAIR
     }
 
     /// Columns of both rows, the winner's order first.

@@ -7,7 +7,7 @@ use tokio_postgres::{Client, Error};
 
 use super::observer::Away;
 use crate::config::Capture;
-use crate::link::{self, Installed, LOCK_KEY, LinkedTable, NodeRow, OutboxView};
+use crate::link::{self, Installed, LOCK_KEY, LinkedTable, NodeRow, OutboxView, RestoreKind, Sight};
 
 /// How many held keys of a table are shown one by one.
 const EXAMPLES: i64 = 5;
@@ -35,6 +35,20 @@ pub struct LinkView {
     pub lock: Option<LockHolder>,
     /// Hubs that wait for the lock.
     pub hubs_waiting: i64,
+    /// It is not the database that was linked, but a copy of it.
+    pub is_copy: bool,
+    /// `pgtandem rejoin` has begun to bring it back.
+    pub rejoining: bool,
+    pub sight: Sight,
+    pub left_behind: Option<LeftView>,
+}
+
+/// A peer for which this node keeps only the keys that change.
+#[derive(Debug, Clone)]
+pub struct LeftView {
+    pub name: String,
+    pub since: SystemTime,
+    pub keys: i64,
 }
 
 #[derive(Debug, Clone)]
@@ -139,7 +153,32 @@ async fn link_view(client: &Client, node: NodeRow) -> Result<LinkView, Error> {
         Capture::Wal => None,
         Capture::Trigger => Some(link::outbox_view(client).await?),
     };
-    Ok(LinkView { node, slot, outbox, tables, held, decided, hub, lock, hubs_waiting })
+    let is_copy = !link::is_where_it_was_linked(client, &node).await?;
+    let rejoining = link::read_restore(client, RestoreKind::Rejoin, "node").await?.is_some();
+    let sight = link::read_sight(client).await?;
+    let left_behind = left_view(client).await?;
+    Ok(LinkView {
+        node,
+        slot,
+        outbox,
+        tables,
+        held,
+        decided,
+        hub,
+        lock,
+        hubs_waiting,
+        is_copy,
+        rejoining,
+        sight,
+        left_behind,
+    })
+}
+
+async fn left_view(client: &Client) -> Result<Option<LeftView>, Error> {
+    let Some(left) = link::read_left_behind(client).await? else { return Ok(None) };
+    let peers = link::read_peers(client).await?;
+    let name = peers.into_iter().find(|peer| peer.number == left.node).map(|peer| peer.name).unwrap_or_default();
+    Ok(Some(LeftView { name, since: left.since, keys: link::count_dirty_keys(client).await? }))
 }
 
 async fn slot_view(client: &Client, name: &str) -> Result<Option<SlotView>, Error> {

@@ -10,7 +10,7 @@ use super::node::{HeldKey, LinkView, NodeView};
 use super::observer::Observed;
 use super::verdict::{hub_status, latest_row, timestamp};
 use crate::config::{Config, Node};
-use crate::link::{PausedBy, TableState};
+use crate::link::{self, PausedBy, TableState};
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
@@ -41,6 +41,12 @@ pub struct HubStatus {
     pub other_command: Option<String>,
     /// Tables that the hub keeps from being delivered to some node, as it said last.
     pub paused: Vec<String>,
+    /// When the hub compared the tables last; none: it has not been asked to, or has not come to an end yet.
+    pub verified_at: Option<Timestamp>,
+    /// Rows that it found to differ, by table.
+    pub drifted: BTreeMap<String, u64>,
+    /// Why it could not compare all tables.
+    pub verify_error: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -81,6 +87,10 @@ pub struct NodeStatus {
     pub behind_bytes: Option<i64>,
     /// WAL this node's server keeps for pgtandem.
     pub retained_bytes: Option<i64>,
+    /// Since when its peer keeps only the keys that change, because it is away for long.
+    pub left_behind_since: Option<Timestamp>,
+    /// How many of them there are.
+    pub dirty_keys: Option<i64>,
     /// What the hub has read from it, since the hub started.
     pub read: Option<Read>,
     /// What the hub has delivered to it, since the hub started.
@@ -187,7 +197,7 @@ impl Status {
         let state =
             latest_row(links.iter().map(|(_, link)| *link)).filter(|_| hub.state.is_alive()).map(|row| &row.state);
         let nodes: Vec<NodeStatus> =
-            config.nodes.iter().zip(observed).map(|(node, seen)| node_status(node, seen, state)).collect();
+            config.nodes.iter().zip(observed).map(|(node, seen)| node_status(node, seen, state, &links)).collect();
         let mut status = Self {
             at,
             well: false,
@@ -229,6 +239,10 @@ impl Status {
                 TableWell::NotLinked => attention.push(format!("{} is not linked yet", table.name)),
             }
         }
+        for (table, rows) in &self.hub.drifted {
+            let rows = if *rows == 1 { "1 row differs".to_owned() } else { format!("{rows} rows differ") };
+            attention.push(format!("{table}: {rows}; see `pgtandem diff`, and mend it with `pgtandem repair`"));
+        }
         for held in &self.held {
             // A paused table's keys wait for it, and that has been said.
             if !self.tables.iter().any(|table| table.name == held.table && table.state == TableWell::Paused) {
@@ -256,7 +270,7 @@ impl HubState {
     }
 }
 
-fn node_status(node: &Node, seen: &Observed, state: Option<&Json>) -> NodeStatus {
+fn node_status(node: &Node, seen: &Observed, state: Option<&Json>, links: &[(&str, &LinkView)]) -> NodeStatus {
     let mut status = NodeStatus {
         name: node.name.clone(),
         state: NodeState::Away,
@@ -269,6 +283,8 @@ fn node_status(node: &Node, seen: &Observed, state: Option<&Json>) -> NodeStatus
         outbox_bytes: None,
         behind_bytes: None,
         retained_bytes: None,
+        left_behind_since: None,
+        dirty_keys: None,
         read: None,
         delivered: None,
     };
@@ -289,12 +305,18 @@ fn node_status(node: &Node, seen: &Observed, state: Option<&Json>) -> NodeStatus
             status.reason = Some(away.reason.clone());
             status.remedy.clone_from(&away.remedy);
         }
-        Ok(view) => describe(&mut status, view),
+        Ok(view) => describe(&mut status, view, links),
+    }
+    let left = links.iter().find_map(|(peer, link)| Some((peer, link.left_behind.as_ref()?)));
+    if let Some((peer, left)) = left.filter(|(_, left)| left.name == node.name) {
+        (status.left_behind_since, status.dirty_keys) = (timestamp(left.since), Some(left.keys));
+        let what = format!("{peer} keeps only the keys that change for it: {} by now", left.keys);
+        status.reason = Some(status.reason.map_or(what.clone(), |reason| format!("{reason}; {what}")));
     }
     status
 }
 
-fn describe(status: &mut NodeStatus, view: &NodeView) {
+fn describe(status: &mut NodeStatus, view: &NodeView, links: &[(&str, &LinkView)]) {
     status.server_version = Some(view.server_version.clone());
     status.standby = Some(view.in_recovery);
     let Some(link) = &view.link else {
@@ -306,6 +328,11 @@ fn describe(status: &mut NodeStatus, view: &NodeView) {
     status.state = NodeState::Linked;
     let complaint = match &link.slot {
         _ if link.node.name != status.name => Some("another node was linked here than the configuration names"),
+        _ if link.rejoining => Some("`pgtandem rejoin` has begun to bring it back, and has not ended"),
+        _ if link.is_copy => Some("it is a copy (restored, cloned) of the database that was linked"),
+        _ if link::is_set_back(&link.sight, links.iter().map(|(_, link)| &link.sight)) => {
+            Some("it was set back to an earlier state: its peers know more of it than it does itself")
+        }
         None if link.outbox.is_some() => None,
         None => Some("its replication slot is gone"),
         Some(slot) if slot.wal_status.as_deref() == Some("lost") => Some("its replication slot has lost WAL it needs"),
@@ -322,7 +349,10 @@ fn describe(status: &mut NodeStatus, view: &NodeView) {
     }
     if let Some(what) = complaint {
         status.reason = Some(what.to_owned());
-        status.remedy = Some("run `pgtandem check`".to_owned());
+        status.remedy = Some(match link.node.name == status.name {
+            true => format!("run `pgtandem rejoin {}`", status.name),
+            false => "run `pgtandem check`".to_owned(),
+        });
     } else if let Some(delivered) = &status.delivered {
         status.reason = match delivered {
             Delivered { lost: true, .. } => Some("the hub has lost it and is coming back to it".to_owned()),

@@ -1,5 +1,6 @@
 //! Whether a hub is at work, from what all nodes say.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
@@ -40,7 +41,16 @@ pub(super) fn hub_status(observed: &[Observed]) -> HubStatus {
         waiting: links().map(|link| link.hubs_waiting).max().unwrap_or_default(),
         other_command: others.map(|lock| lock.application.clone()),
         paused: row.map(|row| paused(&row.state)).unwrap_or_default(),
+        verified_at: row.and_then(|row| row.state["verified"]["at"].as_str()?.parse().ok()),
+        drifted: row.map(|row| drifted(&row.state["verified"]["tables"])).unwrap_or_default(),
+        verify_error: row.and_then(|row| Some(row.state["verified"]["error"].as_str()?.to_owned())),
     }
+}
+
+fn drifted(tables: &Json) -> BTreeMap<String, u64> {
+    let tables = tables.as_object().into_iter().flatten();
+    let rows = |found: &Json| ["different", "missing"].iter().filter_map(|name| found[*name].as_u64()).sum::<u64>();
+    tables.map(|(name, found)| (name.clone(), rows(found))).filter(|(_, rows)| *rows > 0).collect()
 }
 
 fn paused(state: &Json) -> Vec<String> {

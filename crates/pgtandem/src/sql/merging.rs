@@ -52,3 +52,28 @@ pub fn overwrite(table: &QualifiedName, columns: &[WrittenColumn]) -> String {
         columns.len()
     )
 }
+
+/// Writes rows as they are, so that capture reads them once more: those that are still the very versions that were read
+/// (the last parameter). Answers with their places in the arrays. `column`: one that an UPDATE may set.
+pub fn touch(table: &QualifiedName, key: &[WrittenColumn], column: &Ident) -> String {
+    format!(
+        "UPDATE {table} AS t SET {column} = t.{column} FROM {} WHERE {} AND {ROW_VERSION} = v.version RETURNING v.place",
+        versions(key),
+        matching(key)
+    )
+}
+
+/// As [`touch`], but deletes them.
+pub fn remove(table: &QualifiedName, key: &[WrittenColumn]) -> String {
+    format!(
+        "DELETE FROM {table} AS t USING {} WHERE {} AND {ROW_VERSION} = v.version RETURNING v.place",
+        versions(key),
+        matching(key)
+    )
+}
+
+fn versions(key: &[WrittenColumn]) -> String {
+    let parameters = list((1..=key.len() + 1).map(|i| format!("${i}::text[]")));
+    let names = list((0..key.len()).map(|i| format!("c{i}")));
+    format!("unnest({parameters}) WITH ORDINALITY AS v({names}, version, place)")
+}

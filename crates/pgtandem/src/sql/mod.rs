@@ -28,7 +28,7 @@ pub use direct::{
     ArrivingColumn, DBLINK, DirectTable, ServerOption, create_foreign_table, create_server, create_user_mapping,
     drop_direct_table, drop_foreign_table, drop_server,
 };
-pub use merging::{insert_missing, newest, overwrite};
+pub use merging::{insert_missing, newest, overwrite, remove, touch};
 pub use rows::{
     NOT_WRITTEN, WrittenColumn, copy_rows, counted_update, counted_upsert, delete, delete_all, delete_found,
     lock_for_writing, lock_rows, move_rows, refuse_duplicates, refuse_present, refuse_referenced, select_values, stash,

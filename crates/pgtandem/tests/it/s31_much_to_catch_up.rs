@@ -91,3 +91,91 @@ fn s31_both_sides_wrote_the_same_rows_over_and_over_while_no_hub_ran() {
     assert!(decided >= 6000, "{decided}");
     assert_eq!(pair.differs_in("SELECT count(*) FROM pgtandem.decision"), None);
 }
+
+/// What both did before is settled by who did it, whatever is kept of it.
+fn away_for_long(hub_is_running: bool) {
+    let setup = Setup::default().config("[hub]\nkeep_wal = \"16MiB\"").setting("max_wal_size", "48MB");
+    let setup = setup.setting("synchronous_commit", "off");
+    let pair = setup_pair(setup.table("items", "CREATE TABLE items (id int PRIMARY KEY, what text)"));
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    new.sql("INSERT INTO items SELECT n, 'old' FROM generate_series(1, 2000) n");
+    let mut hub = pair.hub();
+    hub.wait_for_log("working");
+    pair.settle();
+    if !hub_is_running {
+        hub.terminate();
+        legacy.sql("UPDATE items SET what = 'legacy' WHERE id <= 10; DELETE FROM items WHERE id = 11");
+        legacy.sql("INSERT INTO items VALUES (5000, 'legacy'); UPDATE items SET what = 'both: legacy' WHERE id = 20");
+    }
+    legacy.cluster.stop(Stop::Fast).unwrap();
+    if !hub_is_running {
+        hub = pair.hub();
+        hub.wait_for_log("waiting for legacy");
+        new.sql("UPDATE items SET what = 'both: new' WHERE id = 20");
+    }
+    new.sql("DELETE FROM items WHERE id BETWEEN 30 AND 39; INSERT INTO items VALUES (6000, 'new')");
+    new.sql("CREATE TABLE elsewhere (filler text)");
+    const KEPT: &str = "SELECT (pg_current_wal_lsn() - restart_lsn) / 1048576 FROM pg_replication_slots";
+    let kept = || new.sql(KEPT).split('.').next().unwrap().parse::<u32>().unwrap();
+    let mut written = 0;
+    wait_until("it is left behind", LIMIT, || {
+        new.sql("INSERT INTO elsewhere SELECT repeat('x', 1000) FROM generate_series(1, 10000)");
+        new.sql("UPDATE items SET what = 'new' WHERE id BETWEEN 100 AND 1099");
+        written += 10;
+        hub.log().contains("only the keys that change are kept")
+    });
+    while written < 100 {
+        new.sql("INSERT INTO elsewhere SELECT repeat('x', 1000) FROM generate_series(1, 10000)");
+        written += 10;
+    }
+    new.sql("UPDATE items SET what = 'newer' WHERE id BETWEEN 100 AND 1099");
+    wait_until("its peer keeps little more than it may", LIMIT, || {
+        new.sql("INSERT INTO elsewhere VALUES ('x'); CHECKPOINT");
+        kept() < 16
+    });
+    let noted = || pair.pgtandem(["status"]).exits(1).stdout;
+    wait_until("all keys are noted", LIMIT, || noted().contains("new keeps only the keys that change for it: 10"));
+    let status = noted();
+    assert!(status.contains("new keeps only the keys that change for it: 10"), "{status}");
+    if !hub_is_running {
+        // Nor does a hub that is killed and started again.
+        hub.kill9();
+        hub = pair.hub();
+        hub.wait_for_log("waiting for legacy");
+    }
+    new.sql("UPDATE items SET what = 'last' WHERE id = 100");
+    legacy.cluster.start_again().unwrap();
+    legacy.sql("UPDATE items SET what = 'back' WHERE id = 1500");
+    hub.wait_for_log("is back: settling items");
+    pair.quiesce_within(LIMIT);
+    pair.settle();
+    let count = |what: &str| legacy.sql(&format!("SELECT count(*) FROM items WHERE {what}"));
+    assert_eq!(count("what = 'newer'"), "999");
+    assert_eq!(count("what IN ('last', 'back')"), "2");
+    assert_eq!(count("id BETWEEN 30 AND 39"), "0", "what was deleted meanwhile is gone");
+    assert_eq!(count("id = 6000"), "1");
+    if !hub_is_running {
+        assert_eq!(count("what = 'legacy' AND (id <= 10 OR id = 5000)"), "11");
+        assert_eq!(count("id = 11"), "0");
+        let lost = "SELECT count(*) FROM pgtandem.decision WHERE loser_row->>'what' LIKE 'both: %'";
+        assert!(pair.nodes().iter().any(|node| node.sql(lost) != "0"));
+    }
+    for (node, other) in [(new, legacy), (legacy, new)] {
+        node.sql("UPDATE items SET what = what || '!' WHERE id = 1");
+        pair.settle();
+        assert!(other.sql("SELECT what FROM items WHERE id = 1").ends_with('!'));
+    }
+    assert_eq!(new.sql("SELECT count(*) FROM pgtandem.dirty_key"), "0");
+    assert!(hub.is_running());
+    pair.pgtandem(["status"]).ok();
+}
+
+#[test]
+fn s31_a_server_is_stopped_for_so_long_that_only_the_keys_are_kept() {
+    away_for_long(true);
+}
+
+#[test]
+fn s31_a_server_that_is_left_behind_had_news_of_its_own() {
+    away_for_long(false);
+}

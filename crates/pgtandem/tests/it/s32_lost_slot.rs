@@ -17,20 +17,23 @@ fn s32_a_dropped_slot_is_named_and_never_made_anew_in_silence() {
 
     let run = pair.pgtandem(["run"]).exits(3);
     assert!(run.stderr.contains("legacy") && run.stderr.contains("slot"), "{}", run.stderr);
-    assert!(run.stderr.contains("pgtandem down"), "it says what to do: {}", run.stderr);
+    assert!(run.stderr.contains("pgtandem rejoin legacy"), "it says what to do: {}", run.stderr);
     let status = pair.pgtandem(["status"]).exits(1).stdout;
-    assert!(status.contains("its replication slot is gone"), "{status}");
+    assert!(status.contains("its replication slot is gone") && status.contains("rejoin legacy"), "{status}");
     let up = pair.pgtandem(["up", "--yes"]).exits(1);
     assert!((up.stdout + &up.stderr).contains("what was changed since is unknown"));
     assert_eq!(legacy.sql(SLOTS), "0", "nobody made a new one");
 
-    // As told: what differs is found, and a person decides.
-    pair.pgtandem(["down", "--yes"]).ok();
-    let up = pair.pgtandem(["up", "--yes"]).exits(1);
-    assert!(up.stderr.contains("1 on both but different"), "{}", up.stderr);
-    pair["new"].sql("UPDATE products SET name = 'nobody has read this'");
-    let _hub = pair.linked();
-    pair.quiesce();
+    // As told: what was written unseen stands, as legacy had seen all that there was.
+    let rejoined = pair.pgtandem(["rejoin", "legacy", "--yes"]).ok();
+    assert!(rejoined.contains("1 taken from legacy"), "{rejoined}");
+    pair.equal("products");
+    assert_eq!(pair["new"].sql("SELECT name FROM products"), "nobody has read this");
+    let _hub = pair.hub();
+    pair["new"].sql("INSERT INTO products (name) VALUES ('after')");
+    pair.settle();
+    let fine = pair.pgtandem(["rejoin", "legacy", "--yes"]).exits(1).stderr;
+    assert!(fine.contains("none of its changes are missing"), "{fine}");
 }
 
 #[test]
@@ -46,7 +49,7 @@ fn s32_a_slot_that_goes_while_the_hub_works_ends_it() {
             && legacy.sql(SLOTS) == "0"
     });
     assert_eq!(hub.wait().code(), Some(3), "{}", hub.log());
-    assert!(hub.log().contains("slot") && hub.log().contains("pgtandem down"), "{}", hub.log());
+    assert!(hub.log().contains("slot") && hub.log().contains("pgtandem rejoin legacy"), "{}", hub.log());
     assert_eq!(legacy.sql(SLOTS), "0", "nobody made a new one");
 }
 
@@ -71,11 +74,78 @@ fn s32_a_slot_that_lost_wal_is_found_out() {
     assert!(run.contains(&format!("new: its replication slot {slot} is gone or has lost WAL")), "{run}");
     let check = pair.pgtandem(["check"]).exits(1).stdout;
     assert!(check.contains(&format!("new: the replication slot {slot}")), "{check}");
-    assert!(check.contains("`pgtandem down --node new`"), "{check}");
+    assert!(check.contains("`pgtandem rejoin new`"), "{check}");
     pair.pgtandem(["up", "--yes"]).exits(1);
     pair.pgtandem(["status"]).exits(1);
     assert_eq!(new.sql("SELECT slot_name, wal_status FROM pg_replication_slots"), format!("{slot}|lost"));
     assert_eq!(pair["legacy"].sql("SELECT name FROM products"), "before");
+    pair.pgtandem(["rejoin", "new", "--yes"]).ok();
+    pair.equal("products");
+    assert_eq!(pair["legacy"].sql("SELECT count(*) FROM products"), "2");
     pair.pgtandem(["down", "--yes"]).ok();
     assert_eq!(new.sql(SLOTS), "0");
+}
+
+/// What was done in the dark, and what waits on the other side: each stands where only one side has changed a row, and
+/// where both have, the policy decides and the row that loses is kept.
+#[test]
+fn s32_what_each_side_wrote_while_the_slot_was_gone_is_settled() {
+    let table = "CREATE TABLE items (id int PRIMARY KEY, what text, updated_at timestamptz NOT NULL DEFAULT now())";
+    let pair = Pair::with(Setup::default().table("items", table));
+    pair["new"].sql("INSERT INTO items SELECT n, 'old' FROM generate_series(1, 9) n");
+    let hub = pair.linked();
+    pair.settle();
+    hub.terminate();
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    let write = |node: &str, from: u32| {
+        format!(
+            "UPDATE items SET what = '{node}', updated_at = now() WHERE id = {from}; DELETE FROM items WHERE id = {};
+             INSERT INTO items VALUES ({}, '{node}')",
+            from + 1,
+            from + 10
+        )
+    };
+    legacy.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+    legacy.sql(&write("legacy", 1));
+    new.sql(&write("new", 4));
+    legacy.sql("UPDATE items SET what = 'loses', updated_at = now() WHERE id = 7");
+    new.sql("UPDATE items SET what = 'wins', updated_at = now() WHERE id = 7");
+    let rejoined = pair.pgtandem(["rejoin", "legacy", "--yes"]).ok();
+    assert!(rejoined.contains("legacy is back"), "{rejoined}");
+    let rows = "SELECT string_agg(id || ' ' || what, ', ' ORDER BY id) FROM items";
+    let expected = "1 legacy, 3 old, 4 new, 6 old, 7 wins, 8 old, 9 old, 11 legacy, 14 new";
+    assert_eq!((new.sql(rows), legacy.sql(rows)), (expected.to_owned(), expected.to_owned()));
+    let lost = "SELECT count(*) FROM pgtandem.decision WHERE loser_row->>'what' = 'loses'";
+    assert!(pair.nodes().iter().any(|node| node.sql(lost) != "0"));
+    let hub = pair.hub();
+    pair.settle();
+    assert!(hub.is_running());
+}
+
+/// Until it has ended, nobody goes on as if nothing were missing.
+#[test]
+fn s32_a_rejoin_that_was_killed_is_begun_again() {
+    let pair = Pair::with(Setup::default().table("products", PRODUCTS));
+    let hub = pair.linked();
+    pair["new"].sql("INSERT INTO products (name) VALUES ('before')");
+    pair.settle();
+    hub.terminate();
+    let legacy = &pair["legacy"];
+    legacy.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+    legacy.sql("UPDATE products SET name = 'nobody has read this'");
+    let mut rejoin = pair.command(["rejoin", "legacy", "--yes"]).spawn().unwrap();
+    let noted = "SELECT count(*) FROM pgtandem.restore WHERE kind = 'rejoin'";
+    wait_until("it has begun", PATIENCE, || legacy.sql(noted) == "1");
+    rejoin.kill().unwrap();
+    rejoin.wait().unwrap();
+    if legacy.sql(noted) == "1" {
+        let hub = pair.hub();
+        hub.wait_for_log("pgtandem rejoin legacy");
+        assert!(hub.is_running());
+        let status = pair.pgtandem(["status"]).exits(1).stdout;
+        assert!(status.contains("has not ended"), "{status}");
+        pair.pgtandem(["rejoin", "legacy", "--yes"]).ok();
+    }
+    pair.equal("products");
+    assert_eq!(pair["new"].sql("SELECT name FROM products"), "nobody has read this");
 }

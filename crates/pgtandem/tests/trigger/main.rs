@@ -5,6 +5,8 @@ const CAPTURE: &str = "trigger";
 
 #[path = "../it/plain_role.rs"]
 mod plain_role;
+#[path = "../it/repair.rs"]
+mod repair;
 #[path = "../it/s01_both_ways.rs"]
 mod s01_both_ways;
 #[path = "../it/s03_toast.rs"]

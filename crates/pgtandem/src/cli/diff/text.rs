@@ -8,7 +8,7 @@ use crate::compare::{Clash, Found, Orphans, Overlap, Report, TableReport, Tally}
 const SHOWN_WHOLE: usize = 16;
 
 /// `width`: of the terminal.
-pub(super) fn render(report: &Report, width: usize, style: Style) -> String {
+pub(in crate::cli) fn render(report: &Report, width: usize, style: Style) -> String {
     let mut text = String::new();
     for table in &report.tables {
         text.push_str(&Page { table, nodes: &report.nodes, width, style }.render());

@@ -63,6 +63,15 @@ fn hub(status: &Status, now: &Zoned, style: Style) -> String {
         HubState::NeverRan => ("not running", Tone::Bad, ": it never was; start `pgtandem run`".to_owned()),
     };
     let mut text = format!("hub  {}{more}\n", tone.paint(style, word));
+    if let Some(at) = hub.verified_at {
+        let seconds = now.timestamp().duration_since(at).as_secs_f64();
+        let found = match (hub.drifted.len(), &hub.verify_error) {
+            (0, None) => "no difference".to_owned(),
+            (0, Some(error)) => format!("not all of them: {error}"),
+            (tables, _) => format!("{tables} table{} differ{}", plural(tables), if tables == 1 { "s" } else { "" }),
+        };
+        let _ = writeln!(text, "     compared the tables at {} ({} ago): {found}", clock(at, now), duration(seconds));
+    }
     if hub.waiting > 0 {
         let s = if hub.waiting == 1 { "" } else { "s" };
         let _ =
@@ -258,4 +267,8 @@ pub fn key(key: &Json) -> String {
         })
         .collect();
     parts.join(" ")
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
 }

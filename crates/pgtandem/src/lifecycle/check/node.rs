@@ -184,7 +184,12 @@ fn installed(report: &mut Report, survey: &NodeSurvey, capture: Capture) {
             .on(node)
             .mend(format!("write [nodes.{}] into pgtandem.toml, or take the link down first", link.node.name));
     }
-    let again = format!("run `pgtandem down --node {node}`, then `pgtandem up`, which compares the tables again");
+    if link.rejoining {
+        let what = format!("`pgtandem rejoin {node}` was begun and has not ended");
+        report.note("rejoining", what).on(node).mend(format!("run `pgtandem rejoin {node}` again"));
+        return;
+    }
+    let again = format!("run `pgtandem rejoin {node}`, which compares the tables and settles what differs");
     // The slot is made after the schema, so while `up` is unfinished it may be missing.
     let live = link.tables.iter().any(|table| table.state == TableState::Live);
     if link.node.system_identifier != survey.server.system_identifier

@@ -1,10 +1,10 @@
 //! Rows that could not be written because the node has something of its own there.
 
 use super::copy::Copy;
-use crate::capture::key::{self, Spelling};
 use crate::catalog::TableShape;
 use crate::lifecycle::LifecycleError;
 use crate::lifecycle::error::On;
+use crate::lifecycle::settle::{key_bytes, key_json};
 use crate::link::{self, Held};
 use crate::sql;
 use serde_json::Value as Json;
@@ -58,19 +58,11 @@ impl Origin<'_> {
     }
 
     pub fn key_json(&self, bytes: &[u8]) -> Json {
-        let names: Vec<String> = self.shape.primary_key.iter().map(|name| name.as_str().to_owned()).collect();
-        key::to_json(&names, bytes)
+        key_json(self.shape, bytes)
     }
 
-    /// As capture writes it, so that the hub knows the key again.
     pub fn key_bytes(&self, texts: &[&str]) -> Vec<u8> {
-        let spellings = self.shape.primary_key.iter().map(|name| {
-            let column = self.shape.column(name);
-            column.map_or(Spelling::Exact, |column| Spelling::of_type(&column.cast_type))
-        });
-        let mut bytes = Vec::new();
-        key::encode(spellings.zip(texts.iter().map(|text| text.as_bytes())), &mut bytes);
-        bytes
+        key_bytes(self.shape, texts)
     }
 }
 

@@ -1,12 +1,12 @@
 //! Filled tables are linked only if they are equal, or become so.
 
 use super::Work;
-use super::differences::Differences;
 use crate::catalog::TableShape;
 use crate::compare::{Columns, Options, Sessions, Side, Subject, Tally, compare_rows};
 use crate::config::{MERGE_BY, Merge, spell_table_name};
 use crate::lifecycle::error::On;
 use crate::lifecycle::plan::{Rows, Step};
+use crate::lifecycle::settle::differences::Differences;
 use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::sql::{Ident, QualifiedName};
 use std::fmt::Write as _;

@@ -5,14 +5,14 @@
 //! say what becomes of it.
 
 use super::clash::Origin;
-use super::differences::{Differences, Key};
 use super::snapshot::Snapshot;
-use super::winner::Winner;
 use super::{Progress, Work};
 use crate::catalog::{Column, TableShape};
 use crate::compare::{ComparedRow, Side, Subject, read_whole};
 use crate::config::Merge as Policy;
 use crate::lifecycle::error::On;
+use crate::lifecycle::settle::differences::{Differences, Key};
+use crate::lifecycle::settle::winner::Winner;
 use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::link;
 use crate::sql::{Ident, QualifiedName, WrittenColumn};

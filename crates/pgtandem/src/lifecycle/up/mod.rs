@@ -5,7 +5,6 @@
 
 mod clash;
 mod copy;
-mod differences;
 mod direct;
 mod equal;
 mod fill;
@@ -16,10 +15,9 @@ mod own;
 mod publish;
 mod resume;
 mod snapshot;
-mod winner;
 mod write;
 
-pub(in crate::lifecycle) use winner::order;
+pub(in crate::lifecycle) use super::settle::winner::order;
 
 use super::check::{check_and_survey, judge, survey_all};
 use super::plan::{Plan, Step, plan};

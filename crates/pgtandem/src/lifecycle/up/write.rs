@@ -147,7 +147,7 @@ impl Merge<'_> {
     }
 
     async fn commit(&self, client: &Client, node: &str, decisions: &[MergeDecision]) -> Result<(), LifecycleError> {
-        link::insert_merge_decisions(client, self.id, &self.policy, decisions).await.on(node, DOING)?;
+        link::insert_merge_decisions(client, self.id, (link::MERGE, &self.policy), decisions).await.on(node, DOING)?;
         client.batch_execute("COMMIT").await.on(node, DOING)
     }
 
@@ -186,7 +186,12 @@ impl Merge<'_> {
         let key_bytes = origin.key_bytes(&self.key(write.from, write.row));
         let contender = |place: usize, row: &ComparedRow| {
             let origin = self.origin(place);
-            Contender { node: origin.number, position: origin.position(), stamp: origin.taken_at, row: self.json(row) }
+            Contender {
+                node: origin.number,
+                position: origin.position(),
+                stamp: origin.taken_at,
+                row: Some(self.json(row)),
+            }
         };
         Some(MergeDecision {
             key: origin.key_json(&key_bytes),

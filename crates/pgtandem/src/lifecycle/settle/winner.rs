@@ -9,10 +9,10 @@ use crate::sql::{self, Ident};
 use tokio_postgres::types::ToSql;
 
 /// A key's rows, node by node.
-pub(super) type Rows = [Option<ComparedRow>];
+pub(in crate::lifecycle) type Rows = [Option<ComparedRow>];
 
 /// How winners are found.
-pub(super) enum Winner {
+pub(in crate::lifecycle) enum Winner {
     /// The first node that has the row: of all nodes, or of those that do not lack it after the preferred one.
     First { preferred: Option<usize> },
     /// As above, but only where those that have a row have the same one.

@@ -7,11 +7,11 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Seek, Write};
 
 /// One key: its texts, node by node.
-pub(super) type Key = Vec<Vec<String>>;
+pub(in crate::lifecycle) type Key = Vec<Vec<String>>;
 
 /// Watches a comparison. The keys go to an unlinked temporary file: nothing may be written before all of the table has
 /// been seen, and there may be millions.
-pub(super) struct Differences<'a> {
+pub(in crate::lifecycle) struct Differences<'a> {
     table: &'a QualifiedName,
     total: u64,
     progress: &'a dyn Progress,
@@ -68,9 +68,29 @@ impl Watch for Differences<'_> {
     }
 }
 
-pub(super) struct Keys(Option<BufReader<File>>);
+pub(in crate::lifecycle) struct Keys(Option<BufReader<File>>);
 
 impl Keys {
+    /// Of keys that are known otherwise.
+    pub fn of(keys: impl Iterator<Item = Key>) -> Result<Self, LifecycleError> {
+        let spool = || {
+            let mut file = BufWriter::new(tempfile::tempfile()?);
+            for key in keys {
+                serde_json::to_writer(&mut file, &key)?;
+                file.write_all(b"\n")?;
+            }
+            let mut file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+            file.rewind()?;
+            Ok(BufReader::new(file))
+        };
+        spool().map(|file| Self(Some(file))).map_err(|error: io::Error| no_room(&error))
+    }
+
+    /// Begins again with the first one.
+    pub fn rewind(&mut self) -> Result<(), LifecycleError> {
+        self.0.as_mut().map_or(Ok(()), Seek::rewind).map_err(|error| no_room(&error))
+    }
+
     /// At most `count`; none: that was all.
     pub fn next(&mut self, count: usize) -> Result<Vec<Key>, LifecycleError> {
         let Some(file) = &mut self.0 else { return Ok(Vec::new()) };

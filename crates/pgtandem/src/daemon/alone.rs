@@ -1,0 +1,125 @@
+//! The one node that is left of two, while the other is away for long.
+//!
+//! Its changes would be kept for the other until the disk is full. Instead it is noted which keys have changed, and the
+//! changes are let go of. No hub works meanwhile: there is nobody to deliver to. When the other one is back, these keys
+//! are settled, and a hub goes on.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::backlog::{Reader, note_changes};
+use super::control::Control;
+use super::error::{ReachError, RunError};
+use super::probe;
+use super::reach::end_old_backends;
+use super::start::node_id;
+use crate::config::{Capture, Config, Node};
+use crate::link;
+
+/// For `status`.
+const AT_WORK: &str = "
+    INSERT INTO pgtandem.hub_status AS s (epoch, holder, started_at, seen_at, state)
+    SELECT epoch, holder, taken_at, pg_catalog.clock_timestamp(), '{}' FROM pgtandem.epoch
+    ON CONFLICT (only_row) DO UPDATE SET epoch = excluded.epoch, holder = excluded.holder, seen_at = excluded.seen_at,
+        started_at = excluded.started_at, state = '{}'";
+/// How long keys are gathered before they are noted. In between it is looked whether the other node is back.
+const ROUND: Duration = Duration::from_secs(1);
+/// For a node that comes back to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// What one node keeps for its peers, in bytes: of its WAL, or of its outbox.
+pub(super) async fn kept_bytes(control: &Control) -> Result<u64, ReachError> {
+    const WAL: &str = "SELECT (pg_catalog.pg_current_wal_lsn() - restart_lsn)::bigint
+                       FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
+    let bytes = match control.row.capture {
+        Capture::Wal => {
+            let row = control.client.query_opt(WAL, &[&control.row.slot]).await?;
+            row.and_then(|row| row.get::<_, Option<i64>>(0)).unwrap_or_default()
+        }
+        Capture::Trigger => link::outbox_view(&control.client).await?.bytes,
+    };
+    Ok(bytes.max(0).unsigned_abs())
+}
+
+/// If one of two nodes is away, and the other one keeps more for it than it should: notes the keys that change until it
+/// is back. Returns at once if that is not so.
+///
+/// # Errors
+/// When the node that is here is lost, or something is wrong with it.
+pub(super) async fn stand_in(
+    config: &Config,
+    away: &str,
+    holder: &str,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<(), RunError> {
+    let here = config.nodes.iter().find(|node| node.name != away);
+    let (Some(here), Some(there)) = (here, config.node(away)) else { return Ok(()) };
+    let control = Control::open(here).await?;
+    let mark = link::read_left_behind(&control.client).await.map_err(ReachError::from)?;
+    if mark.is_none() && kept_bytes(&control).await? <= config.hub.keep_wal {
+        return Ok(());
+    }
+    let peers = link::read_peers(&control.client).await.map_err(ReachError::from)?;
+    let Some(peer) = peers.iter().find(|peer| peer.name == away) else { return Ok(()) };
+    // Another one that is at work on it does the same.
+    if !link::try_lock(&control.client).await.map_err(ReachError::from)? {
+        return Ok(());
+    }
+    become_the_only_one(&control, holder).await?;
+    if mark.is_none() {
+        let mib = config.hub.keep_wal >> 20;
+        tracing::warn!(
+            node = %here.name,
+            "keeps more than {mib} MiB of changes for {away}, which is away: from now on only the keys that change are kept"
+        );
+    }
+    link::leave_behind(&control.client, peer.number).await.map_err(ReachError::from)?;
+    let mut reader = Reader::open(config, &control).await?;
+    while !*stop.borrow() && !is_there(there).await {
+        let round = Instant::now() + ROUND;
+        while reader.note(&control, Some(round)).await? {}
+        control.client.execute(AT_WORK, &[]).await.map_err(ReachError::from)?;
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            () = tokio::time::sleep_until(round.into()) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Another hub may be on its way, with an old epoch.
+async fn become_the_only_one(control: &Control, holder: &str) -> Result<(), RunError> {
+    let epoch = link::read_epoch(&control.client).await.map_err(ReachError::from)?.epoch + 1;
+    link::take_epoch(&control.client, epoch, holder).await.map_err(ReachError::from)?;
+    Ok(end_old_backends(&control.name, &control.client).await?)
+}
+
+async fn is_there(node: &Node) -> bool {
+    probe::answer_of(&node.name, ANSWER, async { Control::open(node).await.map(drop) }).await.is_ok()
+}
+
+/// Of nodes that are all here: the one that was left behind, and whose keys have to be settled before a hub works.
+pub(super) async fn returned(controls: &[Control]) -> Result<Option<String>, ReachError> {
+    for control in controls {
+        if let Some(left) = link::read_left_behind(&control.client).await? {
+            let who = controls.iter().find(|other| other.id == node_id(left.node));
+            return Ok(who.map(|control| control.name.clone()));
+        }
+    }
+    Ok(None)
+}
+
+/// Notes which keys the nodes have changed up to now, on the one that was not left behind, and lets the changes go. To be
+/// called before they are settled, by who keeps hubs away.
+///
+/// # Errors
+/// When a node cannot be reached.
+pub async fn note_all_changes(config: &Config, left: &str) -> Result<(), RunError> {
+    let here = config.nodes.iter().find(|node| node.name != left);
+    let (Some(here), Some(there)) = (here, config.node(left)) else { return Ok(()) };
+    let keeper = Control::open(here).await?;
+    let returned = Control::open(there).await?;
+    note_changes(config, &returned, &keeper).await?;
+    note_changes(config, &keeper, &keeper).await
+}

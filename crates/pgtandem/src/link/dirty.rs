@@ -1,0 +1,71 @@
+//! `pgtandem.left_behind` and `pgtandem.dirty_key`: what is kept for a peer that is away for long.
+
+use std::time::SystemTime;
+use tokio_postgres::{Client, Error, GenericClient};
+
+/// More keys of a table than this are kept as the table: then all of it is compared.
+const MOST_KEYS: i64 = 1_000_000;
+
+/// A key that has changed; no bytes: any of the table.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DirtyKey {
+    pub table_id: i32,
+    pub key_bytes: Vec<u8>,
+}
+
+/// The peer this node keeps only keys for.
+#[derive(Debug, Clone)]
+pub struct LeftBehind {
+    pub node: i16,
+    pub since: SystemTime,
+}
+
+pub async fn read_left_behind(client: &impl GenericClient) -> Result<Option<LeftBehind>, Error> {
+    let row = client.query_opt("SELECT node, since FROM pgtandem.left_behind LIMIT 1", &[]).await?;
+    Ok(row.map(|row| LeftBehind { node: row.get(0), since: row.get(1) }))
+}
+
+pub async fn leave_behind(client: &impl GenericClient, node: i16) -> Result<(), Error> {
+    let query = "INSERT INTO pgtandem.left_behind (node) VALUES ($1) ON CONFLICT DO NOTHING";
+    client.execute(query, &[&node]).await.map(drop)
+}
+
+pub async fn count_dirty_keys(client: &impl GenericClient) -> Result<i64, Error> {
+    Ok(client.query_one("SELECT pg_catalog.count(*) FROM pgtandem.dirty_key", &[]).await?.get(0))
+}
+
+/// On this node's disk when it returns.
+pub async fn add_dirty_keys(client: &Client, by: i16, keys: &[DirtyKey]) -> Result<(), Error> {
+    const ADD: &str = "
+        INSERT INTO pgtandem.dirty_key (table_id, key_bytes, changed_by)
+        SELECT k.table_id, k.key_bytes, $3 FROM unnest($1::int4[], $2::bytea[]) AS k (table_id, key_bytes)
+        WHERE NOT EXISTS (SELECT FROM pgtandem.dirty_key d
+                          WHERE d.table_id = k.table_id AND d.key_bytes = '' AND d.changed_by = $3)
+        ON CONFLICT DO NOTHING";
+    const FULL: &str = "SELECT table_id FROM pgtandem.dirty_key WHERE changed_by = $1 GROUP BY table_id
+                        HAVING pg_catalog.count(*) > $2";
+    const WHOLE: &str = "
+        WITH gone AS (DELETE FROM pgtandem.dirty_key WHERE changed_by = $1 AND table_id = $2 AND key_bytes <> '')
+        INSERT INTO pgtandem.dirty_key (table_id, key_bytes, changed_by) VALUES ($2, '', $1) ON CONFLICT DO NOTHING";
+    client.batch_execute("BEGIN; SET LOCAL synchronous_commit = local").await?;
+    let tables: Vec<i32> = keys.iter().map(|key| key.table_id).collect();
+    let bytes: Vec<&[u8]> = keys.iter().map(|key| key.key_bytes.as_slice()).collect();
+    client.execute(ADD, &[&tables, &bytes, &by]).await?;
+    for row in client.query(FULL, &[&by, &MOST_KEYS]).await? {
+        client.execute(WHOLE, &[&by, &row.get::<_, i32>(0)]).await?;
+    }
+    client.batch_execute("COMMIT").await
+}
+
+/// With who has changed each.
+pub async fn read_dirty_keys(client: &impl GenericClient, table_id: i32) -> Result<Vec<(Vec<u8>, Vec<i16>)>, Error> {
+    const QUERY: &str = "SELECT key_bytes, pg_catalog.array_agg(changed_by) FROM pgtandem.dirty_key
+                         WHERE table_id = $1 GROUP BY key_bytes";
+    Ok(client.query(QUERY, &[&table_id]).await?.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// They are settled.
+pub async fn forget_left_behind(client: &impl GenericClient) -> Result<(), Error> {
+    client.execute("DELETE FROM pgtandem.left_behind", &[]).await?;
+    client.execute("DELETE FROM pgtandem.dirty_key", &[]).await.map(drop)
+}
