@@ -16,7 +16,7 @@ pub use decision::{
     Contender, Decision, DecisionFilter, MERGE, MergeDecision, count_decisions, insert_merge_decisions, list_decisions,
     prune_decisions, set_undone,
 };
-pub use direct::{DirectFacts, direct_sql, install_direct, read_direct};
+pub use direct::{DirectFacts, DirectTableFacts, direct_sql, install_direct, read_direct};
 pub use epoch::{Epoch, read_epoch, take_epoch};
 pub use held::{Held, delete_held, delete_held_of_table, insert_held, list_held};
 pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, ask_to_yield, lock, notify_changed, try_lock, unlock};
