@@ -30,9 +30,7 @@ struct Mark {
 /// # Errors
 /// When a node cannot be reached, goes away, or something is wrong that waiting cannot mend.
 pub async fn run_once(config: &Config, mut stop: watch::Receiver<bool>) -> Result<bool, RunError> {
-    if config.direct.is_some() {
-        direct::settle(&config.nodes, config.hub.silence_timeout * 2).await?;
-    }
+    settle(config).await;
     for _ in 0..LIVES {
         let mut controls = open_all(config).await?;
         controls.sort_by_key(|control| control.id);
@@ -48,14 +46,21 @@ pub async fn run_once(config: &Config, mut stop: watch::Receiver<bool>) -> Resul
         match work(config, controls, &marks, &mut stop).await? {
             Ended::Recover(why) => tracing::warn!("starting over from the databases: {why}"),
             Ended::Asked | Ended::Yield => {
-                if config.direct.is_some() {
-                    direct::settle(&config.nodes, config.hub.silence_timeout * 2).await?;
-                }
+                settle(config).await;
                 return Ok(true);
             }
         }
     }
     Err(RunError::NotAllHere(vec![("a node".to_owned(), "it was lost again and again".to_owned())]))
+}
+
+/// What comes of it must not keep the rest from being delivered.
+async fn settle(config: &Config) {
+    if config.direct.is_some()
+        && let Err(error) = direct::settle(&config.nodes, config.hub.silence_timeout * 2).await
+    {
+        tracing::warn!("receipts of direct deliveries were not all looked through: {error}");
+    }
 }
 
 async fn mark(control: &Control) -> Result<Mark, ReachError> {

@@ -70,6 +70,9 @@ pub async fn settle_receipts(sender: &Client, receiver: &mut Client) -> Result<S
             }
         }
     }
+    if settled.reverted > 0 {
+        copy_records(sender, receiver).await?;
+    }
     forget_sent(sender, receiver).await?;
     forget_refused(receiver).await?;
     Ok(settled)
@@ -142,8 +145,7 @@ async fn revert(sender: &Client, receiver: &mut Client, token: Uuid, settled: &m
         }
     }
     transaction.execute("DELETE FROM pgtandem.receipt WHERE token = $1", &[&token]).await?;
-    transaction.commit().await?;
-    copy_records(sender, receiver).await
+    transaction.commit().await
 }
 
 /// What was put back is on record on both nodes, as all decisions are.

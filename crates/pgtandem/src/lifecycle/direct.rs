@@ -128,7 +128,7 @@ impl Planner<'_> {
             let Some(peer) = self.peer_of(node) else { continue };
             for table in &self.config.tables {
                 let id = self.table_id(table);
-                if self.direct_of(node).is_some_and(|direct| direct.tables.contains(&id)) {
+                if self.is_made(id, node, peer, table) && self.is_made(id, peer, node, table) {
                     continue;
                 }
                 if let Some(table) = self.direct_table(id, node, peer, table) {
@@ -136,6 +136,15 @@ impl Planner<'_> {
                 }
             }
         }
+    }
+
+    /// Both sides take what the other one's table is now. If one does not, both are made anew.
+    fn is_made(&self, id: i32, node: usize, peer: usize, table: &Table) -> bool {
+        let made = self.direct_of(node).and_then(|direct| direct.tables.iter().find(|made| made.id == id));
+        let there = self.surveys[peer].table(&table.name);
+        let (Some(made), Some(there)) = (made, there) else { return false };
+        made.fits
+            && there.columns.iter().map(|column| column.name.as_str()).eq(made.arriving.iter().map(String::as_str))
     }
 
     fn direct_table(&self, id: i32, node: usize, peer: usize, table: &Table) -> Option<DirectTable> {

@@ -19,7 +19,7 @@ pub use decision::{
     Contender, Decision, DecisionFilter, MERGE, MergeDecision, REPAIR, count_decisions, insert_merge_decisions,
     list_decisions, prune_decisions, set_undone,
 };
-pub use direct::{DirectFacts, direct_sql, install_direct, read_direct};
+pub use direct::{DirectFacts, DirectTableFacts, direct_sql, install_direct, read_direct};
 pub use dirty::{
     DirtyKey, LeftBehind, add_dirty_keys, count_dirty_keys, forget_left_behind, leave_behind, read_dirty_keys,
     read_left_behind,

@@ -238,3 +238,24 @@ fn s50_a_plain_role() {
     let said = pair.pgtandem(["down", "--yes"]).ok();
     assert!(said.contains("new: nothing left."), "{said}");
 }
+
+/// S39: while the shapes differ changes wait; once both have the column, `up` lets them go directly again.
+#[test]
+fn s39_a_column_is_added_on_one_side_then_on_the_other() {
+    let pair = Pair::with(Setup::shared().table("products", FILLED));
+    pair.link();
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    new.sql("ALTER TABLE products ADD COLUMN colour text");
+    new.sql("UPDATE products SET colour = 'red' WHERE id = 1");
+    assert_eq!(new.sql("SELECT count(*) FROM pgtandem.queued"), "1");
+    legacy.sql("ALTER TABLE products ADD COLUMN colour text");
+    pair.link();
+    pair.pgtandem(["run", "--once"]).ok();
+    pair.equal("products");
+    for (here, there) in [("new", "legacy"), ("legacy", "new")] {
+        pair[here].sql(&format!("UPDATE products SET colour = '{here}' WHERE id = 1"));
+        assert_eq!(pair[there].sql("SELECT colour FROM products WHERE id = 1"), here);
+    }
+    let said = pair.pgtandem(["up", "--yes"]).ok();
+    assert!(said.contains("nothing to do"), "{said}");
+}
