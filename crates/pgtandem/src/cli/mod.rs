@@ -16,6 +16,7 @@ mod layout;
 mod output;
 mod pause;
 mod plan;
+mod renumbered;
 mod run;
 mod status;
 mod style;
@@ -80,6 +81,7 @@ enum Command {
     Run(run::Run),
     Status(status::Status),
     Conflicts(conflicts::Conflicts),
+    Renumbered(renumbered::RenumberedCommand),
     Pause(pause::Pause),
     Resume(pause::Resume),
     Down(down::Down),
@@ -126,6 +128,7 @@ fn in_runtime(command: Command, global: &Global) -> Result<Outcome, Failure> {
             Command::Demo(demo) => demo.run(),
             Command::Status(status) => status.run(global).await,
             Command::Conflicts(conflicts) => conflicts.run(global).await,
+            Command::Renumbered(renumbered) => renumbered.run(global).await,
             Command::Pause(pause) => pause.run(global).await,
             Command::Resume(resume) => resume.run(global).await,
             Command::Down(down) => down.run(global).await,

@@ -4,6 +4,7 @@
 
 mod interpolate;
 mod mask;
+mod matching;
 mod names;
 mod read;
 mod report;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use crate::connect::{Endpoint, Environment};
 use crate::sql::{Ident, QualifiedName};
 
+pub use matching::{Matching, Reference};
 pub use names::spell_table_name;
 pub use report::{ConfigFault, ConfigFaults};
 
@@ -56,6 +58,8 @@ pub struct Table {
     pub merge: Merge,
     /// The column that tells which of two rows is newer.
     pub merge_by: Ident,
+    /// Which rows are the same although their ids differ, or differ although their ids are the same.
+    pub matching: Option<Matching>,
     /// Line of the file, for messages that come later.
     pub line: usize,
 }
@@ -107,6 +111,8 @@ pub struct HubSettings {
     /// Decisions are kept for this long, and as long as all of a node take no more than that.
     pub keep_conflicts_days: u32,
     pub keep_conflicts_mib: u32,
+    /// A merge that is older can no longer be undone.
+    pub confirm_after_days: u32,
 }
 
 impl Default for HubSettings {
@@ -117,6 +123,7 @@ impl Default for HubSettings {
             id_slots: 4,
             keep_conflicts_days: 90,
             keep_conflicts_mib: 1024,
+            confirm_after_days: 7,
         }
     }
 }

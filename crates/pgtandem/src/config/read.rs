@@ -1,5 +1,7 @@
 //! From the text of `pgtandem.toml` to a [`Config`], collecting every fault on the way.
 
+mod matching;
+
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
@@ -267,11 +269,13 @@ impl<'a> Reader<'a> {
         const NAME: &str = "name = \"products\" or name = \"shop.products\"";
         let section =
             self.section(item, "an entry of `tables`", "write [[tables]] and below it name = \"products\"")?;
-        self.only_known(&section, "of a table", &["name", "resolve", "ids", "merge", "merge_by"]);
+        let known = [["name", "resolve", "ids", "merge", "merge_by"], matching::KEYS].concat();
+        self.only_known(&section, "of a table", &known);
         let resolve = self.resolve(&section, nodes);
         let ids = self.ids(&section);
         let merge = self.merge(&section, nodes);
         let merge_by = self.merge_by(&section, &merge);
+        let matching = self.matching(&section, nodes);
         if !section.table.contains_key("name") {
             self.fault(section.span.clone(), "a table has no name", format!("add {NAME}"));
         }
@@ -279,7 +283,7 @@ impl<'a> Reader<'a> {
         match table_name(&name) {
             Ok(name) => {
                 let line = self.line_of(span.start);
-                Some((Table { name, resolve, ids, merge, merge_by, line }, span))
+                Some((Table { name, resolve, ids, merge, merge_by, matching, line }, span))
             }
             Err((message, remedy)) => {
                 self.fault(span, message, remedy);
@@ -371,7 +375,14 @@ impl<'a> Reader<'a> {
         self.only_known(
             &section,
             "of [hub]",
-            &["silence_timeout_s", "status_interval_ms", "id_slots", "keep_conflicts_days", "keep_conflicts_mib"],
+            &[
+                "silence_timeout_s",
+                "status_interval_ms",
+                "id_slots",
+                "keep_conflicts_days",
+                "keep_conflicts_mib",
+                "confirm_after_days",
+            ],
         );
         let silence = defaults.silence_timeout.as_secs();
         let status = defaults.status_interval.as_secs() * 1000;
@@ -381,6 +392,7 @@ impl<'a> Reader<'a> {
             id_slots: self.number(&section, "id_slots", 2..=64, defaults.id_slots),
             keep_conflicts_days: self.number(&section, "keep_conflicts_days", 0..=36_500, defaults.keep_conflicts_days),
             keep_conflicts_mib: self.number(&section, "keep_conflicts_mib", 1..=1_048_576, defaults.keep_conflicts_mib),
+            confirm_after_days: self.number(&section, "confirm_after_days", 0..=3650, defaults.confirm_after_days),
         };
         let span = section.table.get("id_slots").map_or(section.span, Spanned::span);
         self.check_slots(settings.id_slots, nodes, Some(span));

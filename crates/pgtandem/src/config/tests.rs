@@ -56,6 +56,7 @@ keep_conflicts_mib = 1_00
                 ids: Ids::Interleave,
                 merge: Merge::Refuse,
                 merge_by: MERGE_BY.into(),
+                matching: None,
                 line: 8
             },
             Table {
@@ -64,6 +65,7 @@ keep_conflicts_mib = 1_00
                 ids: Ids::Keep,
                 merge: Merge::Newest,
                 merge_by: "changed".into(),
+                matching: None,
                 line: 10
             },
         ]

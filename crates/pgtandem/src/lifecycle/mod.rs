@@ -14,6 +14,7 @@ mod locks;
 mod nodes;
 mod pause;
 mod plan;
+mod renumbered;
 mod report;
 mod restore;
 mod survey;
@@ -29,10 +30,11 @@ pub use interleave::{Interleaving, Pattern};
 pub use nodes::{OpenNode, Opened, open_nodes};
 pub use pause::{Pausing, Stand, Turn, turn};
 pub use plan::{Plan, Rows, Step, plan};
+pub use renumbered::{Renumbered, renumbered};
 pub use report::{Finding, Report, Severity};
 pub use survey::{LinkFacts, NodeSurvey, survey};
 pub use undo::{Undone, undo};
-pub use up::{Progress, Silent, make_plan, up};
+pub use up::{Example, Progress, Renumbering, Silent, make_plan, up};
 
 use crate::config::Config;
 use crate::sql::QualifiedName;
@@ -40,4 +42,14 @@ use crate::sql::QualifiedName;
 /// The names of the tables that the configuration lists, in its order.
 pub fn table_names(config: &Config) -> Vec<QualifiedName> {
     config.tables.iter().map(|table| table.name.clone()).collect()
+}
+
+/// What another version of pgtandem has installed is not read.
+async fn require_this_version(node: &OpenNode) -> Result<(), LifecycleError> {
+    use error::On as _;
+    let row = crate::link::read_node(node.client()).await.on(&node.name, "reading the link")?;
+    match row.and_then(|row| row.other_version()) {
+        None => Ok(()),
+        Some(other) => Err(LifecycleError::refused(format!("node {}: {}", node.name, other.what), other.remedy)),
+    }
 }

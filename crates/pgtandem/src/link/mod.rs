@@ -6,8 +6,10 @@ mod decision;
 mod epoch;
 mod held;
 mod lock;
+mod merge;
 mod nodes;
 mod outbox;
+mod renumbered;
 mod restore;
 mod tables;
 
@@ -18,6 +20,9 @@ pub use decision::{
 pub use epoch::{Epoch, read_epoch, take_epoch};
 pub use held::{Held, delete_held, delete_held_of_table, insert_held, list_held};
 pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, ask_to_yield, lock, notify_changed, try_lock, unlock};
+pub use merge::{
+    MergeRow, MergedRow, confirm_merges, delete_merge, delete_merged_rows, list_merged_rows, list_merges, note_merged,
+};
 pub use nodes::{
     NewNode, NodeRow, OtherVersion, Peer, insert_peer, read_last_number, read_node, read_peers, set_left,
     set_slot_count, slot_name,
@@ -25,16 +30,17 @@ pub use nodes::{
 pub use outbox::{
     OUTBOX_SQL, OutboxView, go_on_above, install_outbox, last_position, outbox_view, read_acknowledged, read_captured,
 };
+pub use renumbered::{Renumbered, Why, delete_renumbered, insert_renumbered, list_renumbered};
 pub use restore::{Restore, RestoreKind, delete_restore, list_restore, read_restore, save_restore, set_restore_after};
 pub use tables::{
     LinkedTable, PausedBy, TableState, delete_linked_table, insert_linked_table, read_last_table_id,
-    read_linked_tables, set_columns, set_live, set_paused, set_policy, set_start_position,
+    read_linked_tables, set_columns, set_linking, set_live, set_paused, set_policy, set_start_position,
 };
 
 use tokio_postgres::{Error, GenericClient};
 
 /// The version of `schema.sql`, kept in `pgtandem.node.schema_version`.
-pub const SCHEMA_VERSION: i32 = 2;
+pub const SCHEMA_VERSION: i32 = 3;
 
 /// The publication's name on every node.
 pub const PUBLICATION: &str = "pgtandem";

@@ -13,6 +13,8 @@ pub enum RestoreKind {
     Catalog,
     /// How far the copying of a table is; object: the linked table's id.
     Copy,
+    /// From here on an id of the table means the same on all nodes; object: the linked table's id.
+    Renumber,
 }
 
 impl RestoreKind {
@@ -22,6 +24,7 @@ impl RestoreKind {
             Self::ReplicaIdentity => "replica identity",
             Self::Catalog => "catalog",
             Self::Copy => "copy",
+            Self::Renumber => "renumber",
         }
     }
 }

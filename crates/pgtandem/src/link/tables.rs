@@ -127,6 +127,14 @@ pub async fn set_live(client: &impl GenericClient, id: i32) -> Result<(), Error>
     Ok(())
 }
 
+/// Back to what it was before its rows were made the same.
+pub async fn set_linking(client: &impl GenericClient, id: i32) -> Result<(), Error> {
+    const QUERY: &str = "UPDATE pgtandem.linked_table SET state = 'linking', linked_at = NULL, start_position = '0/0'
+                         WHERE id = $1";
+    client.execute(QUERY, &[&id]).await?;
+    Ok(())
+}
+
 pub async fn set_policy(client: &impl GenericClient, id: i32, resolve: &str, ids: Ids) -> Result<(), Error> {
     const QUERY: &str = "UPDATE pgtandem.linked_table SET resolve = $2, ids = $3 WHERE id = $1";
     client.execute(QUERY, &[&id, &resolve, &ids.to_string()]).await?;
@@ -144,6 +152,9 @@ pub async fn set_paused(client: &impl GenericClient, id: i32, paused: Option<(Pa
 /// With everything that is kept about it, but for the decisions: those are history.
 pub async fn delete_linked_table(client: &impl GenericClient, id: i32) -> Result<(), Error> {
     client.execute("DELETE FROM pgtandem.held WHERE table_id = $1", &[&id]).await?;
+    for table in ["merged_row", "merge", "renumbered"] {
+        client.execute(&format!("DELETE FROM pgtandem.{table} WHERE table_id = $1"), &[&id]).await?;
+    }
     client.execute("DELETE FROM pgtandem.linked_table WHERE id = $1", &[&id]).await?;
     Ok(())
 }

@@ -10,6 +10,7 @@ mod capture;
 mod comparing;
 mod copying;
 mod merging;
+mod renumbering;
 mod rows;
 mod sequence;
 mod table;
@@ -23,7 +24,11 @@ pub use comparing::{
 pub use copying::{
     copy_in, copy_out, copy_table, create_copy_table, holds_rows, insert_from_copy_table, rest_of_copy_table,
 };
-pub use merging::{insert_missing, newest, overwrite};
+pub use merging::{newest, overwrite};
+pub use renumbering::{
+    Holder, MOVES, Renumbered, Spot, ambiguous, count_moves, create_moves, create_unsettled, draw, first_moves,
+    hold_writers, insert_missing, insert_unsettled, keys_inside, rows_against, some_values, take_back_inserted,
+};
 pub use rows::{
     NOT_WRITTEN, WrittenColumn, copy_rows, counted_update, counted_upsert, delete, delete_all, delete_found,
     lock_for_writing, lock_rows, move_rows, refuse_duplicates, refuse_present, refuse_referenced, select_values, stash,

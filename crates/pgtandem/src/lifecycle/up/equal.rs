@@ -40,7 +40,7 @@ impl Work<'_> {
                 begin.on(&session.name, "comparing rows")?;
                 sessions.push((*node, session));
             }
-            let compared = self.compare(table, &sessions, false).await?;
+            let compared = self.compare_before(table, &sessions).await?;
             self.require_mergeable(table, &sessions, &compared, merge)?;
             if !compared.tally.is_equal() {
                 let names = names(&sessions);
@@ -110,6 +110,30 @@ impl Work<'_> {
         )
     }
 
+    /// Before rows are renumbered: unique values that will only then show whether they clash are not looked at.
+    async fn compare_before<'a>(
+        &'a self,
+        table: &'a QualifiedName,
+        sessions: &[(usize, OpenNode)],
+    ) -> Result<Compared<'a>, LifecycleError> {
+        let renumbered = |name: &QualifiedName| {
+            let mut steps = self.plan.steps.iter();
+            steps.any(|step| matches!(step, Step::Renumber { table, .. } if table == name))
+        };
+        let matching = self.config.tables.iter().find(|of| of.name == *table && renumbered(table));
+        let matching = matching.and_then(|table| table.matching.as_ref());
+        let refers = |column: &Ident| {
+            let shapes = sessions.iter().filter_map(|(node, _)| self.shape(*node, table));
+            let mut keys = shapes.flat_map(|shape| &shape.foreign_keys_out);
+            keys.any(|key| key.columns.contains(column) && renumbered(&key.referenced))
+        };
+        self.compare_clashes(table, sessions, false, |index| {
+            let joined = matching.is_some_and(|matching| matching.columns.iter().all(|name| index.contains(&name)));
+            !joined && !index.iter().any(|column| refers(column))
+        })
+        .await
+    }
+
     /// `sessions`: one per node whose rows are compared, with the node's number, each in a transaction that sees one
     /// state of them. `keep`: to merge them.
     pub(super) async fn compare<'a>(
@@ -117,6 +141,17 @@ impl Work<'_> {
         table: &'a QualifiedName,
         sessions: &[(usize, OpenNode)],
         keep: bool,
+    ) -> Result<Compared<'a>, LifecycleError> {
+        self.compare_clashes(table, sessions, keep, |_| true).await
+    }
+
+    /// `clashes`: whether they are looked for in a unique index of these columns.
+    async fn compare_clashes<'a>(
+        &'a self,
+        table: &'a QualifiedName,
+        sessions: &[(usize, OpenNode)],
+        keep: bool,
+        clashes: impl Fn(&[&Ident]) -> bool,
     ) -> Result<Compared<'a>, LifecycleError> {
         let columns: Vec<Columns> =
             self.common_columns(table).into_iter().map(|name| vec![name; sessions.len()]).collect();
@@ -128,7 +163,8 @@ impl Work<'_> {
         };
         // Outside of the transactions, which an error would end.
         let asked: Vec<Side<'_>> = sessions.iter().map(|(node, _)| side(&self.nodes[*node])).collect();
-        let subject = Subject::new(table, &asked, &shapes, &columns).await?;
+        let mut subject = Subject::new(table, &asked, &shapes, &columns).await?;
+        subject.look_for_clashes_in(clashes);
         let sides: Vec<Side<'_>> = sessions.iter().map(|(_, session)| side(session)).collect();
         let mut differences = Differences::new(table, subject.estimated_rows(), self.progress, keep)?;
         let tally = compare_rows(&subject, &Sessions::single(sides), OPTIONS, None, &mut differences).await?;

@@ -13,11 +13,13 @@ mod interleave;
 mod merge;
 mod own;
 mod publish;
+pub(in crate::lifecycle) mod renumber;
 mod resume;
 mod snapshot;
 mod winner;
 mod write;
 
+pub use renumber::{Example, Renumbering};
 pub(in crate::lifecycle) use winner::order;
 
 use super::check::{check_and_survey, judge, survey_all};
@@ -49,8 +51,17 @@ impl Progress for Silent {}
 /// What `up` would do, and what `check` says; no plan if there are faults.
 pub async fn make_plan(config: &Config) -> Result<(Report, Option<Plan>), LifecycleError> {
     let (report, surveys) = check_and_survey(config).await;
-    let agreed = if report.is_passed() { Some(plan(config, &surveys)?) } else { None };
-    Ok((report, agreed))
+    if !report.is_passed() {
+        return Ok((report, None));
+    }
+    let plan = plan(config, &surveys)?;
+    if !plan.steps.iter().any(|step| matches!(step, Step::Renumber { .. })) {
+        return Ok((report, Some(plan)));
+    }
+    let nodes = open_nodes(config).await.all()?;
+    let mut work = Work { nodes, surveys, plan, config, progress: &Silent, snapshots: None };
+    work.preview_renumbering().await?;
+    Ok((report, Some(work.plan)))
 }
 
 /// Takes the steps of `agreed`, if it is still what there is to do.
@@ -68,7 +79,7 @@ pub async fn up(config: &Config, agreed: &Plan, progress: &dyn Progress) -> Resu
             "look at `pgtandem plan` and run `pgtandem up` again",
         ));
     }
-    let mut work = Work { nodes, surveys, plan: now, progress, snapshots: None };
+    let mut work = Work { nodes, surveys, plan: now, config, progress, snapshots: None };
     work.refuse_different_tables().await?;
     let steps = work.plan.steps.clone();
     for step in &steps {
@@ -86,6 +97,7 @@ pub(super) struct Work<'a> {
     /// As it was before the first step.
     pub surveys: Vec<NodeSurvey>,
     pub plan: Plan,
+    pub config: &'a Config,
     pub progress: &'a dyn Progress,
     /// One per node, taken when the first table is filled.
     pub snapshots: Option<Vec<snapshot::Snapshot>>,
@@ -113,6 +125,9 @@ impl Work<'_> {
             Step::Register { node, id, table, columns } => self.register(*node, *id, table, columns).await,
             Step::Policy { node, id, table } => self.set_policy(*node, *id, table).await,
             Step::Interleave(interleaving) => self.interleave(interleaving).await,
+            Step::Renumber { id, table, node, against, matching } => {
+                self.renumber(*id, table, *node, *against, matching).await
+            }
             Step::Fill { id, table, rows } => self.fill(*id, table, rows).await,
         }
     }
