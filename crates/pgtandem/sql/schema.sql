@@ -140,6 +140,7 @@ CREATE TABLE pgtandem.merge (
     table_id     integer PRIMARY KEY,
     copied       bigint NOT NULL DEFAULT 0,             -- rows that were inserted here
     overwritten  bigint NOT NULL DEFAULT 0,             -- rows that were overwritten here, each with a decision that keeps it
+    columns      text[] NOT NULL,                       -- that it wrote, in the order in which they are hashed
     last_at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     confirmed_at timestamptz                            -- from then on it stays
 );

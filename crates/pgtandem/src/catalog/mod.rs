@@ -15,7 +15,7 @@ pub mod types;
 
 pub use constraints::{ForeignKey, ReferentialAction, Trigger, TriggerFiring, UniqueIndex, read_all_foreign_keys};
 pub use fingerprint::{Difference, Fingerprint, read_fingerprint};
-pub use references::{PlainColumn, read_check_constraints, read_plain_columns, CheckConstraint};
+pub use references::{CheckConstraint, PlainColumn, read_check_constraints, read_plain_columns};
 pub use replication::{Publication, Slot, read_publication, read_slot};
 pub use role::{RoleFacts, TableRights, read_role};
 pub use sequences::{Sequence, ServedBy, read_sequences};

@@ -20,6 +20,7 @@ mod renumbered;
 mod run;
 mod status;
 mod style;
+mod undo;
 mod up;
 mod when;
 
@@ -82,6 +83,7 @@ enum Command {
     Status(status::Status),
     Conflicts(conflicts::Conflicts),
     Renumbered(renumbered::RenumberedCommand),
+    Undo(undo::Undo),
     Pause(pause::Pause),
     Resume(pause::Resume),
     Down(down::Down),
@@ -129,6 +131,7 @@ fn in_runtime(command: Command, global: &Global) -> Result<Outcome, Failure> {
             Command::Status(status) => status.run(global).await,
             Command::Conflicts(conflicts) => conflicts.run(global).await,
             Command::Renumbered(renumbered) => renumbered.run(global).await,
+            Command::Undo(undo) => undo.run(global).await,
             Command::Pause(pause) => pause.run(global).await,
             Command::Resume(resume) => resume.run(global).await,
             Command::Down(down) => down.run(global).await,

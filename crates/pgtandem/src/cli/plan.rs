@@ -97,8 +97,12 @@ fn json(plan: &Plan) -> serde_json::Value {
                 .examples
                 .iter()
                 .map(|example| {
-                    let values: serde_json::Map<String, serde_json::Value> =
-                        one.matched.iter().cloned().zip(example.values.iter().map(|value| value.clone().into())).collect();
+                    let values: serde_json::Map<String, serde_json::Value> = one
+                        .matched
+                        .iter()
+                        .cloned()
+                        .zip(example.values.iter().map(|value| value.clone().into()))
+                        .collect();
                     serde_json::json!({ "old": example.old, "new": example.new, "matched": values })
                 })
                 .collect();

@@ -31,7 +31,9 @@ impl RenumberedCommand {
                 say("table,node,old_id,new_id,why");
                 all.iter().for_each(|one| say(csv(one)));
             }
-            (_, true) => say(format!("{:#}", serde_json::json!({ "renumbered": all.iter().map(json).collect::<Vec<_>>() }))),
+            (_, true) => {
+                say(format!("{:#}", serde_json::json!({ "renumbered": all.iter().map(json).collect::<Vec<_>>() })))
+            }
             _ if all.is_empty() => say("no row was given another id"),
             _ => all.iter().for_each(|one| say(text(one))),
         }

@@ -166,7 +166,9 @@ mod tests {
 
     #[test]
     fn what_is_no_reference_is_refused() {
-        for text in ["", "orders", "a.b.c.d", "orders.id where", "orders.id where x", "orders.id where x = y", "o.id; x"] {
+        for text in
+            ["", "orders", "a.b.c.d", "orders.id where", "orders.id where x", "orders.id where x = y", "o.id; x"]
+        {
             assert!(Reference::read(text).is_err(), "{text}");
         }
     }

@@ -29,7 +29,7 @@ use tokio::runtime::Runtime;
 use crate::cluster::{Cluster, ClusterOptions, Session, Stop};
 use crate::config::Config;
 use crate::connect::Environment;
-use crate::lifecycle::{self, Silent};
+use crate::lifecycle::{self, Silent, Until};
 use crate::observe::{self, Conflict, ConflictFilter, Observer, Status};
 
 /// The nodes, and the database of each: another name on each, as in real life.
@@ -103,7 +103,7 @@ impl Demo {
                 let faults: Vec<String> = report.faults().map(|finding| finding.what.clone()).collect();
                 return Err(DemoError::Check(faults.join("; ")));
             };
-            Ok(lifecycle::up(&self.config, &plan, &Silent).await?)
+            Ok(lifecycle::up(&self.config, &plan, Until::Linked, &Silent).await?)
         })
     }
 

@@ -84,7 +84,10 @@ impl Plan {
                          whose id is taken there a new one, and what refers to them follows",
                         table.plain()
                     ),
-                    None => format!("look whether ids of {} mean the same on {there} and {here}, by {columns}", table.plain()),
+                    None => format!(
+                        "look whether ids of {} mean the same on {there} and {here}, by {columns}",
+                        table.plain()
+                    ),
                 }
             }
             Step::Fill { table, rows, .. } => self.describe_rows(table, rows),

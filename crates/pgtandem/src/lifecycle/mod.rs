@@ -19,6 +19,7 @@ mod report;
 mod restore;
 mod survey;
 mod undo;
+mod unmerge;
 mod up;
 
 pub use check::check;
@@ -34,7 +35,8 @@ pub use renumbered::{Renumbered, renumbered};
 pub use report::{Finding, Report, Severity};
 pub use survey::{LinkFacts, NodeSurvey, survey};
 pub use undo::{Undone, undo};
-pub use up::{Example, Progress, Renumbering, Silent, make_plan, up};
+pub use unmerge::{Left, Merged, MergedOn, Unmerged, confirm_merge, plan_unmerge, unmerge};
+pub use up::{Example, Progress, Renumbering, Silent, Until, make_plan, up};
 
 use crate::config::Config;
 use crate::sql::QualifiedName;

@@ -5,9 +5,9 @@
 
 use super::identity::{Identity, identities, slot_count};
 use super::interleave::{Interleaving, interleavings};
+use super::up::Renumbering;
 use super::{LifecycleError, NodeSurvey};
 use crate::catalog::{Column, Leaf, ReplicaIdentity, TableShape};
-use super::up::Renumbering;
 use crate::config::{Capture, Config, Ids, Matching, Merge, Table};
 use crate::sql::{Ident, QualifiedName};
 
@@ -354,7 +354,11 @@ impl Planner<'_> {
         }
         let [first, second] = filled[..] else {
             return Err(LifecycleError::refused(
-                format!("{}: {} nodes hold rows, and `match` finds the same ones on two only", table.name.plain(), filled.len()),
+                format!(
+                    "{}: {} nodes hold rows, and `match` finds the same ones on two only",
+                    table.name.plain(),
+                    filled.len()
+                ),
                 "link two of the nodes first, and add the others when the first two are one",
             ));
         };

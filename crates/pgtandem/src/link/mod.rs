@@ -14,8 +14,8 @@ mod restore;
 mod tables;
 
 pub use decision::{
-    Contender, Decision, DecisionFilter, MERGE, MergeDecision, count_decisions, insert_merge_decisions, list_decisions,
-    prune_decisions, set_undone,
+    Contender, Decision, DecisionFilter, MERGE, MergeDecision, count_decisions, count_merge_decisions,
+    insert_merge_decisions, list_decisions, list_merge_decisions, prune_decisions, set_decisions_undone, set_undone,
 };
 pub use epoch::{Epoch, read_epoch, take_epoch};
 pub use held::{Held, delete_held, delete_held_of_table, insert_held, list_held};

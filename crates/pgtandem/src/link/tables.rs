@@ -19,6 +19,7 @@ pub struct LinkedTable {
     /// Changes of this node that committed before it are not judged.
     pub start_position: PgLsn,
     pub state: TableState,
+    pub linked_at: Option<std::time::SystemTime>,
     pub paused_by: Option<PausedBy>,
     pub pause_reason: Option<String>,
 }
@@ -49,7 +50,7 @@ impl PausedBy {
 /// In the order of their ids.
 pub async fn read_linked_tables(client: &impl GenericClient) -> Result<Vec<LinkedTable>, Error> {
     const QUERY: &str =
-        "SELECT id, schema_name, table_name, relid, resolve, ids, columns, start_position, state, paused_by,
+        "SELECT id, schema_name, table_name, relid, resolve, ids, columns, start_position, state, linked_at, paused_by,
                                 pause_reason FROM pgtandem.linked_table ORDER BY id";
     Ok(client.query(QUERY, &[]).await?.iter().map(linked_table).collect())
 }
@@ -70,6 +71,7 @@ fn linked_table(row: &Row) -> LinkedTable {
             "live" => TableState::Live,
             _ => TableState::Linking,
         },
+        linked_at: row.get("linked_at"),
         paused_by: row.get::<_, Option<&str>>("paused_by").map(|by| match by {
             "drift" => PausedBy::Drift,
             _ => PausedBy::User,

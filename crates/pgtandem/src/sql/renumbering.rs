@@ -152,9 +152,7 @@ impl Renumbered {
     /// Which of these ids (`$1::text[]`) are there.
     pub fn present(&self) -> String {
         let Self { table, key, key_type, .. } = self;
-        format!(
-            "SELECT t.{key}::pg_catalog.text FROM {table} AS t WHERE t.{key} = ANY ($1::text[]::{key_type}[])"
-        )
+        format!("SELECT t.{key}::pg_catalog.text FROM {table} AS t WHERE t.{key} = ANY ($1::text[]::{key_type}[])")
     }
 
     /// All at once, so that foreign keys that cannot be deferred are asked when everything fits again. Parameters: old ids
@@ -276,7 +274,8 @@ fn update(table: &QualifiedName, spots: &[&Spot], also: Option<&str>) -> String 
         let mut of = spots.iter().filter(|spot| spot.column == **column);
         let first = of.next().map(|spot| spot.new_value()).unwrap_or_default();
         // `new_value` reads `t.column`: the places found before are put in its stead.
-        let value = of.fold(first, |inner, spot| spot.new_value().replace(&format!("t.{column}"), &format!("({inner})")));
+        let value =
+            of.fold(first, |inner, spot| spot.new_value().replace(&format!("t.{column}"), &format!("({inner})")));
         format!("{column} = {value}")
     });
     let held: Vec<String> = spots.iter().map(|spot| spot.holds()).collect();
@@ -299,9 +298,7 @@ pub fn draw(sequence: &QualifiedName) -> String {
 
 /// Different values of a column, at most so many.
 pub fn some_values(table: &QualifiedName, column: &Ident, most: usize) -> String {
-    format!(
-        "SELECT DISTINCT t.{column}::pg_catalog.text FROM {table} AS t WHERE t.{column} IS NOT NULL LIMIT {most}"
-    )
+    format!("SELECT DISTINCT t.{column}::pg_catalog.text FROM {table} AS t WHERE t.{column} IS NOT NULL LIMIT {most}")
 }
 
 /// Keys (of `$1::text[]`) that objects of a jsonb column have, among the first so many rows.
@@ -360,8 +357,11 @@ pub fn take_back_inserted(
 ) -> String {
     let names = list((0..key.len()).map(|at| format!("c{at}")).chain(["hash".to_owned(), "place".to_owned()]));
     let parameters = list((1..=key.len()).map(|at| format!("${at}::text[]")));
-    let equal: Vec<String> =
-        key.iter().enumerate().map(|(at, column)| format!("t.{} {} {}", column.name, column.equals, column.value(at))).collect();
+    let equal: Vec<String> = key
+        .iter()
+        .enumerate()
+        .map(|(at, column)| format!("t.{} {} {}", column.name, column.equals, column.value(at)))
+        .collect();
     let equal = equal.join(" AND ");
     let free: String = referring
         .iter()
@@ -377,5 +377,31 @@ pub fn take_back_inserted(
          SELECT place, true FROM gone UNION ALL SELECT place, false FROM absent",
         key.len() + 1,
         row_hash(columns)
+    )
+}
+
+/// Makes rows what they were before a merge wrote over them, where they still are what it wrote. Of each column also how
+/// its type is spelled, modifiers included: what was written was cut to it. Parameters: one `text[]` per column of what
+/// was there, one per column of what was written, then numbers, which it answers with.
+pub fn take_back_overwritten(table: &QualifiedName, columns: &[(WrittenColumn, String)]) -> String {
+    let width = columns.len();
+    let parameters = list((1..=2 * width).map(|at| format!("${at}::text[]")));
+    let names = list(
+        (0..width).map(|at| format!("c{at}")).chain((0..width).map(|at| format!("w{at}"))).chain(["n".to_owned()]),
+    );
+    let places = || columns.iter().enumerate();
+    let assigned = places().filter(|(_, (column, _))| !column.is_key && !column.is_fixed);
+    let assigned = list(assigned.map(|(at, (column, _))| format!("{} = {}", column.name, column.value(at))));
+    let stands = places().map(|(at, (column, type_text))| match column.is_key {
+        true => format!("t.{} {} v.w{at}::{}", column.name, column.equals, column.cast_type),
+        false => {
+            format!("t.{0}::pg_catalog.text IS NOT DISTINCT FROM v.w{at}::{type_text}::pg_catalog.text", column.name)
+        }
+    });
+    let stands = stands.collect::<Vec<_>>().join(" AND ");
+    format!(
+        "UPDATE {table} AS t SET {assigned} FROM unnest({parameters}, ${}::pg_catalog.int8[]) AS v({names}) \
+         WHERE {stands} RETURNING v.n",
+        2 * width + 1
     )
 }

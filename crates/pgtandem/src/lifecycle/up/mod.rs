@@ -11,7 +11,7 @@ mod fill;
 mod install;
 mod interleave;
 mod merge;
-mod own;
+pub(in crate::lifecycle) mod own;
 mod publish;
 pub(in crate::lifecycle) mod renumber;
 mod resume;
@@ -59,13 +59,21 @@ pub async fn make_plan(config: &Config) -> Result<(Report, Option<Plan>), Lifecy
         return Ok((report, Some(plan)));
     }
     let nodes = open_nodes(config).await.all()?;
-    let mut work = Work { nodes, surveys, plan, config, progress: &Silent, snapshots: None };
+    let mut work = Work { nodes, surveys, plan, config, until: Until::Linked, progress: &Silent, snapshots: None };
     work.preview_renumbering().await?;
     Ok((report, Some(work.plan)))
 }
 
+/// How far `up` goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// The rows are the same on all nodes, and what is written from then on is kept for the next `up`.
+    Merged,
+    Linked,
+}
+
 /// Takes the steps of `agreed`, if it is still what there is to do.
-pub async fn up(config: &Config, agreed: &Plan, progress: &dyn Progress) -> Result<(), LifecycleError> {
+pub async fn up(config: &Config, agreed: &Plan, until: Until, progress: &dyn Progress) -> Result<(), LifecycleError> {
     let nodes = open_nodes(config).await.all()?;
     progress.step("asking a running hub to wait");
     locks::keep_others_away(&nodes).await?;
@@ -79,13 +87,16 @@ pub async fn up(config: &Config, agreed: &Plan, progress: &dyn Progress) -> Resu
             "look at `pgtandem plan` and run `pgtandem up` again",
         ));
     }
-    let mut work = Work { nodes, surveys, plan: now, config, progress, snapshots: None };
+    let mut work = Work { nodes, surveys, plan: now, config, until, progress, snapshots: None };
     work.refuse_different_tables().await?;
     let steps = work.plan.steps.clone();
     for step in &steps {
         work.take(step).await?;
     }
     for node in &work.nodes {
+        let days = f64::from(config.hub.confirm_after_days);
+        let confirmed = link::confirm_merges(node.client(), Some(days)).await;
+        confirmed.map_err(|e| LifecycleError::sql(&node.name, "confirming what was merged long ago", e))?;
         link::notify_changed(node.client()).await.map_err(|e| LifecycleError::sql(&node.name, "waking the hub", e))?;
     }
     Ok(())
@@ -98,6 +109,7 @@ pub(super) struct Work<'a> {
     pub surveys: Vec<NodeSurvey>,
     pub plan: Plan,
     pub config: &'a Config,
+    pub until: Until,
     pub progress: &'a dyn Progress,
     /// One per node, taken when the first table is filled.
     pub snapshots: Option<Vec<snapshot::Snapshot>>,

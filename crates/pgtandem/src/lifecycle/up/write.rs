@@ -154,7 +154,9 @@ impl Merge<'_> {
         decisions: &[MergeDecision],
         counts: Counts,
     ) -> Result<(), LifecycleError> {
-        link::note_merged(client, self.id, counts.copied, counts.overwritten).await.on(node, DOING)?;
+        let columns: Vec<&str> = self.subject.columns.iter().map(|name| name.as_str()).collect();
+        let noted = link::note_merged(client, self.id, counts.copied, counts.overwritten, &columns).await;
+        noted.on(node, DOING)?;
         link::insert_merge_decisions(client, self.id, &self.policy, decisions).await.on(node, DOING)?;
         client.batch_execute("COMMIT").await.on(node, DOING)
     }

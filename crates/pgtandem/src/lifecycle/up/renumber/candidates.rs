@@ -69,7 +69,8 @@ async fn of_class(
     }
     let query = sql::some_values(&column.table, &classes.name, MOST_CLASSES);
     let values = node.client().query(&query, &[]).await.on(&node.name, DOING)?;
-    let mut values: Vec<String> = values.iter().map(|row| row.get(0)).filter(|class: &String| names.is_class(class)).collect();
+    let mut values: Vec<String> =
+        values.iter().map(|row| row.get(0)).filter(|class: &String| names.is_class(class)).collect();
     values.sort();
     let conditions = values.into_iter().map(|class| vec![(classes.name.clone(), class)]);
     Ok(conditions.map(|conditions| Reference { conditions, ..plain(column) }).collect())
@@ -171,7 +172,9 @@ mod tests {
         }
         assert_eq!(camel("order_line_id"), "orderLineId");
         let names = Names { words: vec!["order_line".to_owned(), "order_lines".to_owned()], key: None };
-        assert!(["OrderLine", "Shop::OrderLine", "App\\Models\\OrderLine", "order_lines"].iter().all(|c| names.is_class(c)));
+        assert!(
+            ["OrderLine", "Shop::OrderLine", "App\\Models\\OrderLine", "order_lines"].iter().all(|c| names.is_class(c))
+        );
         assert!(!names.is_class("Order"));
     }
 }

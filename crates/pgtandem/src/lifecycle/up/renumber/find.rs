@@ -107,7 +107,14 @@ impl Work<'_> {
             let tokens: Vec<Option<String>> = row.get(1);
             let values: Vec<&str> = tokens.iter().map(|token| token.as_deref().unwrap_or("NULL")).collect();
             let ids = |at: usize| row.get::<_, Vec<String>>(at).join(", ");
-            let _ = write!(what, "\n  {} = {}: {} on {here}, {} on {there}", names.join(", "), values.join(", "), ids(2), ids(3));
+            let _ = write!(
+                what,
+                "\n  {} = {}: {} on {here}, {} on {there}",
+                names.join(", "),
+                values.join(", "),
+                ids(2),
+                ids(3)
+            );
         }
         Err(LifecycleError::refused(
             what,

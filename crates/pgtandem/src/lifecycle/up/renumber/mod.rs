@@ -12,7 +12,7 @@ mod find;
 mod references;
 mod write;
 
-pub(in crate::lifecycle) use references::{References, find as find_references};
+pub(in crate::lifecycle) use references::{References, resolve as resolve_references};
 
 use super::Work;
 use crate::catalog::TableShape;
@@ -20,7 +20,7 @@ use crate::config::{Ids, Matching, spell_table_name};
 use crate::lifecycle::error::On;
 use crate::lifecycle::plan::Step;
 use crate::lifecycle::{LifecycleError, OpenNode};
-use crate::link::{self, RestoreKind, Why};
+use crate::link::{self, RestoreKind};
 use crate::sql::{self, QualifiedName};
 use find::Moves;
 
@@ -53,6 +53,20 @@ pub struct Example {
     pub new: Option<String>,
     /// Of the matched columns; none: NULL.
     pub values: Vec<Option<String>>,
+}
+
+/// How many rows got which ids.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Moved {
+    pub new_ids: u64,
+    pub joined: u64,
+}
+
+impl Moved {
+    fn add(&mut self, others: Self) {
+        self.new_ids += others.new_ids;
+        self.joined += others.joined;
+    }
 }
 
 /// One table whose rows are looked at.
@@ -120,7 +134,9 @@ impl Work<'_> {
     ) -> Result<(), LifecycleError> {
         let task = self.task(id, table, node, against, matching).await?;
         let writer = self.nodes[node].another().await?;
-        let (mut new_ids, mut joined) = (0, 0);
+        let mut moved = Moved::default();
+        // Whoever takes it back has to know where to.
+        self.note(&task, &writer, task.settled).await?;
         for pass in 0.. {
             let moves = self.find_moves(&task, &writer).await?;
             if moves.count() == 0 {
@@ -139,17 +155,30 @@ impl Work<'_> {
             }
             self.require_renumbering(&task, &moves)?;
             let references = self.references_of(&task).await?;
-            let moved = self.write_moves(&task, &moves, &references, &writer).await?;
-            new_ids += moved.iter().filter(|why| **why == Why::Collision).count();
-            joined += moved.iter().filter(|why| **why == Why::Joined).count();
+            moved.add(self.write_moves(&task, &moves, &references, &writer).await?);
         }
+        let Moved { new_ids, joined } = moved;
         if new_ids + joined > 0 {
-            let what = format!("{new_ids} rows got new ids on {}, {joined} the ids of the same rows elsewhere", writer.name);
+            let what =
+                format!("{new_ids} rows got new ids on {}, {joined} the ids of the same rows elsewhere", writer.name);
             self.progress.merged(table, &what);
         }
-        let noted = serde_json::json!({ "node": writer.name });
-        let saved = link::save_restore(writer.client(), RestoreKind::Renumber, &id.to_string(), &noted, None).await;
-        saved.on(&writer.name, "noting that ids mean the same on all nodes")
+        self.note(&task, &writer, true).await
+    }
+
+    /// `settled`: ids mean the same from now on.
+    async fn note(&self, task: &Task<'_>, writer: &OpenNode, settled: bool) -> Result<(), LifecycleError> {
+        let references: Vec<String> = task.matching.references.iter().map(ToString::to_string).collect();
+        let before = serde_json::json!({ "references": references });
+        let after = settled.then(|| serde_json::json!({ "settled": true }));
+        let (client, object) = (writer.client(), task.id.to_string());
+        let noted = async {
+            client.batch_execute("BEGIN").await?;
+            link::delete_restore(client, RestoreKind::Renumber, &object).await?;
+            link::save_restore(client, RestoreKind::Renumber, &object, &before, after.as_ref()).await?;
+            client.batch_execute("COMMIT").await
+        };
+        noted.await.on(&writer.name, "noting what the ids mean")
     }
 
     async fn task<'t>(
@@ -168,14 +197,15 @@ impl Work<'_> {
             None => false,
             Some(_) => {
                 let noted = link::read_restore(here.client(), RestoreKind::Renumber, &id.to_string()).await;
-                noted.on(&here.name, "looking whether ids mean the same on all nodes")?.is_some()
+                let noted = noted.on(&here.name, "looking whether ids mean the same on all nodes")?;
+                noted.is_some_and(|noted| noted.after.is_some())
             }
         };
         Ok(Task { id, table, node, against, matching, shape, settled })
     }
 
     async fn references_of(&self, task: &Task<'_>) -> Result<References, LifecycleError> {
-        find_references(&self.nodes[task.node], &self.surveys[task.node], task.shape, task.matching).await
+        references::find(&self.nodes[task.node], &self.surveys[task.node], task.shape, task.matching).await
     }
 
     /// The configuration must have said whose rows get other ids, and there must be ids to give.

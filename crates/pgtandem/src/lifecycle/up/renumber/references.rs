@@ -34,14 +34,12 @@ pub(in crate::lifecycle) async fn find(
     shape: &TableShape,
     matching: &Matching,
 ) -> Result<References, LifecycleError> {
-    let foreign_keys = read_all_foreign_keys(node.client()).await.on(&node.name, DOING)?;
-    let columns = read_plain_columns(node.client()).await.on(&node.name, DOING)?;
+    let (foreign_keys, columns) = read(node).await?;
     let places = places(shape, &foreign_keys, &matching.references);
     for reference in &matching.references {
         require_known(node, reference, &columns)?;
     }
-    let known: Vec<&Reference> =
-        places.iter().map(|place| &place.reference).chain(&matching.dismiss).collect();
+    let known: Vec<&Reference> = places.iter().map(|place| &place.reference).chain(&matching.dismiss).collect();
     let unknown = candidates(node, shape, &columns, &known).await?;
     if !unknown.is_empty() {
         return Err(refuse_unknown(node, shape, matching, &unknown));
@@ -62,12 +60,32 @@ pub(in crate::lifecycle) async fn find(
             return Err(LifecycleError::refused(what, remedy));
         }
         if columns.iter().any(|column| column.table == *table && !column.writable) {
-            let what = format!("node {}: {} refers to {}, and we may not write it", node.name, table.plain(), shape.name.plain());
+            let what = format!(
+                "node {}: {} refers to {}, and we may not write it",
+                node.name,
+                table.plain(),
+                shape.name.plain()
+            );
             let us = Ident::new(survey.role.name.as_str());
             return Err(LifecycleError::refused(what, format!("GRANT SELECT, UPDATE ON {table} TO {us}")));
         }
     }
     Ok(gather(shape, &places, &columns))
+}
+
+/// As [`find`], where it was agreed to before.
+pub(in crate::lifecycle) async fn resolve(
+    node: &OpenNode,
+    shape: &TableShape,
+    named: &[Reference],
+) -> Result<References, LifecycleError> {
+    let (foreign_keys, columns) = read(node).await?;
+    Ok(gather(shape, &places(shape, &foreign_keys, named), &columns))
+}
+
+async fn read(node: &OpenNode) -> Result<(Vec<ForeignKey>, Vec<PlainColumn>), LifecycleError> {
+    let foreign_keys = read_all_foreign_keys(node.client()).await.on(&node.name, DOING)?;
+    Ok((foreign_keys, read_plain_columns(node.client()).await.on(&node.name, DOING)?))
 }
 
 /// What the foreign keys lead to, from the key and from the columns that are named.

@@ -1,7 +1,7 @@
 //! Rows get other ids, a batch in a transaction.
 
 use super::find::Moves;
-use super::{References, Task, move_ids, renumbered};
+use super::{Moved, References, Task, move_ids, renumbered};
 use crate::connect::FaultClass;
 use crate::lifecycle::error::On;
 use crate::lifecycle::locks::{Attempts, busy, is_lock_timeout, set_lock_timeout};
@@ -32,14 +32,14 @@ struct Batch<'b> {
 }
 
 impl Work<'_> {
-    /// Why each of those that were moved was; the others are for the next pass.
+    /// Those that could not be moved are for the next pass.
     pub(super) async fn write_moves(
         &self,
         task: &Task<'_>,
         moves: &Moves,
         references: &References,
         writer: &OpenNode,
-    ) -> Result<Vec<Why>, LifecycleError> {
+    ) -> Result<Moved, LifecycleError> {
         let mut batch = Batch {
             task,
             writer,
@@ -51,13 +51,13 @@ impl Work<'_> {
             upto: 0,
         };
         let (total, mut size) = (moves.count().cast_signed(), FIRST_BATCH);
-        let (mut moved, mut attempts) = (Vec::new(), Attempts::new());
+        let (mut moved, mut attempts) = (Moved::default(), Attempts::new());
         while batch.from < total {
             batch.upto = (batch.from + size).min(total);
             let began = Instant::now();
             match batch.write().await {
                 Ok(some) => {
-                    moved.extend(some);
+                    moved.add(some);
                     batch.from = batch.upto;
                     self.progress.rows(task.table, batch.from.unsigned_abs(), total.unsigned_abs());
                     size = if began.elapsed() < AIM { (size * 2).min(MOST_ROWS) } else { (size / 2).max(1) };
@@ -83,7 +83,7 @@ impl Work<'_> {
 }
 
 impl Batch<'_> {
-    async fn write(&self) -> Result<Vec<Why>, LifecycleError> {
+    async fn write(&self) -> Result<Moved, LifecycleError> {
         let (client, node) = (self.writer.client(), self.writer.name.as_str());
         let settings = self.settings();
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
@@ -93,13 +93,19 @@ impl Batch<'_> {
             client.batch_execute(&sql::hold_writers(held)).await.on(node, DOING)?;
         }
         let locked = client.query(&self.renumbered.lock(), &[&self.from, &self.upto]).await.on(node, DOING)?;
-        let mut wanted: Vec<(String, Option<String>)> = Vec::new();
+        let (mut wanted, mut counts): (Vec<(String, Option<String>)>, _) = (Vec::new(), Moved::default());
         for row in &locked {
             let (old, new, collides, taken) = (row.get(0), row.get::<_, Option<String>>(1), row.get(2), row.get(3));
             match (new, collides, taken) {
-                (Some(new), _, false) => wanted.push((old, Some(new))),
+                (Some(new), _, false) => {
+                    counts.joined += 1;
+                    wanted.push((old, Some(new)));
+                }
                 // Whoever stands there has to go first, and this one may be in the way of another.
-                (_, true, _) => wanted.push((old, None)),
+                (new, true, _) => {
+                    counts.new_ids += u64::from(new.is_none());
+                    wanted.push((old, None));
+                }
                 (_, false, _) => {}
             }
         }
@@ -116,9 +122,8 @@ impl Batch<'_> {
                 moved.iter().map(|(old, new, why)| (old.as_str(), new.as_str(), *why)).collect();
             link::insert_renumbered(client, self.task.id, &noted).await.on(node, DOING)?;
         }
-        let why = moved.into_iter().map(|(_, _, why)| why).collect();
         client.batch_execute("COMMIT").await.on(node, DOING)?;
-        Ok(why)
+        Ok(counts)
     }
 
     /// With a pause, writers queue up behind us while we wait, and then while the batch is written: each for half of it.
