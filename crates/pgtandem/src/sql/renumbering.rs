@@ -47,8 +47,9 @@ const THERE: &str = "pg_temp.pgtandem_there";
 /// Rows that are not yet known to be the same on both: of the node that is renumbered, and of the other one.
 pub fn create_unsettled() -> String {
     let columns = "(id text NOT NULL, tokens text[] NOT NULL, collides boolean NOT NULL)";
+    // How many rows of a match are alone the planner guesses at, far too low, and would compare each with each.
     format!(
-        "DROP TABLE IF EXISTS {HERE}, {THERE}, {MOVES}; CREATE TEMPORARY TABLE pgtandem_here {columns}; \
+        "SET enable_nestloop = off; DROP TABLE IF EXISTS {HERE}, {THERE}, {MOVES}; CREATE TEMPORARY TABLE pgtandem_here {columns}; \
          CREATE TEMPORARY TABLE pgtandem_there {columns}"
     )
 }
@@ -83,7 +84,7 @@ pub fn create_moves() -> [String; 3] {
                     one.new, h.tokens, h.collides \
              FROM {HERE} AS h LEFT JOIN one ON one.old = h.id WHERE one.new IS NOT NULL OR h.collides"
         ),
-        format!("CREATE UNIQUE INDEX ON {MOVES} (place); ANALYZE {MOVES}"),
+        format!("CREATE UNIQUE INDEX ON {MOVES} (place); ANALYZE {MOVES}; SET enable_nestloop = on"),
     ]
 }
 

@@ -211,7 +211,7 @@ fn s41_renumber_killed_within_a_batch_and_undone() {
     );
     let gate = pair["legacy"].session();
     gate.run("SELECT pg_advisory_lock(42)").unwrap();
-    let mut up = pair.command(["up", "--yes"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut up = pair.command(["up", "--yes"]).stdout(Stdio::null()).spawn().unwrap();
     let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted
                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     wait_until("a row waits for the test", PATIENCE, || pair["legacy"].sql(waits) == "1");
