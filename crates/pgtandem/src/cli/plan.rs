@@ -1,7 +1,7 @@
 //! `pgtandem plan`
 
 use super::{Failure, Global, Outcome, Style, say};
-use crate::lifecycle::{self, Plan, Renumbering, Step};
+use crate::lifecycle::{self, Look, Plan, Renumbering, Step};
 use clap::Args;
 
 /// Shows what `up` would make and change on each node, and changes nothing.
@@ -18,7 +18,7 @@ pub struct PlanCommand {
 impl PlanCommand {
     pub async fn run(self, global: &Global) -> Result<Outcome, Failure> {
         let config = global.load_config()?;
-        let (report, plan) = lifecycle::make_plan(&config).await?;
+        let (report, plan) = lifecycle::make_plan(&config, Look::Rows).await?;
         let Some(plan) = plan else {
             match self.json {
                 true => say(format!("{:#}", super::check::json(&config, &report))),
@@ -46,6 +46,10 @@ pub(super) fn print(plan: &Plan, style: Style) {
         say(format!("{} {}", style.bold(format!("{node}:")), plan.describe(step)));
         if let Step::Renumber { table, .. } = step {
             plan.renumberings.iter().filter(|one| one.table == *table).for_each(|one| print_renumbering(one, style));
+        }
+        if let Step::Fill { table, .. } = step {
+            let differ = plan.differ.iter().filter(|(of, _)| of == table);
+            differ.for_each(|(_, words)| say(format!("  as things are now, {words}")));
         }
     }
 }
@@ -112,5 +116,7 @@ fn json(plan: &Plan) -> serde_json::Value {
             })
         })
         .collect();
-    serde_json::json!({ "steps": steps, "renumberings": renumberings })
+    let differ = plan.differ.iter().map(|(table, words)| serde_json::json!({ "table": table.plain(), "what": words }));
+    let differ: Vec<serde_json::Value> = differ.collect();
+    serde_json::json!({ "steps": steps, "renumberings": renumberings, "differ": differ })
 }

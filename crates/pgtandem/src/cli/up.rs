@@ -2,7 +2,7 @@
 
 use super::{Failure, Global, Outcome, Style, check, confirm, plan, say};
 use crate::config::Config;
-use crate::lifecycle::{self, Progress, Until};
+use crate::lifecycle::{self, Look, Progress, Until};
 use crate::sql::QualifiedName;
 use clap::Args;
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -32,7 +32,7 @@ impl Up {
         if self.confirm {
             return self.confirm_merge(&config).await;
         }
-        let (report, agreed) = lifecycle::make_plan(&config).await?;
+        let (report, agreed) = lifecycle::make_plan(&config, Look::Ids).await?;
         let style = Style::of_stdout();
         let Some(agreed) = agreed else {
             check::print(&report, style);

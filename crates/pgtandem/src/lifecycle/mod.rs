@@ -36,7 +36,7 @@ pub use report::{Finding, Report, Severity};
 pub use survey::{LinkFacts, NodeSurvey, survey};
 pub use undo::{Undone, undo};
 pub use unmerge::{Left, Merged, MergedOn, Unmerged, confirm_merge, plan_unmerge, unmerge};
-pub use up::{Example, Progress, Renumbering, Silent, Until, make_plan, up};
+pub use up::{Example, Look, Progress, Renumbering, Silent, Until, make_plan, up};
 
 use crate::config::Config;
 use crate::sql::QualifiedName;

@@ -20,6 +20,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What the steps that renumber rows would do now; empty until it has been looked at.
     pub renumberings: Vec<Renumbering>,
+    /// What differs of tables that would be merged, in words; empty as long.
+    pub differ: Vec<(QualifiedName, String)>,
 }
 
 #[derive(Debug, Clone)]
@@ -137,7 +139,7 @@ pub fn plan(config: &Config, surveys: &[NodeSurvey]) -> Result<Plan, LifecycleEr
     tables.iter().for_each(|table| planner.fill(table));
     let steps = planner.steps;
     let captures = surveys.iter().map(|survey| survey.capture(config)).collect();
-    Ok(Plan { identities, captures, slot_count, steps, renumberings: Vec::new() })
+    Ok(Plan { identities, captures, slot_count, steps, renumberings: Vec::new(), differ: Vec::new() })
 }
 
 /// Where foreign keys act on our rows too, a row's parent has to be there before it.

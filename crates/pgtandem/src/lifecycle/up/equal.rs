@@ -24,9 +24,18 @@ pub(super) struct Compared<'a> {
 impl Work<'_> {
     /// Before anything is changed: a link that cannot come to be should not leave a slot behind that keeps WAL. What
     /// decides is the comparison at the snapshots, later.
-    pub(super) async fn refuse_different_tables(&self) -> Result<(), LifecycleError> {
+    ///
+    /// Says what differs. `only_merges`: of tables that would not be merged nothing is said, and none is refused.
+    pub(super) async fn refuse_different_tables(
+        &self,
+        only_merges: bool,
+    ) -> Result<Vec<(QualifiedName, String)>, LifecycleError> {
+        let mut differ = Vec::new();
         for step in &self.plan.steps {
-            let Step::Fill { id, table, rows: Rows::Compare { nodes, merge, .. } } = step else { continue };
+            let Step::Fill { id, table, rows: Rows::Compare { nodes, merge, by, .. } } = step else { continue };
+            if only_merges && *merge == Merge::Refuse {
+                continue;
+            }
             // Filled, but by an `up` that was interrupted.
             let copied = self.surveys.iter().filter_map(|survey| survey.link.as_ref()).flat_map(|link| &link.copies);
             if copied.into_iter().any(|copy| copy.object == id.to_string()) {
@@ -42,12 +51,15 @@ impl Work<'_> {
             }
             let compared = self.compare_before(table, &sessions).await?;
             self.require_mergeable(table, &sessions, &compared, merge)?;
+            self.refuse_what_constraints_refuse(table, &sessions, &compared, (merge, by)).await?;
             if !compared.tally.is_equal() {
                 let names = names(&sessions);
-                self.progress.merged(table, &in_words(&compared.tally, &names));
+                let words = in_words(&compared.tally, &names);
+                self.progress.merged(table, &words);
+                differ.push((table.clone(), words));
             }
         }
-        Ok(())
+        Ok(differ)
     }
 
     /// Refuses what the merge cannot make equal.

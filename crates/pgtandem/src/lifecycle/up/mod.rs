@@ -4,6 +4,7 @@
 //! taken. So `up` may be killed at any point, and a repeated one goes on from there.
 
 mod clash;
+mod constraints;
 mod copy;
 mod differences;
 mod equal;
@@ -23,9 +24,9 @@ pub use renumber::{Example, Renumbering};
 pub(in crate::lifecycle) use winner::order;
 
 use super::check::{check_and_survey, judge, survey_all};
-use super::plan::{Plan, Step, plan};
+use super::plan::{Plan, Rows, Step, plan};
 use super::{LifecycleError, NodeSurvey, OpenNode, Report, locks, open_nodes, restore, table_names};
-use crate::config::Config;
+use crate::config::{Config, Merge};
 use crate::link;
 use crate::sql::{self, QualifiedName};
 
@@ -48,19 +49,36 @@ pub struct Silent;
 
 impl Progress for Silent {}
 
+/// How closely the rows are looked at for a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Which of them would get other ids. The others `up` looks at itself, before it begins.
+    Ids,
+    /// And whether they can be merged.
+    Rows,
+}
+
 /// What `up` would do, and what `check` says; no plan if there are faults.
-pub async fn make_plan(config: &Config) -> Result<(Report, Option<Plan>), LifecycleError> {
+pub async fn make_plan(config: &Config, look: Look) -> Result<(Report, Option<Plan>), LifecycleError> {
     let (report, surveys) = check_and_survey(config).await;
     if !report.is_passed() {
         return Ok((report, None));
     }
     let plan = plan(config, &surveys)?;
-    if !plan.steps.iter().any(|step| matches!(step, Step::Renumber { .. })) {
+    let wants = |step: &Step| match step {
+        Step::Renumber { .. } => true,
+        Step::Fill { rows: Rows::Compare { merge, .. }, .. } => look == Look::Rows && *merge != Merge::Refuse,
+        _ => false,
+    };
+    if !plan.steps.iter().any(wants) {
         return Ok((report, Some(plan)));
     }
     let nodes = open_nodes(config).await.all()?;
     let mut work = Work { nodes, surveys, plan, config, until: Until::Linked, progress: &Silent, snapshots: None };
     work.preview_renumbering().await?;
+    if look == Look::Rows {
+        work.plan.differ = work.refuse_different_tables(true).await?;
+    }
     Ok((report, Some(work.plan)))
 }
 
@@ -88,7 +106,7 @@ pub async fn up(config: &Config, agreed: &Plan, until: Until, progress: &dyn Pro
         ));
     }
     let mut work = Work { nodes, surveys, plan: now, config, until, progress, snapshots: None };
-    work.refuse_different_tables().await?;
+    work.refuse_different_tables(false).await?;
     let steps = work.plan.steps.clone();
     for step in &steps {
         work.take(step).await?;

@@ -254,7 +254,10 @@ fn s40_undo_merge_leaves_what_was_changed_since() {
     scene.must(&["up", "--yes"]);
     let c = scene.on(1, "SELECT id FROM products WHERE sku = 'C'");
     scene.on(1, "UPDATE products SET name = 'changed' WHERE id IN (1, 2, 100)");
-    scene.on(1, &format!("UPDATE products SET name = 'mine, changed' WHERE id = {c}; DELETE FROM products WHERE id = 101"));
+    scene.on(
+        1,
+        &format!("UPDATE products SET name = 'mine, changed' WHERE id = {c}; DELETE FROM products WHERE id = 101"),
+    );
     let ended = scene.run(&["undo", "merge", "--yes", "--json"]);
     assert_eq!(ended.code, 1, "{}", ended.all());
     let json: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();

@@ -161,7 +161,8 @@ fn s40_shops_become_one_while_both_are_written_to() {
     assert_eq!(left, traces);
 }
 
-const TRACES: &str = "SELECT c.oid::regclass, relkind, relreplident, s.* FROM pg_class c LEFT JOIN pg_sequence s ON seqrelid = c.oid
+const TRACES: &str =
+    "SELECT c.oid::regclass, relkind, relreplident, s.* FROM pg_class c LEFT JOIN pg_sequence s ON seqrelid = c.oid
     WHERE relnamespace = 'public'::regnamespace ORDER BY 1;
     SELECT nspname FROM pg_namespace WHERE nspname = 'pgtandem'; SELECT count(*) FROM pg_depend";
 
@@ -198,7 +199,8 @@ fn s41_renumber_killed_at_any_point_can_be_repeated() {
 #[test]
 fn s41_renumber_killed_within_a_batch_and_undone() {
     let pair = shop(600, "write_pause = \"1s\"");
-    let all = "SELECT * FROM products ORDER BY id; SELECT * FROM orders ORDER BY id; SELECT * FROM order_lines ORDER BY id;
+    let all =
+        "SELECT * FROM products ORDER BY id; SELECT * FROM orders ORDER BY id; SELECT * FROM order_lines ORDER BY id;
                SELECT * FROM carts ORDER BY id";
     let before: Vec<String> = pair.nodes().iter().map(|node| node.sql(all)).collect();
     pair["legacy"].sql(
