@@ -289,3 +289,54 @@ fn s40_undo_merge_is_refused_when_it_was_confirmed() {
     // The map stays for those who hold old ids.
     assert_eq!(scene.must(&["renumbered", "--csv"]).stdout.lines().count(), 2);
 }
+
+#[test]
+fn s38_merge_rows_that_a_constraint_of_another_node_refuses() {
+    let sql = "CREATE TABLE products (id int PRIMARY KEY, name text, price int, updated_at int)";
+    let scene = Scene::new("s38_merge_constraints", 2, sql);
+    scene.on(0, "INSERT INTO products VALUES (1, 'a', 1, 1), (2, NULL, -1, 1), (3, 'c', 1, 1), (5, 'e', -5, 1)");
+    scene.on(1, "INSERT INTO products VALUES (1, 'a', 1, 1), (2, 'b', 1, 2), (4, 'd', 1, 1)");
+    scene.on(1, "ALTER TABLE products ADD CHECK (price > 0), ALTER name SET NOT NULL");
+    scene.configure(&["name = \"products\"\nmerge = \"newest\""]);
+    // 2 loses to legacy's.
+    let says =
+        "the constraint \"products_price_check\" ((price > 0)) of legacy: 1 rows of new do not fulfil it, such as id 5";
+    refused(&scene, &["plan"], &[says]);
+    refused(&scene, &["up", "--yes"], &[says]);
+    scene.on(0, "UPDATE products SET price = 5 WHERE id = 5; UPDATE products SET name = NULL WHERE id = 3");
+    refused(&scene, &["plan"], &["NOT NULL of \"name\" of legacy: 1 rows of new"]);
+    scene.on(0, "UPDATE products SET name = 'c' WHERE id = 3");
+    let plan = scene.must(&["plan"]).stdout;
+    assert!(plan.contains("as things are now, 2 only on new, 1 only on legacy, 1 on both but different"), "{plan}");
+    scene.must(&["up", "--yes"]);
+}
+
+#[test]
+fn s38_what_rows_cannot_be_matched_by() {
+    let sql = "CREATE TABLE products (id int PRIMARY KEY, sku text, data jsonb);
+               CREATE TABLE lines (a int, b int, sku text, PRIMARY KEY (a, b))";
+    let scene = Scene::new("s38_match", 2, sql);
+    scene.configure(&[
+        "name = \"products\"\nmatch = [\"data\", \"id\", \"nothing\"]",
+        "name = \"lines\"\nmatch = [\"sku\"]",
+    ]);
+    let codes = scene.check_codes();
+    let of = |code: &str| codes.iter().filter(|(of, _, _)| of == code).count();
+    assert_eq!((of("match_column"), of("match_key")), (6, 2), "{codes:?}");
+}
+
+#[test]
+fn s40_renumber_uuids_and_texts_are_joined() {
+    let sql = "CREATE TABLE products (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), sku text UNIQUE, updated_at int DEFAULT 1);
+               CREATE TABLE lines (id int PRIMARY KEY, product uuid REFERENCES products)";
+    let scene = Scene::new("s40_renumber_uuid", 2, sql);
+    scene.everywhere("INSERT INTO products (sku) VALUES ('A'), ('B')");
+    scene.on(1, "INSERT INTO lines SELECT ascii(sku), id FROM products");
+    scene.configure(&[
+        "name = \"products\"\nmerge = \"newest\"\nmatch = \"sku\"\nrenumber = \"legacy\"\nids = \"keep\"",
+    ]);
+    let ids = scene.on(0, "SELECT id FROM products ORDER BY sku");
+    scene.must(&["up", "--yes"]);
+    assert_eq!(scene.everywhere("SELECT id FROM products ORDER BY sku"), [ids.as_str(); 2]);
+    assert_eq!(scene.on(1, "SELECT product FROM lines ORDER BY id"), ids);
+}

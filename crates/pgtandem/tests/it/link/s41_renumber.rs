@@ -168,12 +168,13 @@ const TRACES: &str =
 
 #[test]
 fn s41_renumber_killed_at_any_point_can_be_repeated() {
-    let mut steps = 14;
+    // What comes before is the same in every link (s41_killed).
+    let mut steps = 26;
     let mut last = String::new();
     loop {
         let scene = Scene::new(&format!("s41_renumber_{steps}"), 2, SCHEMA);
         for (node, name) in ["new", "legacy"].into_iter().enumerate() {
-            scene.on(node, &fill(name, 600));
+            scene.on(node, &fill(name, 300));
         }
         let before = [scene.traces(0), scene.traces(1)];
         let lines = scene.everywhere(LINES);
@@ -188,17 +189,17 @@ fn s41_renumber_killed_at_any_point_can_be_repeated() {
         let lost: Vec<&str> = lines.iter().flat_map(|lines| lines.lines()).filter(kept).collect();
         assert!(lost.is_empty(), "killed at {step}: {lost:?}");
         let carts = "SELECT count(*) FROM carts c JOIN products p ON p.id = product_id AND p.sku = c.sku";
-        assert_eq!(scene.everywhere(carts), ["60"; 2], "killed at {step}");
+        assert_eq!(scene.everywhere(carts), ["30"; 2], "killed at {step}");
         scene.must(&["down", "--yes"]);
         assert_eq!([scene.traces(0), scene.traces(1)], before, "killed at {step}");
         (steps, last) = (steps + 1, step);
     }
-    assert!(steps > 20, "only {steps} steps were seen, the last was {last}");
+    assert!(steps > 34, "only {steps} steps were seen, the last was {last}");
 }
 
 #[test]
 fn s41_renumber_killed_within_a_batch_and_undone() {
-    let pair = shop(600, "write_pause = \"1s\"");
+    let pair = shop(600, "write_pause = \"10s\"");
     let all =
         "SELECT * FROM products ORDER BY id; SELECT * FROM orders ORDER BY id; SELECT * FROM order_lines ORDER BY id;
                SELECT * FROM carts ORDER BY id";
