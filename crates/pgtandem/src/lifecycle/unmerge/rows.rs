@@ -12,7 +12,7 @@ use crate::lifecycle::{LifecycleError, NodeSurvey, OpenNode};
 use crate::link::{self, Decision, MergedRow, Renumbered, RestoreKind};
 use crate::sql::{self, Ident, QualifiedName, WrittenColumn};
 use serde_json::Value as Json;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use tokio_postgres::types::ToSql;
 
 const DOING: &str = "undoing a merge";
@@ -264,6 +264,7 @@ impl Undoing<'_> {
                 match self.try_move(shape, &references, &batch).await {
                     Ok(taken) => {
                         self.done.renumbered += (batch.len() - taken.len()) as u64;
+                        self.call_by_old_ids(&merged.table, batch.iter().filter(|one| !taken.contains(&one.new_id)));
                         for one in &batch {
                             if taken.contains(&one.new_id) {
                                 let why = format!("its old id {} is another row's now", one.old_id);
@@ -288,6 +289,17 @@ impl Undoing<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Rows that were left before are listed under the ids that they have in the end.
+    fn call_by_old_ids<'r>(&mut self, table: &QualifiedName, moved: impl Iterator<Item = &'r Renumbered>) {
+        let moved: HashMap<&str, &str> = moved.map(|one| (one.new_id.as_str(), one.old_id.as_str())).collect();
+        let (table, node) = (table.plain(), self.node.name.as_str());
+        for left in self.done.left.iter_mut().filter(|left| left.table == table && left.node == node) {
+            if let Some(old) = left.key.first().and_then(|key| moved.get(key.as_str())) {
+                left.key = vec![(*old).to_owned()];
+            }
+        }
     }
 
     /// As they were when the ids were given.

@@ -147,7 +147,10 @@ fn refused(scene: &Scene, command: &[&str], says: &[&str]) {
 #[test]
 fn s40_renumber_only_where_it_is_said() {
     let scene = two("s40_renumber_unsaid", "");
-    let says = ["1 ids mean one thing on legacy and another on new", "renumber = \"legacy\""];
+    let says = [
+        "products, by sku: ids that mean different things on new and legacy: 1; things that have different ids there: 0",
+        "renumber = \"legacy\"",
+    ];
     refused(&scene, &["plan"], &says);
     refused(&scene, &["up", "--yes"], &says);
 }

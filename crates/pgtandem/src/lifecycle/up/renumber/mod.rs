@@ -217,8 +217,8 @@ impl Work<'_> {
         let matched = matched.join(", ");
         if task.matching.renumber.is_none() {
             let what = format!(
-                "{table}: by {matched}, {} ids mean one thing on {here} and another on {there}, and {} things have \
-                 different ids on the two",
+                "{table}, by {matched}: ids that mean different things on {there} and {here}: {}; things that have \
+                 different ids there: {}",
                 moves.collisions + moves.colliding_joins,
                 moves.joined
             );
