@@ -142,7 +142,11 @@ async fn begin(config: &Config, holder: &str) -> Result<(Conductor, Errands), Ru
     );
     let mut conductor = Conductor::new(started.hub, started.seats, report, reports);
     let silence = config.hub.silence_timeout;
-    let keep = Keep { days: config.hub.keep_conflicts_days, mib: config.hub.keep_conflicts_mib };
+    let keep = Keep {
+        days: config.hub.keep_conflicts_days,
+        mib: config.hub.keep_conflicts_mib,
+        confirm_after_days: config.hub.confirm_after_days,
+    };
     let mut errands = Errands::new(controls, nodes, started.linked, started.epoch, holder.to_owned(), silence, keep);
     errands.look_first(&mut conductor).await?;
     Ok((conductor, errands))

@@ -60,7 +60,9 @@ impl Work<'_> {
                     moved.add(some);
                     batch.from = batch.upto;
                     self.progress.rows(task.table, batch.from.unsigned_abs(), total.unsigned_abs());
-                    size = if began.elapsed() < AIM { (size * 2).min(MOST_ROWS) } else { (size / 2).max(1) };
+                    // A server that is slow with few rows would be slower with fewer.
+                    let half = if size > FIRST_BATCH { (size / 2).max(FIRST_BATCH) } else { size };
+                    size = if began.elapsed() < AIM { (size * 2).min(MOST_ROWS) } else { half };
                     attempts = Attempts::new();
                 }
                 Err(error) => {
