@@ -43,6 +43,7 @@ From nothing to a link:
   pgtandem up         does it, after asking
   pgtandem run        keeps the tables the same, until it is stopped
   pgtandem status     how it stands, from any machine, with and without the hub
+  pgtandem undo merge makes merged tables what they were, for a week
   pgtandem down       takes it all away again, and proves it
 
 Exit codes:

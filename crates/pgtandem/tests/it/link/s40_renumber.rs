@@ -29,8 +29,9 @@ const MEANING: &str = "
         LEFT JOIN products p ON p.id = notable_id AND notable_type = 'Product';
     SELECT string_agg(p.sku || (payload ->> 'sku') || jsonb_typeof(payload -> 'product_id'), ' ' ORDER BY e.id)
         FROM events e JOIN products p ON p.id = (payload ->> 'product_id')::int;
+    SELECT string_agg(payload ->> 'sku' || p.sku, ' ' ORDER BY e.id) FROM events e JOIN products p ON p.id = (payload #>> '{old,id}')::int;
     SELECT string_agg(l.sku || p.sku, ' ' ORDER BY l.sku) FROM plain l JOIN products p ON p.id = product_id::int";
-const REFERENCES: &str = r#"references = ["notes.notable_id where notable_type = 'Product'", "events.payload -> 'product_id'", "plain.product_id"]"#;
+const REFERENCES: &str = r#"references = ["notes.notable_id where notable_type = 'Product'", "events.payload -> 'product_id'", "events.payload -> 'old' -> 'id'", "plain.product_id"]"#;
 
 /// On legacy A and B have each other's ids, C another one than on new, and X stands where C stands there.
 fn fill(pair: &Pair) {
@@ -46,7 +47,7 @@ fn fill(pair: &Pair) {
         INSERT INTO notes (notable_type, notable_id, sku)
             SELECT t, id, sku FROM products, unnest('{Product,Order}'::text[]) t ORDER BY sku, t;
         INSERT INTO events (payload) SELECT jsonb_build_object('product_id', id, 'sku', sku) FROM products ORDER BY sku;
-        INSERT INTO events (payload) SELECT jsonb_build_object('product_id', id::text, 'sku', sku) FROM products ORDER BY sku;
+        INSERT INTO events (payload) SELECT jsonb_build_object('product_id', id::text, 'sku', sku, 'old', jsonb_build_object('id', 6 - id)) FROM products ORDER BY sku;
         INSERT INTO events (payload) VALUES ('{}'), ('[]'), (NULL);
         INSERT INTO plain SELECT id::text, sku FROM products";
     pair["new"].own_session().run(new).unwrap();

@@ -46,7 +46,7 @@ pub(in crate::lifecycle) async fn find(
     }
     for place in &places {
         let table = &place.reference.table;
-        if survey.is_live(table) {
+        if *table != shape.name && is_one_already(survey, table) {
             let what = format!(
                 "{} on {}: rows of {}, which is linked already, refer to it, and would have to be renumbered on every node",
                 shape.name.plain(),
@@ -71,6 +71,13 @@ pub(in crate::lifecycle) async fn find(
         }
     }
     Ok(gather(shape, &places, &columns))
+}
+
+/// What is written to it as ours would not reach the other nodes: its rows are the same on all of them.
+fn is_one_already(survey: &NodeSurvey, table: &QualifiedName) -> bool {
+    let copies = || survey.link.iter().flat_map(|link| &link.copies);
+    let is_filled = |id: i32| copies().any(|copy| copy.object == id.to_string());
+    survey.is_live(table) || survey.linked(table).is_some_and(|linked| is_filled(linked.id))
 }
 
 /// As [`find`], where it was agreed to before.
