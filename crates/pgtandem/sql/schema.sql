@@ -124,9 +124,38 @@ CREATE TABLE pgtandem.held (
     PRIMARY KEY (table_id, key_bytes)
 );
 
+-- Rows of this node that were given other ids before a merge, in the order in which it was done.
+CREATE TABLE pgtandem.renumbered (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    table_id      integer NOT NULL,
+    old_id        text NOT NULL,
+    new_id        text NOT NULL,
+    why           text NOT NULL CHECK (why IN ('collision', 'joined')),  -- the old id is another row's on a peer; the new id is that of the same thing on a peer
+    renumbered_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+CREATE INDEX ON pgtandem.renumbered (table_id, id);
+
+-- Merges of this node's tables that can still be undone.
+CREATE TABLE pgtandem.merge (
+    table_id     integer PRIMARY KEY,
+    copied       bigint NOT NULL DEFAULT 0,             -- rows that were inserted here
+    overwritten  bigint NOT NULL DEFAULT 0,             -- rows that were overwritten here, each with a decision that keeps it
+    columns      text[] NOT NULL,                       -- that it wrote, in the order in which they are hashed
+    last_at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    confirmed_at timestamptz                            -- from then on it stays
+);
+
+-- Rows that a merge inserted here, as long as it can be undone.
+CREATE TABLE pgtandem.merged_row (
+    table_id integer NOT NULL,
+    key      text[] NOT NULL,                           -- in the order of the primary key
+    hash     bigint NOT NULL,                           -- of the columns the merge wrote: tells whether the row was changed since
+    PRIMARY KEY (table_id, key)
+);
+
 -- What `up` changed on objects that are not ours, as it was before, for `down`.
 CREATE TABLE pgtandem.restore (
-    kind   text NOT NULL,                               -- 'sequence', 'replica identity', 'catalog' (fingerprint taken before `up`), 'copy' (ranges of a table already copied), 'rejoin' (of this node, not finished)
+    kind   text NOT NULL,                               -- 'sequence', 'replica identity', 'catalog' (fingerprint taken before `up`), 'copy' (ranges of a table already copied), 'rejoin' (of this node, not finished), 'renumber' (ids of a table mean the same on all nodes)
     object text NOT NULL,
     before jsonb NOT NULL,
     after  jsonb,

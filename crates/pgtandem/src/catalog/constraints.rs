@@ -96,7 +96,17 @@ pub(super) async fn read_primary_keys(
     Ok(rows.iter().map(|row| (row.get(0), (idents(row.get(2)), deferrable(row)))).collect())
 }
 
+/// Every one of the database.
+pub async fn read_all_foreign_keys(client: &impl GenericClient) -> Result<Vec<ForeignKey>, Error> {
+    foreign_keys(client, None).await
+}
+
 pub(super) async fn read_foreign_keys(client: &impl GenericClient, relids: &[u32]) -> Result<Vec<ForeignKey>, Error> {
+    foreign_keys(client, Some(relids)).await
+}
+
+/// `relids`: tables that refer or are referred to.
+async fn foreign_keys(client: &impl GenericClient, relids: Option<&[u32]>) -> Result<Vec<ForeignKey>, Error> {
     const QUERY: &str = "
         SELECT con.conname::text AS name, con.conrelid AS relid, n.nspname::text AS schema, c.relname::text AS table,
                con.confrelid AS referenced_relid, fn.nspname::text AS referenced_schema, fc.relname::text AS referenced_table,
@@ -113,7 +123,8 @@ pub(super) async fn read_foreign_keys(client: &impl GenericClient, relids: &[u32
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         JOIN pg_catalog.pg_class fc ON fc.oid = con.confrelid
         JOIN pg_catalog.pg_namespace fn ON fn.oid = fc.relnamespace
-        WHERE con.contype = 'f' AND con.conparentid = 0 AND (con.conrelid = ANY ($1) OR con.confrelid = ANY ($1))
+        WHERE con.contype = 'f' AND con.conparentid = 0 
+          AND ($1::oid[] IS NULL OR con.conrelid = ANY ($1) OR con.confrelid = ANY ($1))
         ORDER BY n.nspname, c.relname, con.conname";
     let rows = client.query(QUERY, &[&relids]).await?;
     let keys = rows.iter().map(|row| ForeignKey {

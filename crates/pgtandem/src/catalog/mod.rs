@@ -6,6 +6,7 @@
 mod constraints;
 mod extensions;
 mod fingerprint;
+mod references;
 mod replication;
 mod role;
 mod sequences;
@@ -13,9 +14,10 @@ mod server;
 mod tables;
 pub mod types;
 
-pub use constraints::{ForeignKey, ReferentialAction, Trigger, TriggerFiring, UniqueIndex};
+pub use constraints::{ForeignKey, ReferentialAction, Trigger, TriggerFiring, UniqueIndex, read_all_foreign_keys};
 pub use extensions::{Extensions, read_extensions};
 pub use fingerprint::{Difference, Fingerprint, read_fingerprint};
+pub use references::{CheckConstraint, PlainColumn, read_check_constraints, read_plain_columns};
 pub use replication::{Publication, Slot, read_publication, read_slot};
 pub use role::{RoleFacts, TableRights, read_role};
 pub use sequences::{Sequence, ServedBy, read_sequences};

@@ -1,7 +1,7 @@
 //! `pgtandem diff`
 
 mod bar;
-mod csv;
+pub(super) mod csv;
 mod html;
 mod json;
 mod resume;

@@ -17,10 +17,12 @@ mod output;
 mod pause;
 mod plan;
 mod rejoin;
+mod renumbered;
 mod repair;
 mod run;
 mod status;
 mod style;
+mod undo;
 mod up;
 mod verify;
 mod when;
@@ -47,6 +49,7 @@ From nothing to a link:
   pgtandem repair     makes rows that differ nevertheless the same again
   pgtandem rejoin     brings back a node that lost its slot, was restored, or cloned
   pgtandem status     how it stands, from any machine, with and without the hub
+  pgtandem undo merge makes merged tables what they were, for a week
   pgtandem down       takes it all away again, and proves it
 
 Exit codes:
@@ -89,6 +92,8 @@ enum Command {
     Run(run::Run),
     Status(status::Status),
     Conflicts(conflicts::Conflicts),
+    Renumbered(renumbered::RenumberedCommand),
+    Undo(undo::Undo),
     Pause(pause::Pause),
     Resume(pause::Resume),
     Down(down::Down),
@@ -138,6 +143,8 @@ fn in_runtime(command: Command, global: &Global) -> Result<Outcome, Failure> {
             Command::Demo(demo) => demo.run(),
             Command::Status(status) => status.run(global).await,
             Command::Conflicts(conflicts) => conflicts.run(global).await,
+            Command::Renumbered(renumbered) => renumbered.run(global).await,
+            Command::Undo(undo) => undo.run(global).await,
             Command::Pause(pause) => pause.run(global).await,
             Command::Resume(resume) => resume.run(global).await,
             Command::Down(down) => down.run(global).await,

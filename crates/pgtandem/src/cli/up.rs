@@ -1,7 +1,8 @@
 //! `pgtandem up`
 
 use super::{Failure, Global, Outcome, Style, check, confirm, plan, say};
-use crate::lifecycle::{self, Progress};
+use crate::config::Config;
+use crate::lifecycle::{self, Look, Progress, Until};
 use crate::sql::QualifiedName;
 use clap::Args;
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -22,13 +23,22 @@ pub struct Up {
     /// `pgtandem down` enables them again.
     #[arg(long)]
     replace_triggers: bool,
+    /// Make the rows the same, and stop before the tables are linked; `pgtandem up` goes on from there
+    #[arg(long)]
+    merge_only: bool,
+    /// Only say that what was merged is to stay: `pgtandem undo merge` cannot undo it any more
+    #[arg(long, conflicts_with = "merge_only")]
+    confirm: bool,
 }
 
 impl Up {
     pub async fn run(self, global: &Global) -> Result<Outcome, Failure> {
         let mut config = global.load_config()?;
         config.replace_triggers = self.replace_triggers;
-        let (report, agreed) = lifecycle::make_plan(&config).await?;
+        if self.confirm {
+            return self.confirm_merge(&config).await;
+        }
+        let (report, agreed) = lifecycle::make_plan(&config, Look::Ids).await?;
         let style = Style::of_stdout();
         let Some(agreed) = agreed else {
             check::print(&report, style);
@@ -43,12 +53,31 @@ impl Up {
             return Ok(Outcome::Fine);
         }
         say("");
-        lifecycle::up(&config, &agreed, &Watch::new()).await?;
-        let next = match config.direct {
-            None => "next: pgtandem run",
-            Some(_) => "after an outage, and now and then: pgtandem run --once",
-        };
-        say(format!("{} {next}", style.good("linked.")));
+        let until = if self.merge_only { Until::Merged } else { Until::Linked };
+        lifecycle::up(&config, &agreed, until, &Watch::new()).await?;
+        say(match until {
+            Until::Merged => format!(
+                "{} What the applications write from now on is kept on their servers. next: pgtandem up, or pgtandem undo merge",
+                style.good("merged, and not linked yet.")
+            ),
+            Until::Linked if config.direct.is_some() => {
+                format!("{} after an outage, and now and then: pgtandem run --once", style.good("linked."))
+            }
+            Until::Linked => format!("{} next: pgtandem run", style.good("linked.")),
+        });
+        Ok(Outcome::Fine)
+    }
+
+    async fn confirm_merge(&self, config: &Config) -> Result<Outcome, Failure> {
+        if !confirm::confirm("Is what was merged to stay, for good?", self.yes)? {
+            say("nothing was done");
+            return Ok(Outcome::Fine);
+        }
+        match lifecycle::confirm_merge(config).await? {
+            0 => say("there is no merge to confirm"),
+            1 => say("confirmed: 1 table stays as it was merged"),
+            tables => say(format!("confirmed: {tables} tables stay as they were merged")),
+        }
         Ok(Outcome::Fine)
     }
 }

@@ -23,6 +23,11 @@ impl ComparedRow {
         (0..self.values.len()).all(|column| self.has_same(other, subject, column))
     }
 
+    /// A text that is the same for values that the columns' types on all nodes call equal; none: NULL.
+    pub fn token(&self, column: usize) -> Option<&str> {
+        self.tokens[column].as_deref()
+    }
+
     pub fn has_same(&self, other: &Self, subject: &Subject, column: usize) -> bool {
         self.tokens[column] == other.tokens[column]
             || subject.is_hashed(column) && self.values[column] == other.values[column]

@@ -130,6 +130,22 @@ impl Subject {
         self.estimates.iter().copied().max().unwrap_or_default()
     }
 
+    /// Only in these unique indexes clashes are looked for; each is told by its columns.
+    pub fn look_for_clashes_in(&mut self, wanted: impl Fn(&[&Ident]) -> bool) {
+        let columns = &self.columns;
+        self.unique.retain(|index| wanted(&index.iter().map(|at| &columns[*at]).collect::<Vec<_>>()));
+    }
+
+    /// The columns of the secondary unique indexes.
+    pub fn unique_indexes(&self) -> &[Vec<usize>] {
+        &self.unique
+    }
+
+    /// How a column's values become tokens.
+    pub fn canonical(&self, column: usize) -> Canonical {
+        self.tables[0].columns[column].canonical
+    }
+
     pub(super) fn is_hashed(&self, column: usize) -> bool {
         matches!(self.tables[0].columns[column].canonical, Canonical::Hashed | Canonical::HashedJson)
     }

@@ -5,6 +5,7 @@
 mod direct;
 mod interpolate;
 mod mask;
+mod matching;
 mod measure;
 mod names;
 mod read;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use crate::connect::{Endpoint, Environment};
 use crate::sql::{Ident, QualifiedName};
 
+pub use matching::{Matching, Reference};
 pub use measure::read_interval;
 pub use names::spell_table_name;
 pub use report::{ConfigFault, ConfigFaults};
@@ -65,6 +67,8 @@ pub struct Table {
     pub merge: Merge,
     /// The column that tells which of two rows is newer.
     pub merge_by: Ident,
+    /// Which rows are the same although their ids differ, or differ although their ids are the same.
+    pub matching: Option<Matching>,
     /// Line of the file, for messages that come later.
     pub line: usize,
 }
@@ -120,6 +124,8 @@ pub struct HubSettings {
     pub verify_every: Option<Duration>,
     /// So much WAL (or outbox) a node keeps for a peer that is away, in bytes.
     pub keep_wal: u64,
+    /// A merge that is older can no longer be undone.
+    pub confirm_after_days: u32,
 }
 
 /// `mode = "direct"` and the section `[direct]`.
@@ -145,6 +151,7 @@ impl Default for HubSettings {
             keep_conflicts_mib: 1024,
             verify_every: None,
             keep_wal: 1 << 30,
+            confirm_after_days: 7,
         }
     }
 }

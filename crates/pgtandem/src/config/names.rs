@@ -43,7 +43,7 @@ pub(super) fn table_name(text: &str) -> Result<QualifiedName, NameFault> {
 }
 
 /// One identifier at the start of the text, and what follows it.
-fn identifier(text: &str) -> Result<(String, &str), NameFault> {
+pub(super) fn identifier(text: &str) -> Result<(String, &str), NameFault> {
     let (name, after) = match text.strip_prefix('"') {
         Some(quoted) => {
             let (name, after) = until_closing_quote(quoted)

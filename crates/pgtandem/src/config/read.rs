@@ -1,5 +1,7 @@
 //! From the text of `pgtandem.toml` to a [`Config`], collecting every fault on the way.
 
+mod matching;
+
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
@@ -289,11 +291,13 @@ impl<'a> Reader<'a> {
         const NAME: &str = "name = \"products\" or name = \"shop.products\"";
         let section =
             self.section(item, "an entry of `tables`", "write [[tables]] and below it name = \"products\"")?;
-        self.only_known(&section, "of a table", &["name", "resolve", "ids", "merge", "merge_by"]);
+        let known = [["name", "resolve", "ids", "merge", "merge_by"], matching::KEYS].concat();
+        self.only_known(&section, "of a table", &known);
         let resolve = self.resolve(&section, nodes);
         let ids = self.ids(&section);
         let merge = self.merge(&section, nodes);
         let merge_by = self.merge_by(&section, &merge);
+        let matching = self.matching(&section, nodes);
         if !section.table.contains_key("name") {
             self.fault(section.span.clone(), "a table has no name", format!("add {NAME}"));
         }
@@ -301,7 +305,7 @@ impl<'a> Reader<'a> {
         match table_name(&name) {
             Ok(name) => {
                 let line = self.line_of(span.start);
-                Some((Table { name, resolve, ids, merge, merge_by, line }, span))
+                Some((Table { name, resolve, ids, merge, merge_by, matching, line }, span))
             }
             Err((message, remedy)) => {
                 self.fault(span, message, remedy);
@@ -401,6 +405,7 @@ impl<'a> Reader<'a> {
                 "keep_conflicts_mib",
                 "verify_every",
                 "keep_wal",
+                "confirm_after_days",
             ],
         );
         let silence = defaults.silence_timeout.as_secs();
@@ -413,6 +418,7 @@ impl<'a> Reader<'a> {
             keep_conflicts_mib: self.number(&section, "keep_conflicts_mib", 1..=1_048_576, defaults.keep_conflicts_mib),
             verify_every: self.interval(&section, "verify_every"),
             keep_wal: self.size(&section, "keep_wal").unwrap_or(defaults.keep_wal),
+            confirm_after_days: self.number(&section, "confirm_after_days", 0..=3650, defaults.confirm_after_days),
         };
         let span = section.table.get("id_slots").map_or(section.span, Spanned::span);
         self.check_slots(settings.id_slots, nodes, Some(span));

@@ -56,6 +56,7 @@ keep_conflicts_mib = 1_00
                 ids: Ids::Interleave,
                 merge: Merge::Refuse,
                 merge_by: MERGE_BY.into(),
+                matching: None,
                 line: 8
             },
             Table {
@@ -64,6 +65,7 @@ keep_conflicts_mib = 1_00
                 ids: Ids::Keep,
                 merge: Merge::Newest,
                 merge_by: "changed".into(),
+                matching: None,
                 line: 10
             },
         ]
@@ -269,4 +271,47 @@ fn of_a_parameter_given_twice_the_last_one_counts_and_is_pointed_at() {
     let caret = report.lines().skip_while(|line| !line.contains("70000")).nth(1).unwrap();
     let line = report.lines().find(|line| line.contains("70000")).unwrap();
     assert_eq!(caret.find('^'), line.rfind("port"), "{report}");
+}
+
+#[test]
+fn matching_as_documented() {
+    let config = parse(&with_nodes(
+        r#"
+[[tables]]
+name = "products"
+match = ["sku", "shop"]
+renumber = "legacy"
+references = ["orders.product_id", "notes.notable_id where notable_type = 'Product'"]
+dismiss = "logs.product_id"
+write_pause = "1500ms"
+[hub]
+confirm_after_days = 3
+"#,
+    ))
+    .expect("no faults");
+    let matching = config.tables[0].matching.as_ref().expect("it is given");
+    assert_eq!(matching.columns, ["sku".into(), "shop".into()]);
+    assert_eq!(matching.renumber.as_deref(), Some("legacy"));
+    let references: Vec<String> = matching.references.iter().map(ToString::to_string).collect();
+    assert_eq!(references, ["orders.product_id", "notes.notable_id where notable_type = 'Product'"]);
+    assert_eq!(matching.dismiss.len(), 1);
+    assert_eq!(matching.write_pause, Some(Duration::from_millis(1500)));
+    assert_eq!(config.hub.confirm_after_days, 3);
+}
+
+#[test]
+fn faults_of_matching() {
+    insta::assert_snapshot!(report(&with_nodes(
+        r#"
+[[tables]]
+name = "a"
+match = []
+renumber = "newt"
+references = ["orders", 7]
+write_pause = "2 hours"
+[[tables]]
+name = "b"
+dismiss = ["a.b_id"]
+"#
+    )));
 }

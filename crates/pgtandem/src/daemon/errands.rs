@@ -110,6 +110,8 @@ struct Word {
 pub struct Keep {
     pub days: u32,
     pub mib: u32,
+    /// A merge that is older can no longer be undone, and what that would need goes.
+    pub confirm_after_days: u32,
 }
 
 impl Errands {
@@ -402,10 +404,14 @@ impl Errands {
             return;
         }
         let (days, bytes) = (f64::from(self.keep.days), i64::from(self.keep.mib) << 20);
+        let confirm_after = f64::from(self.keep.confirm_after_days);
         for control in self.present(conductor) {
             let (settled, limit) = (settled.clone(), PRUNE);
             self.spawn(async move {
-                let pruned = async { Ok(link::prune_decisions(&control.client, days, bytes, &settled).await?) };
+                let pruned = async {
+                    link::confirm_merges(&control.client, Some(confirm_after)).await?;
+                    Ok(link::prune_decisions(&control.client, days, bytes, &settled).await?)
+                };
                 let node = control.name.clone();
                 match answer_of(&node, limit, pruned).await {
                     Ok(count) => Found::Pruned { node, count },

@@ -189,7 +189,11 @@ async fn begin_from(config: &Config, holder: &str, controls: Vec<Control>) -> Re
     );
     let mut conductor = Conductor::new(started.hub, started.seats, report, reports);
     let silence = config.hub.silence_timeout;
-    let keep = Keep { days: config.hub.keep_conflicts_days, mib: config.hub.keep_conflicts_mib };
+    let keep = Keep {
+        days: config.hub.keep_conflicts_days,
+        mib: config.hub.keep_conflicts_mib,
+        confirm_after_days: config.hub.confirm_after_days,
+    };
     let names = started.linked.iter().map(|table| table.name.clone()).collect();
     let verifying = verify::Verifying::start(config, names);
     let mut errands =

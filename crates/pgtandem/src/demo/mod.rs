@@ -29,7 +29,7 @@ use tokio::runtime::Runtime;
 use crate::cluster::{Cluster, ClusterOptions, Session, Stop};
 use crate::config::Config;
 use crate::connect::Environment;
-use crate::lifecycle::{self, Silent};
+use crate::lifecycle::{self, Look, Silent, Until};
 use crate::observe::{self, Conflict, ConflictFilter, Observer, Status};
 
 /// The nodes, and the database of each: another name on each, as in real life.
@@ -98,12 +98,12 @@ impl Demo {
     /// As it does.
     pub fn link(&self) -> Result<(), DemoError> {
         self.runtime.block_on(async {
-            let (report, plan) = lifecycle::make_plan(&self.config).await?;
+            let (report, plan) = lifecycle::make_plan(&self.config, Look::Ids).await?;
             let Some(plan) = plan else {
                 let faults: Vec<String> = report.faults().map(|finding| finding.what.clone()).collect();
                 return Err(DemoError::Check(faults.join("; ")));
             };
-            Ok(lifecycle::up(&self.config, &plan, &Silent).await?)
+            Ok(lifecycle::up(&self.config, &plan, Until::Linked, &Silent).await?)
         })
     }
 

@@ -28,7 +28,7 @@ impl Plan {
             | Step::DirectPeer { node, .. }
             | Step::DirectTable { node, .. }
             | Step::Policy { node, .. } => *node,
-            Step::Interleave(_) | Step::Fill { .. } => return None,
+            Step::Interleave(_) | Step::Renumber { .. } | Step::Fill { .. } => return None,
         };
         Some(self.name(node))
     }
@@ -90,6 +90,21 @@ impl Plan {
                     interleaving.column.as_str(),
                     residues.join("; ")
                 )
+            }
+            Step::Renumber { table, node, against, matching, .. } => {
+                let columns: Vec<&str> = matching.columns.iter().map(Ident::as_str).collect();
+                let (here, there, columns) = (self.name(*node), self.name(*against), columns.join(", "));
+                match matching.renumber {
+                    Some(_) => format!(
+                        "renumber {} on {here}: rows with the same {columns} get the id they have on {there}, others \
+                         whose id is taken there a new one, and what refers to them follows",
+                        table.plain()
+                    ),
+                    None => format!(
+                        "look whether ids of {} mean the same on {there} and {here}, by {columns}",
+                        table.plain()
+                    ),
+                }
             }
             Step::Fill { table, rows, .. } => self.describe_rows(table, rows),
         }
@@ -189,6 +204,13 @@ impl Plan {
                     Some((self.name(entry.node).to_owned(), format!("{statement} {above};")))
                 })
                 .collect(),
+            Step::Renumber { table, node, .. } => one(
+                node,
+                format!(
+                    "-- in transactions of at most 1,000 rows, in one statement with all that refers to them:\n\
+                     UPDATE {table} SET … /* the key */; INSERT INTO pgtandem.renumbered …;"
+                ),
+            ),
             Step::Fill { id, table, rows } => self.fill_sql(*id, table, rows),
         }
     }

@@ -17,6 +17,7 @@ mod nodes;
 mod pause;
 mod plan;
 mod rejoin;
+mod renumbered;
 mod repair;
 mod report;
 mod restore;
@@ -24,6 +25,7 @@ mod settle;
 mod survey;
 mod triggers;
 mod undo;
+mod unmerge;
 mod up;
 
 pub use bring_back::bring_back;
@@ -37,12 +39,14 @@ pub use nodes::{OpenNode, Opened, open_nodes};
 pub use pause::{Pausing, Stand, Turn, turn};
 pub use plan::{Plan, Rows, Step, plan};
 pub use rejoin::{Rejoin, plan_rejoin};
+pub use renumbered::{Renumbered, renumbered};
 pub use repair::{Repair, TableRepair, Whose};
 pub use report::{Finding, Report, Severity};
 pub use settle::Settled;
 pub use survey::{LinkFacts, NodeSurvey, survey};
 pub use undo::{Undone, undo};
-pub use up::{Progress, Silent, make_plan, up};
+pub use unmerge::{Left, Merged, MergedOn, Unmerged, confirm_merge, plan_unmerge, unmerge};
+pub use up::{Example, Look, Progress, Renumbering, Silent, Until, make_plan, up};
 
 use crate::config::Config;
 use crate::sql::QualifiedName;
@@ -50,4 +54,14 @@ use crate::sql::QualifiedName;
 /// The names of the tables that the configuration lists, in its order.
 pub fn table_names(config: &Config) -> Vec<QualifiedName> {
     config.tables.iter().map(|table| table.name.clone()).collect()
+}
+
+/// What another version of pgtandem has installed is not read.
+async fn require_this_version(node: &OpenNode) -> Result<(), LifecycleError> {
+    use error::On as _;
+    let row = crate::link::read_node(node.client()).await.on(&node.name, "reading the link")?;
+    match row.and_then(|row| row.other_version()) {
+        None => Ok(()),
+        Some(other) => Err(LifecycleError::refused(format!("node {}: {}", node.name, other.what), other.remedy)),
+    }
 }

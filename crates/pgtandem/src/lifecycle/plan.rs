@@ -5,9 +5,10 @@
 
 use super::identity::{Identity, identities, slot_count};
 use super::interleave::{Interleaving, interleavings};
+use super::up::Renumbering;
 use super::{LifecycleError, NodeSurvey};
 use crate::catalog::{Column, Leaf, ReplicaIdentity, TableShape};
-use crate::config::{Capture, Config, Ids, Merge, Table};
+use crate::config::{Capture, Config, Ids, Matching, Merge, Table};
 use crate::sql::{self, Ident, QualifiedName};
 
 #[derive(Debug, Clone)]
@@ -17,6 +18,10 @@ pub struct Plan {
     pub captures: Vec<Capture>,
     pub slot_count: i16,
     pub steps: Vec<Step>,
+    /// What the steps that renumber rows would do now; empty until it has been looked at.
+    pub renumberings: Vec<Renumbering>,
+    /// What differs of tables that would be merged, in words; empty as long.
+    pub differ: Vec<(QualifiedName, String)>,
 }
 
 #[derive(Debug, Clone)]
@@ -97,6 +102,14 @@ pub enum Step {
         peer: usize,
         table: sql::DirectTable,
     },
+    /// Ids come to mean the same on the nodes that have rows: the node's rows get others where they do not.
+    Renumber {
+        id: i32,
+        table: QualifiedName,
+        node: usize,
+        against: usize,
+        matching: Matching,
+    },
     /// The rows become the same on all nodes, and the table live.
     Fill {
         id: i32,
@@ -136,13 +149,16 @@ pub fn plan(config: &Config, surveys: &[NodeSurvey]) -> Result<Plan, LifecycleEr
     for node in 0..surveys.len() {
         planner.node(node);
     }
-    for table in parents_first(config, surveys) {
-        planner.table(table);
+    let tables = parents_first(config, surveys);
+    tables.iter().for_each(|table| planner.interleave(table));
+    for table in &tables {
+        planner.renumber(table)?;
     }
+    tables.iter().for_each(|table| planner.fill(table));
     planner.direct_tables();
     let steps = planner.steps;
     let captures = surveys.iter().map(|survey| survey.capture(config)).collect();
-    Ok(Plan { identities, captures, slot_count, steps })
+    Ok(Plan { identities, captures, slot_count, steps, renumberings: Vec::new(), differ: Vec::new() })
 }
 
 /// Where foreign keys act on our rows too, a row's parent has to be there before it.
@@ -342,26 +358,67 @@ impl Planner<'_> {
         })
     }
 
-    fn table(&mut self, table: &Table) {
+    fn interleave(&mut self, table: &Table) {
         if table.ids == Ids::Interleave {
             let all = interleavings(&table.name, self.surveys, self.identities, self.slot_count);
             self.steps.extend(all.into_iter().filter(|one| !one.is_done()).map(Step::Interleave));
         }
+    }
+
+    /// The nodes whose rows are to become the same, and those that get them. Those that are linked with each other already
+    /// are one: the first speaks for all.
+    fn filled_and_empty(&self, table: &Table) -> (Vec<usize>, Vec<usize>) {
+        let is_live = |node: &usize| self.surveys[*node].is_live(&table.name);
+        let first_live = (0..self.surveys.len()).find(is_live);
+        (0..self.surveys.len())
+            .filter(|node| first_live == Some(*node) || !is_live(node))
+            .partition(|node| is_live(node) || self.surveys[*node].filled.contains(&table.name))
+    }
+
+    fn renumber(&mut self, table: &Table) -> Result<(), LifecycleError> {
+        let Some(matching) = &table.matching else { return Ok(()) };
+        let id = self.table_id(table);
+        let links = || self.surveys.iter().filter_map(|survey| survey.link.as_ref());
+        // Its rows have been made the same already, by an `up` that did not come to its end.
+        let is_filled = links().flat_map(|link| &link.copies).any(|copy| copy.object == id.to_string());
+        let is_live = self.surveys.iter().any(|survey| survey.is_live(&table.name));
+        let (filled, _) = self.filled_and_empty(table);
+        if is_filled || is_live || filled.len() < 2 {
+            return Ok(());
+        }
+        let [first, second] = filled[..] else {
+            return Err(LifecycleError::refused(
+                format!(
+                    "{}: {} nodes hold rows, and `match` finds the same ones on two only",
+                    table.name.plain(),
+                    filled.len()
+                ),
+                "link two of the nodes first, and add the others when the first two are one",
+            ));
+        };
+        let name = |node: usize| Some(self.surveys[node].name.as_str());
+        let (node, against) = match matching.renumber.as_deref() {
+            renumber if renumber == name(first) => (first, second),
+            renumber if renumber.is_none() || renumber == name(second) => (second, first),
+            _ => return Ok(()),
+        };
+        let (table, matching) = (table.name.clone(), matching.clone());
+        self.steps.push(Step::Renumber { id, table, node, against, matching });
+        Ok(())
+    }
+
+    fn fill(&mut self, table: &Table) {
         if self.surveys.iter().all(|survey| survey.is_live(&table.name)) {
             return;
         }
-        let is_live = |node: &usize| self.surveys[*node].is_live(&table.name);
-        // Those that are linked with each other already are one: the first speaks for all.
-        let first_live = (0..self.surveys.len()).find(is_live);
-        let (filled, empty): (Vec<usize>, Vec<usize>) = (0..self.surveys.len())
-            .filter(|node| first_live == Some(*node) || !is_live(node))
-            .partition(|node| is_live(node) || self.surveys[*node].filled.contains(&table.name));
+        let any_live = self.surveys.iter().any(|survey| survey.is_live(&table.name));
+        let (filled, empty) = self.filled_and_empty(table);
         let rows = match filled.as_slice() {
             [] => Rows::NoneYet,
             [from] => Rows::Copy { from: *from, to: empty },
             _ => {
                 // What is written to a table that is live already would have to reach its other nodes as well.
-                let merge = if first_live.is_some() { Merge::Refuse } else { table.merge.clone() };
+                let merge = if any_live { Merge::Refuse } else { table.merge.clone() };
                 Rows::Compare { nodes: filled, copy_to: empty, merge, by: table.merge_by.clone() }
             }
         };

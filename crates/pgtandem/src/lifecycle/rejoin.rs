@@ -7,7 +7,7 @@
 use super::error::On;
 use super::repair::{Repair, TableRepair, Whose, read_link};
 use super::settle::{Known, Stand};
-use super::{LifecycleError, OpenNode, Progress, down, locks, make_plan, open_nodes, table_names, up};
+use super::{LifecycleError, Look, OpenNode, Progress, Until, down, locks, make_plan, open_nodes, table_names, up};
 use crate::compare::Options;
 use crate::config::{Capture, Config};
 use crate::daemon::{Backlog, read_backlog};
@@ -136,10 +136,10 @@ impl Rejoin {
         }
         // Its sessions hold the locks. From here on the note keeps hubs away.
         drop(nodes);
-        let (report, plan) = make_plan(config).await?;
+        let (report, plan) = make_plan(config, Look::Ids).await?;
         match plan {
             Some(plan) if plan.is_empty() => Ok(()),
-            Some(plan) => up(config, &plan, progress).await,
+            Some(plan) => up(config, &plan, Until::Linked, progress).await,
             None => {
                 let faults: Vec<String> = report.faults().map(|fault| fault.what.clone()).collect();
                 Err(LifecycleError::refused(

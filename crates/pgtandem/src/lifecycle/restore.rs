@@ -49,6 +49,7 @@ pub(super) async fn unlink_table(node: &OpenNode, id: i32, table: &QualifiedName
     restore_table(node, table).await?;
     let work = async {
         link::delete_restore(client, RestoreKind::Copy, &id.to_string()).await?;
+        link::delete_restore(client, RestoreKind::Renumber, &id.to_string()).await?;
         link::delete_linked_table(client, id).await
     };
     work.await.on(&node.name, DOING)

@@ -153,6 +153,38 @@ pub async fn insert_merge_decisions(
         .map(drop)
 }
 
+/// Those of the table's rows that lost on this node and were not put back, the last first, numbered below `before`.
+pub async fn list_merge_decisions(
+    client: &impl GenericClient,
+    table_id: i32,
+    node: i16,
+    before: i64,
+    count: i64,
+) -> Result<Vec<(i64, Decision)>, Error> {
+    let query = format!(
+        "SELECT {NAME} AS name, table_id, key, key_bytes, winner_node, winner_position, loser_node, loser_position, \
+                winner_stamp, loser_stamp, kind, winner_row, loser_row, policy, why, decided_at, undone_at, id \
+         FROM pgtandem.decision \
+         WHERE table_id = $1 AND loser_node = $2 AND kind = $3 AND undone_at IS NULL AND id < $4 \
+         ORDER BY id DESC LIMIT $5"
+    );
+    let rows = client.query(&query, &[&table_id, &node, &MERGE, &before, &count]).await?;
+    Ok(rows.iter().map(|row| (row.get("id"), decision(row))).collect())
+}
+
+/// How many rows that lost on this node are kept, whether they were put back or not.
+pub async fn count_merge_decisions(client: &impl GenericClient, table_id: i32, node: i16) -> Result<i64, Error> {
+    const QUERY: &str = "SELECT pg_catalog.count(*) FROM pgtandem.decision
+                         WHERE table_id = $1 AND loser_node = $2 AND kind = $3";
+    Ok(client.query_one(QUERY, &[&table_id, &node, &MERGE]).await?.get(0))
+}
+
+/// By their numbers on this node.
+pub async fn set_decisions_undone(client: &impl GenericClient, ids: &[i64]) -> Result<(), Error> {
+    const QUERY: &str = "UPDATE pgtandem.decision SET undone_at = pg_catalog.clock_timestamp() WHERE id = ANY ($1)";
+    client.execute(QUERY, &[&ids]).await.map(drop)
+}
+
 pub async fn count_decisions(client: &impl GenericClient) -> Result<i64, Error> {
     Ok(client.query_one("SELECT pg_catalog.count(*) FROM pgtandem.decision", &[]).await?.get(0))
 }

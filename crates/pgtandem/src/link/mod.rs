@@ -8,16 +8,18 @@ mod dirty;
 mod epoch;
 mod held;
 mod lock;
+mod merge;
 mod nodes;
 mod outbox;
 mod pulse;
 mod rejoin;
+mod renumbered;
 mod restore;
 mod tables;
 
 pub use decision::{
-    Contender, Decision, DecisionFilter, MERGE, MergeDecision, REPAIR, count_decisions, insert_merge_decisions,
-    list_decisions, prune_decisions, set_undone,
+    Contender, Decision, DecisionFilter, MERGE, MergeDecision, REPAIR, count_decisions, count_merge_decisions,
+    insert_merge_decisions, list_decisions, list_merge_decisions, prune_decisions, set_decisions_undone, set_undone,
 };
 pub use direct::{DirectFacts, DirectTableFacts, direct_sql, install_direct, read_direct};
 pub use dirty::{
@@ -27,6 +29,9 @@ pub use dirty::{
 pub use epoch::{Epoch, read_epoch, take_epoch};
 pub use held::{Held, delete_held, delete_held_of_table, insert_held, list_held};
 pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, ask_to_yield, lock, notify_changed, try_lock, unlock};
+pub use merge::{
+    MergeRow, MergedRow, confirm_merges, delete_merge, delete_merged_rows, list_merged_rows, list_merges, note_merged,
+};
 pub use nodes::{
     NewNode, NodeRow, OtherVersion, Peer, insert_peer, is_where_it_was_linked, read_last_number, read_node, read_peers,
     set_left, set_slot_count, slot_name,
@@ -36,10 +41,11 @@ pub use outbox::{
 };
 pub use pulse::{Sight, is_set_back, read_sight, write_pulses};
 pub use rejoin::{begin_anew, forget_positions_of, uncaptured};
+pub use renumbered::{Renumbered, Why, delete_renumbered, insert_renumbered, list_renumbered};
 pub use restore::{Restore, RestoreKind, delete_restore, list_restore, read_restore, save_restore, set_restore_after};
 pub use tables::{
     LinkedTable, PausedBy, TableState, delete_linked_table, insert_linked_table, read_last_table_id,
-    read_linked_tables, set_columns, set_live, set_paused, set_policy, set_start_position,
+    read_linked_tables, set_columns, set_linking, set_live, set_paused, set_policy, set_start_position,
 };
 
 use tokio_postgres::{Error, GenericClient};

@@ -17,6 +17,8 @@ pub enum RestoreKind {
     Trigger,
     /// The node is being brought back into the link, and no hub may work before that is done; object: `node`.
     Rejoin,
+    /// From here on an id of the table means the same on all nodes; object: the linked table's id.
+    Renumber,
 }
 
 impl RestoreKind {
@@ -28,6 +30,7 @@ impl RestoreKind {
             Self::Copy => "copy",
             Self::Trigger => "trigger",
             Self::Rejoin => "rejoin",
+            Self::Renumber => "renumber",
         }
     }
 }

@@ -19,6 +19,7 @@ pub struct LinkedTable {
     /// Changes of this node that committed before it are not judged.
     pub start_position: PgLsn,
     pub state: TableState,
+    pub linked_at: Option<std::time::SystemTime>,
     pub paused_by: Option<PausedBy>,
     pub pause_reason: Option<String>,
 }
@@ -49,7 +50,7 @@ impl PausedBy {
 /// In the order of their ids.
 pub async fn read_linked_tables(client: &impl GenericClient) -> Result<Vec<LinkedTable>, Error> {
     const QUERY: &str =
-        "SELECT id, schema_name, table_name, relid, resolve, ids, columns, start_position, state, paused_by,
+        "SELECT id, schema_name, table_name, relid, resolve, ids, columns, start_position, state, linked_at, paused_by,
                                 pause_reason FROM pgtandem.linked_table ORDER BY id";
     Ok(client.query(QUERY, &[]).await?.iter().map(linked_table).collect())
 }
@@ -70,6 +71,7 @@ fn linked_table(row: &Row) -> LinkedTable {
             "live" => TableState::Live,
             _ => TableState::Linking,
         },
+        linked_at: row.get("linked_at"),
         paused_by: row.get::<_, Option<&str>>("paused_by").map(|by| match by {
             "drift" => PausedBy::Drift,
             _ => PausedBy::User,
@@ -127,6 +129,14 @@ pub async fn set_live(client: &impl GenericClient, id: i32) -> Result<(), Error>
     Ok(())
 }
 
+/// Back to what it was before its rows were made the same.
+pub async fn set_linking(client: &impl GenericClient, id: i32) -> Result<(), Error> {
+    const QUERY: &str = "UPDATE pgtandem.linked_table SET state = 'linking', linked_at = NULL, start_position = '0/0'
+                         WHERE id = $1";
+    client.execute(QUERY, &[&id]).await?;
+    Ok(())
+}
+
 pub async fn set_policy(client: &impl GenericClient, id: i32, resolve: &str, ids: Ids) -> Result<(), Error> {
     const QUERY: &str = "UPDATE pgtandem.linked_table SET resolve = $2, ids = $3 WHERE id = $1";
     client.execute(QUERY, &[&id, &resolve, &ids.to_string()]).await?;
@@ -144,6 +154,9 @@ pub async fn set_paused(client: &impl GenericClient, id: i32, paused: Option<(Pa
 /// With everything that is kept about it, but for the decisions: those are history.
 pub async fn delete_linked_table(client: &impl GenericClient, id: i32) -> Result<(), Error> {
     client.execute("DELETE FROM pgtandem.held WHERE table_id = $1", &[&id]).await?;
+    for table in ["merged_row", "merge", "renumbered"] {
+        client.execute(&format!("DELETE FROM pgtandem.{table} WHERE table_id = $1"), &[&id]).await?;
+    }
     client.execute("DELETE FROM pgtandem.linked_table WHERE id = $1", &[&id]).await?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Making two filled tables one.
 
-use super::rows::{WrittenColumn, arrays, matching, values};
+use super::rows::{WrittenColumn, arrays, matching};
 use super::{Ident, QualifiedName, ROW_VERSION, list};
 
 /// Which node's value is the largest, as `order` sees it: NULL is less than any, and of equal ones the first is taken.
@@ -14,16 +14,6 @@ pub fn newest(order: &str, nodes: usize) -> String {
         "SELECT w.node FROM unnest({values}, {present}) WITH ORDINALITY AS v({names}, place), \
          LATERAL (SELECT x.node FROM (VALUES {rows}) AS x(node, value, present) WHERE x.present \
                   ORDER BY x.value DESC NULLS LAST, x.node LIMIT 1) AS w ORDER BY v.place"
-    )
-}
-
-/// Inserts rows unless something of theirs is there already.
-pub fn insert_missing(table: &QualifiedName, columns: &[WrittenColumn]) -> String {
-    format!(
-        "INSERT INTO {table} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} ON CONFLICT DO NOTHING",
-        list(columns.iter().map(|column| &column.name)),
-        values(columns),
-        arrays(columns)
     )
 }
 

@@ -11,6 +11,7 @@ mod comparing;
 mod copying;
 mod direct;
 mod merging;
+mod renumbering;
 mod rows;
 mod sequence;
 mod table;
@@ -28,7 +29,12 @@ pub use direct::{
     ArrivingColumn, DBLINK, DirectTable, ServerOption, create_foreign_table, create_server, create_user_mapping,
     drop_direct_table, drop_foreign_table, drop_server,
 };
-pub use merging::{insert_missing, newest, overwrite, remove, touch};
+pub use merging::{newest, overwrite, remove, touch};
+pub use renumbering::{
+    Holder, MOVES, Renumbered, Spot, ambiguous, count_moves, create_moves, create_unsettled, draw, first_moves,
+    hold_writers, insert_missing, insert_unsettled, keys_inside, rows_against, some_values, take_back_inserted,
+    take_back_overwritten,
+};
 pub use rows::{
     NOT_WRITTEN, WrittenColumn, copy_rows, counted_update, counted_upsert, delete, delete_all, delete_found,
     lock_for_writing, lock_rows, move_rows, refuse_duplicates, refuse_present, refuse_referenced, select_values, stash,

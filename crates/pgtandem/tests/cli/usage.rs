@@ -137,6 +137,8 @@ fn help_lists_every_command() {
         "run",
         "status",
         "conflicts",
+        "renumbered",
+        "undo",
         "pause",
         "resume",
         "down",

@@ -85,6 +85,7 @@ pub fn judge(config: &Config, surveys: &[NodeSurvey]) -> Report {
         across::judge_table(&mut report, surveys, &table.name);
         merging::judge(&mut report, surveys, table);
     }
+    merging::judge_children(&mut report, surveys, config);
     report.sort();
     report
 }

@@ -24,9 +24,18 @@ pub(super) struct Compared<'a> {
 impl Work<'_> {
     /// Before anything is changed: a link that cannot come to be should not leave a slot behind that keeps WAL. What
     /// decides is the comparison at the snapshots, later.
-    pub(super) async fn refuse_different_tables(&self) -> Result<(), LifecycleError> {
+    ///
+    /// Says what differs. `only_merges`: of tables that would not be merged nothing is said, and none is refused.
+    pub(super) async fn refuse_different_tables(
+        &self,
+        only_merges: bool,
+    ) -> Result<Vec<(QualifiedName, String)>, LifecycleError> {
+        let mut differ = Vec::new();
         for step in &self.plan.steps {
-            let Step::Fill { id, table, rows: Rows::Compare { nodes, merge, .. } } = step else { continue };
+            let Step::Fill { id, table, rows: Rows::Compare { nodes, merge, by, .. } } = step else { continue };
+            if only_merges && *merge == Merge::Refuse {
+                continue;
+            }
             // Filled, but by an `up` that was interrupted.
             let copied = self.surveys.iter().filter_map(|survey| survey.link.as_ref()).flat_map(|link| &link.copies);
             if copied.into_iter().any(|copy| copy.object == id.to_string()) {
@@ -40,14 +49,17 @@ impl Work<'_> {
                 begin.on(&session.name, "comparing rows")?;
                 sessions.push((*node, session));
             }
-            let compared = self.compare(table, &sessions, false).await?;
+            let compared = self.compare_before(table, &sessions).await?;
             self.require_mergeable(table, &sessions, &compared, merge)?;
+            self.refuse_what_constraints_refuse(table, &sessions, &compared, (merge, by)).await?;
             if !compared.tally.is_equal() {
                 let names = names(&sessions);
-                self.progress.merged(table, &in_words(&compared.tally, &names));
+                let words = in_words(&compared.tally, &names);
+                self.progress.merged(table, &words);
+                differ.push((table.clone(), words));
             }
         }
-        Ok(())
+        Ok(differ)
     }
 
     /// Refuses what the merge cannot make equal.
@@ -110,6 +122,30 @@ impl Work<'_> {
         )
     }
 
+    /// Before rows are renumbered: unique values that will only then show whether they clash are not looked at.
+    async fn compare_before<'a>(
+        &'a self,
+        table: &'a QualifiedName,
+        sessions: &[(usize, OpenNode)],
+    ) -> Result<Compared<'a>, LifecycleError> {
+        let renumbered = |name: &QualifiedName| {
+            let mut steps = self.plan.steps.iter();
+            steps.any(|step| matches!(step, Step::Renumber { table, .. } if table == name))
+        };
+        let matching = self.config.tables.iter().find(|of| of.name == *table && renumbered(table));
+        let matching = matching.and_then(|table| table.matching.as_ref());
+        let refers = |column: &Ident| {
+            let shapes = sessions.iter().filter_map(|(node, _)| self.shape(*node, table));
+            let mut keys = shapes.flat_map(|shape| &shape.foreign_keys_out);
+            keys.any(|key| key.columns.contains(column) && renumbered(&key.referenced))
+        };
+        self.compare_clashes(table, sessions, false, |index| {
+            let joined = matching.is_some_and(|matching| matching.columns.iter().all(|name| index.contains(&name)));
+            !joined && !index.iter().any(|column| refers(column))
+        })
+        .await
+    }
+
     /// `sessions`: one per node whose rows are compared, with the node's number, each in a transaction that sees one
     /// state of them. `keep`: to merge them.
     pub(super) async fn compare<'a>(
@@ -117,6 +153,17 @@ impl Work<'_> {
         table: &'a QualifiedName,
         sessions: &[(usize, OpenNode)],
         keep: bool,
+    ) -> Result<Compared<'a>, LifecycleError> {
+        self.compare_clashes(table, sessions, keep, |_| true).await
+    }
+
+    /// `clashes`: whether they are looked for in a unique index of these columns.
+    async fn compare_clashes<'a>(
+        &'a self,
+        table: &'a QualifiedName,
+        sessions: &[(usize, OpenNode)],
+        keep: bool,
+        clashes: impl Fn(&[&Ident]) -> bool,
     ) -> Result<Compared<'a>, LifecycleError> {
         let columns: Vec<Columns> =
             self.common_columns(table).into_iter().map(|name| vec![name; sessions.len()]).collect();
@@ -128,7 +175,8 @@ impl Work<'_> {
         };
         // Outside of the transactions, which an error would end.
         let asked: Vec<Side<'_>> = sessions.iter().map(|(node, _)| side(&self.nodes[*node])).collect();
-        let subject = Subject::new(table, &asked, &shapes, &columns).await?;
+        let mut subject = Subject::new(table, &asked, &shapes, &columns).await?;
+        subject.look_for_clashes_in(clashes);
         let sides: Vec<Side<'_>> = sessions.iter().map(|(_, session)| side(session)).collect();
         let mut differences = Differences::new(table, subject.estimated_rows(), self.progress, keep)?;
         let tally = compare_rows(&subject, &Sessions::single(sides), OPTIONS, None, &mut differences).await?;

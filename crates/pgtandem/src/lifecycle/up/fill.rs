@@ -1,9 +1,9 @@
 //! Making a table's rows the same on all nodes, and the table live.
 
-use super::Work;
 use super::copy::Copy;
 use super::resume::Copied;
 use super::snapshot::Snapshot;
+use super::{Until, Work};
 use crate::catalog::TableShape;
 use crate::config::Merge;
 use crate::lifecycle::error::On;
@@ -62,6 +62,9 @@ impl Work<'_> {
             }
         }
         self.note_that_all_have_it(id, table).await?;
+        if self.until == Until::Merged {
+            return Ok(());
+        }
         self.make_live(id, table).await
     }
 

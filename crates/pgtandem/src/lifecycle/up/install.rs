@@ -70,6 +70,7 @@ impl Work<'_> {
             columns: columns.to_vec(),
             start_position: PgLsn::from(0),
             state: TableState::Linking,
+            linked_at: None,
             paused_by: None,
             pause_reason: None,
         };

@@ -4,6 +4,7 @@
 //! taken. So `up` may be killed at any point, and a repeated one goes on from there.
 
 mod clash;
+mod constraints;
 mod copy;
 mod direct;
 mod equal;
@@ -11,18 +12,21 @@ mod fill;
 mod install;
 mod interleave;
 mod merge;
-mod own;
+pub(in crate::lifecycle) mod own;
 mod publish;
+pub(in crate::lifecycle) mod renumber;
 mod resume;
 mod snapshot;
 mod write;
 
 pub(in crate::lifecycle) use super::settle::winner::order;
 
+pub use renumber::{Example, Renumbering};
+
 use super::check::{check_and_survey, judge, survey_all};
-use super::plan::{Plan, Step, plan};
+use super::plan::{Plan, Rows, Step, plan};
 use super::{LifecycleError, NodeSurvey, OpenNode, Report, locks, open_nodes, restore, table_names, triggers};
-use crate::config::Config;
+use crate::config::{Config, Merge};
 use crate::link;
 use crate::sql::{self, QualifiedName};
 
@@ -45,15 +49,49 @@ pub struct Silent;
 
 impl Progress for Silent {}
 
+/// How closely the rows are looked at for a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Which of them would get other ids. The others `up` looks at itself, before it begins.
+    Ids,
+    /// And whether they can be merged.
+    Rows,
+}
+
 /// What `up` would do, and what `check` says; no plan if there are faults.
-pub async fn make_plan(config: &Config) -> Result<(Report, Option<Plan>), LifecycleError> {
+pub async fn make_plan(config: &Config, look: Look) -> Result<(Report, Option<Plan>), LifecycleError> {
     let (report, surveys) = check_and_survey(config).await;
-    let agreed = if report.is_passed() { Some(plan(config, &surveys)?) } else { None };
-    Ok((report, agreed))
+    if !report.is_passed() {
+        return Ok((report, None));
+    }
+    let plan = plan(config, &surveys)?;
+    let wants = |step: &Step| match step {
+        Step::Renumber { .. } => true,
+        Step::Fill { rows: Rows::Compare { merge, .. }, .. } => look == Look::Rows && *merge != Merge::Refuse,
+        _ => false,
+    };
+    if !plan.steps.iter().any(wants) {
+        return Ok((report, Some(plan)));
+    }
+    let nodes = open_nodes(config).await.all()?;
+    let mut work = Work { nodes, surveys, plan, config, until: Until::Linked, progress: &Silent, snapshots: None };
+    work.preview_renumbering().await?;
+    if look == Look::Rows {
+        work.plan.differ = work.refuse_different_tables(true).await?;
+    }
+    Ok((report, Some(work.plan)))
+}
+
+/// How far `up` goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// The rows are the same on all nodes, and what is written from then on is kept for the next `up`.
+    Merged,
+    Linked,
 }
 
 /// Takes the steps of `agreed`, if it is still what there is to do.
-pub async fn up(config: &Config, agreed: &Plan, progress: &dyn Progress) -> Result<(), LifecycleError> {
+pub async fn up(config: &Config, agreed: &Plan, until: Until, progress: &dyn Progress) -> Result<(), LifecycleError> {
     let nodes = open_nodes(config).await.all()?;
     progress.step("asking a running hub to wait");
     locks::keep_others_away(&nodes).await?;
@@ -67,13 +105,16 @@ pub async fn up(config: &Config, agreed: &Plan, progress: &dyn Progress) -> Resu
             "look at `pgtandem plan` and run `pgtandem up` again",
         ));
     }
-    let mut work = Work { config, nodes, surveys, plan: now, progress, snapshots: None };
-    work.refuse_different_tables().await?;
+    let mut work = Work { nodes, surveys, plan: now, config, until, progress, snapshots: None };
+    work.refuse_different_tables(false).await?;
     let steps = work.plan.steps.clone();
     for step in &steps {
         work.take(step).await?;
     }
     for node in &work.nodes {
+        let days = f64::from(config.hub.confirm_after_days);
+        let confirmed = link::confirm_merges(node.client(), Some(days)).await;
+        confirmed.map_err(|e| LifecycleError::sql(&node.name, "confirming what was merged long ago", e))?;
         link::notify_changed(node.client()).await.map_err(|e| LifecycleError::sql(&node.name, "waking the hub", e))?;
     }
     Ok(())
@@ -86,6 +127,7 @@ pub(super) struct Work<'a> {
     /// As it was before the first step.
     pub surveys: Vec<NodeSurvey>,
     pub plan: Plan,
+    pub until: Until,
     pub progress: &'a dyn Progress,
     /// One per node, taken when the first table is filled.
     pub snapshots: Option<Vec<snapshot::Snapshot>>,
@@ -116,6 +158,9 @@ impl Work<'_> {
             Step::DirectPeer { node, peer } => self.make_direct_peer(self.config, *node, *peer).await,
             Step::DirectTable { node, peer, table } => self.make_direct_table(*node, *peer, table).await,
             Step::Interleave(interleaving) => self.interleave(interleaving).await,
+            Step::Renumber { id, table, node, against, matching } => {
+                self.renumber(*id, table, *node, *against, matching).await
+            }
             Step::Fill { id, table, rows } => self.fill(*id, table, rows).await,
         }
     }

@@ -5,7 +5,7 @@ use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::link;
 
 /// Begins one that is marked as ours, so that nothing of it travels back. `settings`: statements for it alone.
-pub(super) async fn begin(
+pub(in crate::lifecycle) async fn begin(
     node: &OpenNode,
     replica_role: bool,
     settings: &[&str],

@@ -90,8 +90,9 @@ impl Merge<'_> {
             return Ok(Outcome::NotAll);
         }
         let decisions: Vec<MergeDecision> = losing.iter().filter_map(|write| self.decision(place, write)).collect();
-        self.commit(client, node, &decisions).await?;
-        Ok(Outcome::Done(Counts { copied: inserted, overwritten: updated, held: 0 }))
+        let counts = Counts { copied: inserted, overwritten: updated, held: 0 };
+        self.commit(client, node, &decisions, counts).await?;
+        Ok(Outcome::Done(counts))
     }
 
     /// What cannot be written now is held, and the hub judges it as it does every conflict.
@@ -129,7 +130,7 @@ impl Merge<'_> {
                 }
             }
         }
-        self.commit(client, node, &decisions).await?;
+        self.commit(client, node, &decisions, counts).await?;
         Ok(Outcome::Done(counts))
     }
 
@@ -146,7 +147,16 @@ impl Merge<'_> {
         link::insert_held(client, &held).await.on(node, DOING)
     }
 
-    async fn commit(&self, client: &Client, node: &str, decisions: &[MergeDecision]) -> Result<(), LifecycleError> {
+    async fn commit(
+        &self,
+        client: &Client,
+        node: &str,
+        decisions: &[MergeDecision],
+        counts: Counts,
+    ) -> Result<(), LifecycleError> {
+        let columns: Vec<&str> = self.subject.columns.iter().map(|name| name.as_str()).collect();
+        let noted = link::note_merged(client, self.id, counts.copied, counts.overwritten, &columns).await;
+        noted.on(node, DOING)?;
         link::insert_merge_decisions(client, self.id, (link::MERGE, &self.policy), decisions).await.on(node, DOING)?;
         client.batch_execute("COMMIT").await.on(node, DOING)
     }
@@ -157,8 +167,11 @@ impl Merge<'_> {
         }
         let Place { writer, shape, columns, .. } = &self.places[place];
         let values = self.values(writes);
-        let parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|values| values as _).collect();
-        writer.client().execute(&sql::insert_missing(&shape.name, columns), &parameters).await
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|values| values as _).collect();
+        parameters.push(&self.id);
+        let query = sql::insert_missing(&shape.name, columns, &shape.primary_key);
+        let row = writer.client().query_one(&query, &parameters).await?;
+        Ok(row.get::<_, i64>(0).unsigned_abs())
     }
 
     async fn overwrite(&self, place: usize, writes: &[&Write<'_>]) -> Result<u64, tokio_postgres::Error> {

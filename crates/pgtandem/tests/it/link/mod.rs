@@ -2,9 +2,11 @@
 
 mod s38_check;
 mod s40_merge;
+mod s40_renumber;
 mod s40_up;
 mod s41_killed;
 mod s41_merge;
+mod s41_renumber;
 mod s43_down;
 mod s44_changes;
 mod s45_ids;
