@@ -29,9 +29,11 @@ test-matrix-core:
 demo: build
 	$(CARGO) run --release --quiet --package pgtandem -- demo $(ARGS)
 
-# Two Rails applications, linked, until Ctrl-C. ARGS=--check: without a person.
-demo-rails: setup build
-	$(CARGO) run --release --quiet --package pgtandem --example demo-rails -- $(ARGS)
+# Two Rails applications, linked, until Ctrl-C. ARGS=--check: without a person. Built as for the tests: it is not about
+# speed.
+demo-rails: setup
+	$(CARGO) build --package pgtandem --bin pgtandem --example demo-rails
+	@$(CARGO) run --quiet --package pgtandem --example demo-rails -- $(ARGS)
 
 # make bench ARGS='--quick drain lag'
 bench: build
