@@ -31,9 +31,9 @@ pub use direct::{
 };
 pub use merging::{newest, overwrite, remove, touch};
 pub use renumbering::{
-    Holder, MOVES, Renumbered, Spot, ambiguous, count_moves, create_moves, create_unsettled, draw, first_moves,
-    hold_writers, insert_missing, insert_unsettled, keys_inside, rows_against, some_values, take_back_inserted,
-    take_back_overwritten,
+    Holder, MOVES, Renumbered, Spot, ambiguous, clashing_moves, count_moves, create_moves, create_unsettled, draw,
+    first_moves, hold_writers, insert_missing, insert_unsettled, keys_inside, rows_against, some_values,
+    take_back_inserted, take_back_overwritten,
 };
 pub use rows::{
     NOT_WRITTEN, WrittenColumn, copy_rows, counted_update, counted_upsert, delete, delete_all, delete_found,

@@ -46,7 +46,7 @@ const THERE: &str = "pg_temp.pgtandem_there";
 
 /// Rows that are not yet known to be the same on both: of the node that is renumbered, and of the other one.
 pub fn create_unsettled() -> String {
-    let columns = "(id text NOT NULL, tokens text[] NOT NULL, collides boolean NOT NULL)";
+    let columns = "(id text NOT NULL, tokens text[] NOT NULL, collides boolean NOT NULL, clash text)";
     // How many rows of a match are alone the planner guesses at, far too low, and would compare each with each.
     format!(
         "SET enable_nestloop = off; DROP TABLE IF EXISTS {HERE}, {THERE}, {MOVES}; CREATE TEMPORARY TABLE pgtandem_here {columns}; \
@@ -54,16 +54,17 @@ pub fn create_unsettled() -> String {
     )
 }
 
-/// Parameters: ids, one `text[]` per matched column, and whether each collides.
+/// Parameters: ids, one `text[]` per matched column, whether each collides, and which unique value both then claim.
 pub fn insert_unsettled(here: bool, matched: usize) -> String {
     let names = list((0..matched).map(|at| format!("m{at}")));
     let parameters = list((2..2 + matched).map(|at| format!("${at}::text[]")));
     format!(
-        "INSERT INTO {} SELECT v.id, ARRAY[{}]::text[], v.collides \
-         FROM unnest($1::text[], {parameters}, ${}::boolean[]) AS v(id, {names}, collides)",
+        "INSERT INTO {} SELECT v.id, ARRAY[{}]::text[], v.collides, v.clash \
+         FROM unnest($1::text[], {parameters}, ${}::boolean[], ${}::text[]) AS v(id, {names}, collides, clash)",
         if here { HERE } else { THERE },
         list((0..matched).map(|at| format!("v.m{at}"))),
-        matched + 2
+        matched + 2,
+        matched + 3
     )
 }
 
@@ -81,7 +82,7 @@ pub fn create_moves() -> [String; 3] {
                           JOIN (SELECT tokens, pg_catalog.min(id) AS id FROM {THERE} WHERE {whole} GROUP BY 1 \
                                 HAVING pg_catalog.count(*) = 1) AS t USING (tokens)) \
              SELECT pg_catalog.row_number() OVER (ORDER BY pg_catalog.length(h.id), h.id) AS place, h.id AS old, \
-                    one.new, h.tokens, h.collides \
+                    one.new, h.tokens, h.collides, h.clash \
              FROM {HERE} AS h LEFT JOIN one ON one.old = h.id WHERE one.new IS NOT NULL OR h.collides"
         ),
         format!("CREATE UNIQUE INDEX ON {MOVES} (place); ANALYZE {MOVES}; SET enable_nestloop = on"),
@@ -102,6 +103,14 @@ pub fn ambiguous(examples: usize) -> String {
          WHERE h.n > 1 OR t.n > 1 ORDER BY tokens LIMIT {examples}",
         side(HERE),
         side(THERE)
+    )
+}
+
+/// Of rows that get a new id, though they and the one that has theirs claim one unique value: how many, then some ids with it.
+pub fn clashing_moves(examples: usize) -> String {
+    format!(
+        "SELECT pg_catalog.count(*) OVER (), old, clash FROM {MOVES} WHERE new IS NULL AND clash IS NOT NULL \
+         ORDER BY place LIMIT {examples}"
     )
 }
 

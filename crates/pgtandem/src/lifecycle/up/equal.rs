@@ -128,22 +128,25 @@ impl Work<'_> {
         table: &'a QualifiedName,
         sessions: &[(usize, OpenNode)],
     ) -> Result<Compared<'a>, LifecycleError> {
+        self.compare_clashes(table, sessions, false, |index| !self.shows_later(table, index)).await
+    }
+
+    /// Whether rows with the same values in a unique index of these columns may become one row, or have other values, when
+    /// rows are renumbered.
+    pub(super) fn shows_later(&self, table: &QualifiedName, index: &[&Ident]) -> bool {
         let renumbered = |name: &QualifiedName| {
             let mut steps = self.plan.steps.iter();
             steps.any(|step| matches!(step, Step::Renumber { table, .. } if table == name))
         };
         let matching = self.config.tables.iter().find(|of| of.name == *table && renumbered(table));
         let matching = matching.and_then(|table| table.matching.as_ref());
+        let joined = matching.is_some_and(|matching| matching.columns.iter().all(|name| index.contains(&name)));
+        let shapes = (0..self.nodes.len()).filter_map(|node| self.shape(node, table));
         let refers = |column: &Ident| {
-            let shapes = sessions.iter().filter_map(|(node, _)| self.shape(*node, table));
-            let mut keys = shapes.flat_map(|shape| &shape.foreign_keys_out);
-            keys.any(|key| key.columns.contains(column) && renumbered(&key.referenced))
+            let keys = shapes.clone().flat_map(|shape| &shape.foreign_keys_out);
+            keys.filter(|key| key.columns.contains(column)).any(|key| renumbered(&key.referenced))
         };
-        self.compare_clashes(table, sessions, false, |index| {
-            let joined = matching.is_some_and(|matching| matching.columns.iter().all(|name| index.contains(&name)));
-            !joined && !index.iter().any(|column| refers(column))
-        })
-        .await
+        joined || index.iter().any(|column| refers(column))
     }
 
     /// `sessions`: one per node whose rows are compared, with the node's number, each in a transaction that sees one

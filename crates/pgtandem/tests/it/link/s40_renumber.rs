@@ -344,3 +344,15 @@ fn s40_renumber_uuids_and_texts_are_joined() {
     assert_eq!(scene.everywhere("SELECT id FROM products ORDER BY sku"), [ids.as_str(); 2]);
     assert_eq!(scene.on(1, "SELECT product FROM lines ORDER BY id"), ids);
 }
+
+#[test]
+fn s38_renumber_things_that_claim_one_unique_value() {
+    let scene = two("s38_renumber_clash", "renumber = \"legacy\"");
+    scene.everywhere("ALTER TABLE products ADD barcode int UNIQUE; UPDATE products SET barcode = id");
+    let says = "different things on legacy and new claim the same unique value, and cannot be in one table (1 pair)\n  \
+                barcode = 2: 2 on both";
+    refused(&scene, &["plan"], &[says]);
+    refused(&scene, &["up", "--yes"], &[says]);
+    scene.on(1, "UPDATE products SET barcode = 3 WHERE id = 2");
+    scene.must(&["up", "--yes"]);
+}

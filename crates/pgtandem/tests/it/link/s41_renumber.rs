@@ -236,3 +236,43 @@ fn s41_renumber_killed_within_a_batch_and_undone() {
     pair.link();
     is_one(&pair, []);
 }
+
+#[test]
+fn s40_renumber_looks_again_under_the_lock() {
+    let pair = Pair::with(Setup::shared().linking("products"));
+    for node in pair.nodes() {
+        node.sql(SCHEMA);
+        node.sql(&format!(
+            "INSERT INTO products (id, sku, name, updated_at)
+             SELECT i, '{} ' || i, 'x', '2024-01-01' FROM generate_series(1, 120) i",
+            node.name()
+        ));
+    }
+    let text = fs::read_to_string(pair.config()).unwrap();
+    let lines = "merge = \"newest\"\nmatch = [\"sku\"]\nrenumber = \"legacy\"\ndismiss = [\"carts.product_id\"]\n";
+    fs::write(pair.config(), format!("{text}{lines}")).unwrap();
+    pair["legacy"].sql(
+        "CREATE FUNCTION wait_for_the_test() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF current_setting('application_name') = 'pgtandem' THEN PERFORM pg_advisory_xact_lock_shared(42); END IF;
+             RETURN new; END $$;
+         CREATE TRIGGER wait_for_the_test BEFORE UPDATE ON products FOR EACH ROW WHEN (old.id = 1)
+             EXECUTE FUNCTION wait_for_the_test();
+         ALTER TABLE products ENABLE ALWAYS TRIGGER wait_for_the_test",
+    );
+    let gate = pair["legacy"].session();
+    gate.run("SELECT pg_advisory_lock(42)").unwrap();
+    let up = pair.command(["up", "--yes"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    wait_until("a row waits for the test", PATIENCE, || pair["legacy"].sql(waits) == "1");
+    // Found as another thing, and of a later batch: by then it is the same, or gone.
+    pair["legacy"].sql("UPDATE products SET sku = 'new 100' WHERE id = 100; DELETE FROM products WHERE id = 110");
+    gate.run("SELECT pg_advisory_unlock(42)").unwrap();
+    let ended = up.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert_eq!(pair["legacy"].sql("SELECT sku FROM products WHERE id = 100"), "new 100");
+    let moved = "SELECT count(*), bool_or(old_id IN ('100', '110')) FROM pgtandem.renumbered";
+    assert_eq!(pair["legacy"].sql(moved), "118|f");
+    pair.equal("products");
+    assert_eq!(pair["legacy"].sql("SELECT count(*) FROM products"), "238");
+}

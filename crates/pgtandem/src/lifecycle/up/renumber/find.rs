@@ -5,7 +5,7 @@
 //! which of them are the same: there may be millions.
 
 use super::{EXAMPLES, Task};
-use crate::compare::{ComparedRow, Side, read_whole};
+use crate::compare::{ComparedRow, Side, Subject, read_whole};
 use crate::lifecycle::error::On;
 use crate::lifecycle::up::Work;
 use crate::lifecycle::{LifecycleError, OpenNode};
@@ -41,6 +41,16 @@ struct Unsettled<'r> {
     ids: Vec<&'r str>,
     tokens: Vec<Vec<Option<&'r str>>>,
     collide: Vec<bool>,
+    clashes: Vec<Option<String>>,
+}
+
+/// What tells of two rows of one id.
+struct Sorter<'s> {
+    subject: &'s Subject,
+    matched: &'s [usize],
+    /// Unique indexes of which each of two things would need its own value.
+    unique: Vec<&'s Vec<usize>>,
+    settled: bool,
 }
 
 impl Work<'_> {
@@ -62,6 +72,12 @@ impl Work<'_> {
         let matched: Vec<usize> = task.matching.columns.iter().filter_map(place).collect();
         let sides: Vec<Side<'_>> =
             sessions.iter().map(|(_, reader)| Side { name: &reader.name, client: reader.client() }).collect();
+        let unique = subject.unique_indexes().iter().filter(|index| {
+            let names: Vec<&Ident> = index.iter().map(|at| &subject.columns[*at]).collect();
+            !self.shows_later(task.table, &names)
+        });
+        let unique = unique.collect();
+        let sorter = Sorter { subject: &subject, matched: &matched, unique, settled: task.settled };
         let mut keys = compared.differences.into_keys()?;
         let mut count = 64;
         loop {
@@ -72,7 +88,7 @@ impl Work<'_> {
             let rows = read_whole(&sides, &subject, &batch).await?;
             let mut found = [Unsettled::default(), Unsettled::default()];
             for pair in &rows {
-                sort_out(pair, &matched, subject.key[0], task.settled, &mut found);
+                sorter.sort_out(pair, &mut found);
             }
             for (unsettled, here) in found.iter().zip([true, false]) {
                 unsettled.write(session, here, matched.len()).await?;
@@ -85,10 +101,32 @@ impl Work<'_> {
         for statement in sql::create_moves() {
             client.batch_execute(&statement).await.on(&session.name, DOING)?;
         }
+        self.refuse_clashing(task, session).await?;
         let counted = client.query_one(&sql::count_moves(), &[]).await.on(&session.name, DOING)?;
         let number = |at: usize| counted.get::<_, i64>(at).unsigned_abs();
         let matched = matched.into_iter().map(|at| (subject.columns[at].clone(), subject.canonical(at))).collect();
         Ok(Moves { collisions: number(0), joined: number(1), colliding_joins: number(2), matched })
+    }
+
+    /// Two things that both claim one unique value cannot be in one table, whatever their ids.
+    async fn refuse_clashing(&self, task: &Task<'_>, session: &OpenNode) -> Result<(), LifecycleError> {
+        let rows = session.client().query(&sql::clashing_moves(EXAMPLES), &[]).await.on(&session.name, DOING)?;
+        let Some(first) = rows.first() else { return Ok(()) };
+        let (here, there) = (&self.nodes[task.node].name, &self.nodes[task.against].name);
+        let pairs = if first.get::<_, i64>(0) == 1 { "pair" } else { "pairs" };
+        let mut what = format!(
+            "{}: rows that are different things on {here} and {there} claim the same unique value, and cannot be in one \
+             table ({} {pairs})",
+            task.table.plain(),
+            first.get::<_, i64>(0)
+        );
+        for row in &rows {
+            let _ = write!(what, "\n  {}: {} on both", row.get::<_, String>(2), row.get::<_, String>(1));
+        }
+        Err(LifecycleError::refused(
+            what,
+            "give one of each two another value, or match by that column, and run it again",
+        ))
     }
 
     /// Nobody but a person knows which of two rows is the one.
@@ -123,29 +161,39 @@ impl Work<'_> {
     }
 }
 
-/// `pair`: the row of the node that is renumbered, and that of the other one. Values of long texts are told by their
-/// tokens, which the servers made.
-fn sort_out<'r>(
-    pair: &'r [Option<ComparedRow>],
-    matched: &[usize],
-    key: usize,
-    settled: bool,
-    found: &mut [Unsettled<'r>; 2],
-) {
-    let collides = match pair {
-        [Some(here), Some(there)] => {
-            if settled || matched.iter().all(|at| here.token(*at) == there.token(*at)) {
-                return;
+impl Sorter<'_> {
+    /// `pair`: the row of the node that is renumbered, and that of the other one. Values of long texts are told by their
+    /// tokens, which the servers made.
+    fn sort_out<'r>(&self, pair: &'r [Option<ComparedRow>], found: &mut [Unsettled<'r>; 2]) {
+        let same = |columns: &[usize], here: &ComparedRow, there: &ComparedRow| {
+            columns.iter().all(|at| here.token(*at) == there.token(*at))
+        };
+        let mut clash = None;
+        let collides = match pair {
+            [Some(here), Some(there)] => {
+                if self.settled || same(self.matched, here, there) {
+                    return;
+                }
+                let claimed =
+                    |index: &&&Vec<usize>| index.iter().all(|at| here.token(*at).is_some()) && same(index, here, there);
+                clash = self.unique.iter().find(claimed).map(|index| {
+                    let value = |at: &usize| {
+                        let value = here.values[*at].as_deref().unwrap_or_default();
+                        format!("{} = {value}", self.subject.columns[*at].as_str())
+                    };
+                    index.iter().map(value).collect::<Vec<_>>().join(", ")
+                });
+                true
             }
-            true
-        }
-        _ => false,
-    };
-    for (row, unsettled) in pair.iter().zip(found) {
-        if let Some(row) = row {
-            unsettled.ids.push(row.values[key].as_deref().unwrap_or_default());
-            unsettled.tokens.push(matched.iter().map(|at| row.token(*at)).collect());
-            unsettled.collide.push(collides);
+            _ => false,
+        };
+        for (row, unsettled) in pair.iter().zip(found) {
+            if let Some(row) = row {
+                unsettled.ids.push(row.values[self.subject.key[0]].as_deref().unwrap_or_default());
+                unsettled.tokens.push(self.matched.iter().map(|at| row.token(*at)).collect());
+                unsettled.collide.push(collides);
+                unsettled.clashes.push(clash.clone());
+            }
         }
     }
 }
@@ -160,6 +208,7 @@ impl Unsettled<'_> {
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&self.ids];
         parameters.extend(columns.iter().map(|column| column as &(dyn ToSql + Sync)));
         parameters.push(&self.collide);
+        parameters.push(&self.clashes);
         let inserted = session.client().execute(&sql::insert_unsettled(here, matched), &parameters).await;
         inserted.on(&session.name, DOING)?;
         Ok(())
