@@ -20,7 +20,7 @@ use super::look::{Looked, TableVerdict, compare_tables};
 use super::probe::answer_of;
 use super::tables::table_id;
 use super::verify::Verifying;
-use crate::config::Node;
+use crate::config::{Config, Node};
 use crate::direct::Settled;
 use crate::link::{self, LinkedTable};
 
@@ -79,7 +79,7 @@ pub struct Errands {
     prune_at: Instant,
     weigh_at: Instant,
     /// More than this no node keeps for one of two that is away.
-    pub keep_wal: u64,
+    keep_wal: u64,
     /// What was found to be too much.
     too_much: Option<String>,
     keep: Keep,
@@ -92,7 +92,7 @@ pub struct Errands {
     /// Columns that were found to fit when the catalogs were looked at last.
     known: HashMap<(TableId, NodeId), BTreeSet<String>>,
     /// The nodes deliver directly what they can.
-    pub is_direct: bool,
+    is_direct: bool,
     settling: bool,
     settle_at: Instant,
 }
@@ -107,30 +107,30 @@ struct Word {
 
 /// How long decisions are kept.
 #[derive(Clone, Copy)]
-pub struct Keep {
-    pub days: u32,
-    pub mib: u32,
+struct Keep {
+    days: u32,
+    mib: u32,
     /// A merge that is older can no longer be undone, and what that would need goes.
-    pub confirm_after_days: u32,
+    confirm_after_days: u32,
 }
 
 impl Errands {
     #[must_use]
     pub fn new(
+        config: &Config,
         mut controls: Vec<Control>,
         nodes: Vec<Node>,
         linked: Vec<LinkedTable>,
         epoch: i64,
         holder: String,
-        silence_timeout: Duration,
-        keep: Keep,
-        verifying: Verifying,
     ) -> Self {
         let (find, found) = mpsc::unbounded_channel();
         let now = Instant::now();
         let notifications = controls.iter_mut().map(Control::take_notifications).collect();
         let everywhere = |table: &LinkedTable| controls.iter().map(|c| (table_id(table.id), c.id)).collect::<Vec<_>>();
         let paused = linked.iter().filter(|table| table.paused_by.is_some()).flat_map(everywhere).collect();
+        let names = linked.iter().map(|table| table.name.clone()).collect();
+        let verifying = Verifying::start(config, names);
         let words = vec![Word { writing: false, state: Json::Null, at: now }; controls.len()];
         Self {
             words,
@@ -140,7 +140,7 @@ impl Errands {
             linked,
             epoch,
             holder,
-            silence_timeout,
+            silence_timeout: config.hub.silence_timeout,
             found,
             find,
             looking: false,
@@ -151,15 +151,19 @@ impl Errands {
             retry_at: now + PATIENCE,
             prune_at: now,
             weigh_at: now + PATIENCE,
-            keep_wal: u64::MAX,
+            keep_wal: config.hub.keep_wal,
             too_much: None,
-            keep,
+            keep: Keep {
+                days: config.hub.keep_conflicts_days,
+                mib: config.hub.keep_conflicts_mib,
+                confirm_after_days: config.hub.confirm_after_days,
+            },
             verifying,
             settled: Vec::new(),
             paused,
             said: HashMap::new(),
             known: HashMap::new(),
-            is_direct: false,
+            is_direct: config.direct.is_some(),
             settling: false,
             settle_at: now,
         }

@@ -30,7 +30,7 @@ pub use backlog::{Backlog, read_backlog};
 pub use brief::Brief;
 use conductor::{Conductor, Ended};
 use control::Control;
-use errands::{Errands, Keep};
+use errands::Errands;
 pub use error::{ReachError, RunError};
 pub use once::run_once;
 pub use settings::SPELLING;
@@ -188,18 +188,7 @@ async fn begin_from(config: &Config, holder: &str, controls: Vec<Control>) -> Re
         controls.iter().map(|control| control.name.as_str()).collect::<Vec<_>>().join(" and ")
     );
     let mut conductor = Conductor::new(started.hub, started.seats, report, reports);
-    let silence = config.hub.silence_timeout;
-    let keep = Keep {
-        days: config.hub.keep_conflicts_days,
-        mib: config.hub.keep_conflicts_mib,
-        confirm_after_days: config.hub.confirm_after_days,
-    };
-    let names = started.linked.iter().map(|table| table.name.clone()).collect();
-    let verifying = verify::Verifying::start(config, names);
-    let mut errands =
-        Errands::new(controls, nodes, started.linked, started.epoch, holder.to_owned(), silence, keep, verifying);
-    errands.keep_wal = config.hub.keep_wal;
-    errands.is_direct = config.direct.is_some();
+    let mut errands = Errands::new(config, controls, nodes, started.linked, started.epoch, holder.to_owned());
     errands.look_first(&mut conductor).await?;
     Ok((conductor, errands))
 }
