@@ -105,7 +105,7 @@ pub(super) fn probe_server_options(endpoint: &Endpoint) -> ForeignOptions {
 
 impl Planner<'_> {
     fn peer_of(&self, node: usize) -> Option<usize> {
-        (self.config.direct.is_some() && self.surveys.len() == 2).then_some(1 - node)
+        (self.config.direct.is_some() && self.surveys.len() == 2).then(|| 1 - node)
     }
 
     fn direct_of(&self, node: usize) -> Option<&crate::link::DirectFacts> {
