@@ -79,7 +79,7 @@ pub struct Errands {
     /// What was found to be too much.
     too_much: Option<String>,
     keep: Keep,
-    verifying: Verifying,
+    pub verifying: Verifying,
     /// By node: what was acknowledged when decisions were dropped last. That is settled for good by now.
     settled: Vec<PgLsn>,
     paused: BTreeSet<(TableId, NodeId)>,
@@ -114,7 +114,6 @@ impl Errands {
         holder: String,
         silence_timeout: Duration,
         keep: Keep,
-        verifying: Verifying,
     ) -> Self {
         let (find, found) = mpsc::unbounded_channel();
         let now = Instant::now();
@@ -144,7 +143,7 @@ impl Errands {
             keep_wal: u64::MAX,
             too_much: None,
             keep,
-            verifying,
+            verifying: Verifying::idle(),
             settled: Vec::new(),
             paused,
             said: HashMap::new(),

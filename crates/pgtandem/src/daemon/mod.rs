@@ -184,9 +184,8 @@ async fn begin(config: &Config, holder: &str) -> Result<(Conductor, Errands), Ru
     let silence = config.hub.silence_timeout;
     let keep = Keep { days: config.hub.keep_conflicts_days, mib: config.hub.keep_conflicts_mib };
     let names = started.linked.iter().map(|table| table.name.clone()).collect();
-    let verifying = verify::Verifying::start(config, names);
-    let mut errands =
-        Errands::new(controls, nodes, started.linked, started.epoch, holder.to_owned(), silence, keep, verifying);
+    let mut errands = Errands::new(controls, nodes, started.linked, started.epoch, holder.to_owned(), silence, keep);
+    errands.verifying = verify::Verifying::start(config, names);
     errands.keep_wal = config.hub.keep_wal;
     errands.look_first(&mut conductor).await?;
     Ok((conductor, errands))
