@@ -25,6 +25,8 @@ const AT_WORK: &str = "
         started_at = excluded.started_at, state = '{}'";
 /// How long keys are gathered before they are noted. In between it is looked whether the other node is back.
 const ROUND: Duration = Duration::from_secs(1);
+/// An outbox of which nothing is needed may be as large, until it turns over a new leaf.
+const OUTBOX_AT_REST: i64 = 16 << 20;
 /// For a node that comes back to answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -37,7 +39,7 @@ pub(super) async fn kept_bytes(control: &Control) -> Result<u64, ReachError> {
             let row = control.client.query_opt(WAL, &[&control.row.slot]).await?;
             row.and_then(|row| row.get::<_, Option<i64>>(0)).unwrap_or_default()
         }
-        Capture::Trigger => link::outbox_view(&control.client).await?.bytes,
+        Capture::Trigger => link::outbox_view(&control.client).await?.bytes - OUTBOX_AT_REST,
     };
     Ok(bytes.max(0).unsigned_abs())
 }

@@ -83,7 +83,7 @@ pub struct Errands {
     /// What was found to be too much.
     too_much: Option<String>,
     keep: Keep,
-    verifying: Verifying,
+    pub verifying: Verifying,
     /// By node: what was acknowledged when decisions were dropped last. That is settled for good by now.
     settled: Vec<PgLsn>,
     paused: BTreeSet<(TableId, NodeId)>,

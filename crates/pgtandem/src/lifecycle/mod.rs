@@ -1,6 +1,7 @@
 //! check, plan, up and down: how a link comes to be and how it ends.
 //!
-//! All four begin with a survey of every node. `check` judges it, `plan` compares it with what the configuration
+//! `repair`, `rejoin` and `bring_back` make rows the same again (`settle`).
+//! The first four begin with a survey of every node. `check` judges it, `plan` compares it with what the configuration
 //! asks for and lists the steps, `up` takes them, `down` takes them back.
 
 mod bring_back;

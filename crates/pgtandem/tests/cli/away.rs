@@ -42,6 +42,8 @@ fn status_as_json_has_all_fields_all_the_same() {
         "outbox_bytes",
         "behind_bytes",
         "retained_bytes",
+        "left_behind_since",
+        "dirty_keys",
         "read",
         "delivered",
     ];

@@ -31,6 +31,7 @@ mod s21_conflicts;
 mod s28_random_writes;
 #[path = "../it/s30_delivery_in_doubt.rs"]
 mod s30_delivery_in_doubt;
+mod s31_s32_away;
 #[path = "../it/s35_passing_faults.rs"]
 mod s35_passing_faults;
 #[path = "../it/s36_refused_rows.rs"]
