@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{Failure, Global, Outcome, Style};
 use crate::config::Config;
-use crate::daemon::{self, Stopped};
+use crate::daemon::{self, RunError, Stopped};
 use crate::lifecycle::{self, LifecycleError, Progress};
 use crate::sql::QualifiedName;
 
@@ -85,8 +85,12 @@ async fn keep_running(config: &Config, stop: watch::Receiver<bool>) -> Result<()
 }
 
 async fn run_once(config: &Config, stop: watch::Receiver<bool>) -> Result<(), Failure> {
-    let done = daemon::run_once(config, stop).await.map_err(|error| Failure::at_run_time(error.to_string()))?;
-    if !done {
+    let mut ended = daemon::run_once(config, stop.clone()).await;
+    if let Err(RunError::Returned { node }) = &ended {
+        lifecycle::bring_back(config, node, &Log).await?;
+        ended = daemon::run_once(config, stop).await;
+    }
+    if !ended.map_err(|error| Failure::at_run_time(error.to_string()))? {
         tracing::info!("another pgtandem is at work: it delivers what waits");
     }
     Ok(())

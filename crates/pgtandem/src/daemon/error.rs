@@ -110,7 +110,10 @@ pub enum RunError {
     Spill(std::io::Error),
     #[error("{}", not_all_here(.0))]
     NotAllHere(Vec<(String, String)>),
-    #[error("{node} was away for so long that only the keys that changed were kept; they have to be settled first")]
+    #[error(
+        "{node} was away for so long that only the keys that changed were kept; they have to be settled first; \
+             `pgtandem run` does that"
+    )]
     Returned { node: String },
     #[error("nothing is linked here yet; run `pgtandem up` first")]
     NothingLinked,
