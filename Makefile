@@ -5,7 +5,10 @@ ONLY ?=
 # One scenario for each thing that differs between versions of PostgreSQL or that all else rests on.
 CORE = cluster:: s01_ s03_ s05_ s06_ s13_ s20_ s21_ s22_ s30_ s32_ s36_ s38_ s41_ s43_ s45_
 
-.PHONY: build test test-matrix test-matrix-core demo demo-rails bench lint clean setup
+# S28 for five minutes, with three nodes.
+SECONDS_OF_TORTURE ?= 300
+
+.PHONY: build test test-matrix test-matrix-core torture demo demo-rails bench lint clean setup
 
 build:
 	@scripts/setup
@@ -24,6 +27,10 @@ test-matrix:
 
 test-matrix-core:
 	@$(MAKE) --no-print-directory test-matrix ONLY="$(CORE)"
+
+torture: setup
+	TORTURE_SECONDS=$(SECONDS_OF_TORTURE) $(CARGO) test --release --package pgtandem --test it -- \
+		--ignored --nocapture s28_random_writes_and_faults_on_three_nodes
 
 # make demo ARGS=--keep
 demo: build
