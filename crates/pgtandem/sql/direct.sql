@@ -123,7 +123,7 @@ BEGIN
     IF 'pgtandem' = ANY (coalesce({dblink}.dblink_get_connections(), '{}')) THEN
         -- Notices when the other side has closed it, as after a restart.
         PERFORM {dblink}.dblink_is_busy('pgtandem');
-        IF {dblink}.dblink_send_query('pgtandem', CASE WHEN pg_catalog.length(query) > 60000 THEN 'SELECT ''''' ELSE query END) <> 1 THEN
+        IF {dblink}.dblink_send_query('pgtandem', CASE WHEN pg_catalog.octet_length(query) > 60000 THEN 'SELECT ''''' ELSE query END) <> 1 THEN
             PERFORM {dblink}.dblink_disconnect('pgtandem');
         ELSE
             state := '?';
@@ -134,13 +134,13 @@ BEGIN
             answer := 'the peer cannot be reached';
             RETURN;
         END IF;
-        IF {dblink}.dblink_send_query('pgtandem', CASE WHEN pg_catalog.length(query) > 60000 THEN 'SELECT ''''' ELSE query END) <> 1 THEN
+        IF {dblink}.dblink_send_query('pgtandem', CASE WHEN pg_catalog.octet_length(query) > 60000 THEN 'SELECT ''''' ELSE query END) <> 1 THEN
             PERFORM {dblink}.dblink_disconnect('pgtandem');
             RETURN;
         END IF;
         state := '?';
     END IF;
-    IF pg_catalog.length(query) > 60000 THEN
+    IF pg_catalog.octet_length(query) > 60000 THEN
         -- More than the network takes without the other side: it must be known to listen, or the sending would not end.
         state := 'n';
         IF NOT pgtandem.await(until, pg_catalog.clock_timestamp()) THEN
@@ -309,8 +309,22 @@ BEGIN
     IF fit < pg_catalog.cardinality(tables) THEN
         RETURN 'a table is paused, or not as it was linked';
     END IF;
+    -- A copy of the database has the way to the peer, too.
+    IF NOT EXISTS (SELECT FROM pgtandem.node AS n, pg_catalog.pg_control_system() AS c, pg_catalog.pg_database AS d
+                   WHERE n.system_identifier = c.system_identifier::text AND n.database_oid = d.oid
+                     AND d.datname = pg_catalog.current_database()) THEN
+        RETURN 'this is a copy of the database that was linked';
+    END IF;
+    IF EXISTS (SELECT FROM pgtandem.restore AS r WHERE r.kind = 'rejoin') THEN
+        RETURN 'this node is being brought back';
+    END IF;
     IF EXISTS (SELECT FROM pgtandem.held AS h WHERE h.table_id = ANY (tables)) THEN
         RETURN 'rows are held';
+    END IF;
+    -- The peer writes without asking foreign keys, and a child may be on its way. The hub looks for children.
+    IF ops ~ '[DKT]' AND EXISTS (SELECT FROM pgtandem.direct_table AS t WHERE t.table_id = ANY (tables)
+                                 AND pg_catalog.cardinality(t.related) > 0) THEN
+        RETURN 'what foreign keys tie together is deleted by the hub';
     END IF;
     IF EXISTS (SELECT FROM pgtandem.queued) AND pgtandem.must_wait(mine, tables) THEN
         RETURN 'earlier changes wait';
@@ -432,6 +446,9 @@ BEGIN
         IF EXISTS (SELECT FROM pgtandem.linked_table AS l
                    WHERE l.id = ANY (tables) AND (l.state <> 'live' OR l.paused_by IS NOT NULL)) THEN
             PERFORM pgtandem.refuse('PT004', 'a table is paused');
+        END IF;
+        IF EXISTS (SELECT FROM pgtandem.restore AS r WHERE r.kind = 'rejoin') THEN
+            PERFORM pgtandem.refuse('PT004', 'this node is being brought back');
         END IF;
         WHILE at <= total LOOP
             upto := at;

@@ -15,6 +15,7 @@ CREATE TABLE pgtandem.node (
     incarnation       uuid NOT NULL,                    -- new whenever the node joins a link
     system_identifier text NOT NULL,
     database_oid      oid NOT NULL,
+    timeline          integer NOT NULL,                 -- of the WAL when the node was linked: promoted or restored, it has another
     slot              text NOT NULL,
     publication       text NOT NULL,
     secret            uuid NOT NULL,                    -- marks our own transactions in the WAL, so that nobody else can

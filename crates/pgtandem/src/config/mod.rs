@@ -176,6 +176,11 @@ impl Config {
         }
     }
 
+    /// In direct mode a peer's changes are taken for unseen only while they wait in its outbox: there nothing is let go of.
+    pub fn keep_wal(&self) -> u64 {
+        if self.direct.is_some() { u64::MAX } else { self.hub.keep_wal }
+    }
+
     pub fn load(file: &Path, environment: &Environment) -> Result<Self, ConfigFaults> {
         match std::fs::read_to_string(file) {
             Ok(text) => Self::parse(file, &text, environment),

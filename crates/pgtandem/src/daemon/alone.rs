@@ -6,7 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio_postgres::Notification;
 
 use super::backlog::{Reader, note_changes};
 use super::control::Control;
@@ -15,6 +16,7 @@ use super::probe;
 use super::reach::end_old_backends;
 use super::start::node_id;
 use crate::config::{Capture, Config, Node};
+use crate::connect::Retry;
 use crate::link;
 
 /// For `status`.
@@ -57,9 +59,9 @@ pub(super) async fn stand_in(
 ) -> Result<(), RunError> {
     let here = config.nodes.iter().find(|node| node.name != away);
     let (Some(here), Some(there)) = (here, config.node(away)) else { return Ok(()) };
-    let control = Control::open(here).await?;
+    let mut control = Control::open(here).await?;
     let mark = link::read_left_behind(&control.client).await.map_err(ReachError::from)?;
-    if mark.is_none() && kept_bytes(&control).await? <= config.hub.keep_wal {
+    if mark.is_none() && kept_bytes(&control).await? <= config.keep_wal() {
         return Ok(());
     }
     let peers = link::read_peers(&control.client).await.map_err(ReachError::from)?;
@@ -77,8 +79,9 @@ pub(super) async fn stand_in(
         );
     }
     link::leave_behind(&control.client, peer.number).await.map_err(ReachError::from)?;
+    let mut notifications = control.take_notifications();
     let mut reader = Reader::open(config, &control).await?;
-    while !*stop.borrow() && !is_there(there).await {
+    while !*stop.borrow() && !is_to_yield(&mut notifications) && !is_there(there).await {
         let round = Instant::now() + ROUND;
         while reader.note(&control, Some(round)).await? {}
         control.client.execute(AT_WORK, &[]).await.map_err(ReachError::from)?;
@@ -97,8 +100,15 @@ async fn become_the_only_one(control: &Control, holder: &str) -> Result<(), RunE
     Ok(end_old_backends(&control.name, &control.client).await?)
 }
 
+/// Or is not what it was, which a hub that begins will say.
 async fn is_there(node: &Node) -> bool {
-    probe::answer_of(&node.name, ANSWER, async { Control::open(node).await.map(drop) }).await.is_ok()
+    let answer = probe::answer_of(&node.name, ANSWER, async { Control::open(node).await.map(drop) }).await;
+    answer.map_or_else(|error| error.retry() == Retry::Never, |()| true)
+}
+
+/// Another command wants the lock.
+fn is_to_yield(notifications: &mut mpsc::UnboundedReceiver<Notification>) -> bool {
+    std::iter::from_fn(|| notifications.try_recv().ok()).any(|notification| notification.payload() == link::YIELD)
 }
 
 /// Of nodes that are all here: the one that was left behind, and whose keys have to be settled before a hub works.

@@ -151,7 +151,7 @@ impl Errands {
             retry_at: now + PATIENCE,
             prune_at: now,
             weigh_at: now + PATIENCE,
-            keep_wal: config.hub.keep_wal,
+            keep_wal: config.keep_wal(),
             too_much: None,
             keep: Keep {
                 days: config.hub.keep_conflicts_days,

@@ -30,7 +30,6 @@ struct Mark {
 /// # Errors
 /// When a node cannot be reached, goes away, or something is wrong that waiting cannot mend.
 pub async fn run_once(config: &Config, mut stop: watch::Receiver<bool>) -> Result<bool, RunError> {
-    settle(config).await;
     for _ in 0..LIVES {
         let mut controls = open_all(config).await?;
         controls.sort_by_key(|control| control.id);

@@ -18,6 +18,9 @@ use serde_json::json;
 /// Keys by their bytes, with who has changed each.
 type Dirty = Vec<(Vec<u8>, Vec<i16>)>;
 
+/// How often what could not be settled is tried again.
+const PASSES: usize = 3;
+
 /// Settles what was noted, and lets hubs work again. May be interrupted anywhere, and called again.
 ///
 /// # Errors
@@ -36,20 +39,46 @@ pub async fn bring_back(config: &Config, name: &str, progress: &dyn Progress) ->
     let note = json!({ "is_copy": false, "returning": true });
     let noted = link::save_restore(nodes[place].client(), RestoreKind::Rejoin, "node", &note, None).await;
     noted.on(name, "noting that it is being brought back")?;
-    // The locks go with the sessions; the note keeps hubs away, who read the changes from here on.
-    drop(nodes);
+    // The locks are kept to the end: another one that did the same meanwhile would forget keys that are not settled.
     note_all_changes(config, name).await.map_err(|error| {
         let remedy = format!("mend it, and run `pgtandem run` again, or `pgtandem rejoin {name}`");
         LifecycleError::refused(format!("noting which keys have changed: {error}"), remedy)
     })?;
-    let keeper = OpenNode::open(&config.nodes[keeper]).await?;
-    for mut table in tables(config, name, &keeper, progress).await? {
-        let settled = table.settle().await?;
-        progress.merged(&table.name(), &in_words(config, &settled));
-    }
+    let keeper = &nodes[keeper];
+    settle_all(config, name, keeper, progress).await?;
     link::forget_left_behind(keeper.client()).await.on(&keeper.name, "forgetting what was noted")?;
     let rejoin = Rejoin { node: name.to_owned(), why: String::new(), is_copy: false, is_interrupted: true };
     rejoin.finish(config).await
+}
+
+/// What could not be settled stays noted: once the keys are forgotten, nobody knows of the changes. A parent may go only
+/// once its children have.
+async fn settle_all(
+    config: &Config,
+    name: &str,
+    keeper: &OpenNode,
+    progress: &dyn Progress,
+) -> Result<(), LifecycleError> {
+    let mut remains = String::new();
+    for _ in 0..PASSES {
+        remains.clear();
+        for mut table in tables(config, name, keeper, progress).await? {
+            let settled = table.settle().await?;
+            progress.merged(&table.name(), &in_words(config, &settled));
+            let undone = settled.overtaken + settled.refused;
+            if undone > 0 {
+                let why = settled.refused_why.as_deref().unwrap_or("they are locked, or written all the time");
+                remains = format!("{undone} rows of {} cannot be settled: {why}", table.name().plain());
+            }
+        }
+        if remains.is_empty() {
+            return Ok(());
+        }
+    }
+    Err(LifecycleError::refused(
+        remains,
+        "remove the cause, and run `pgtandem run` again; which keys they are stays noted",
+    ))
 }
 
 /// Of one that has lost its slot, or was set back, it is not known what it has changed.
@@ -120,7 +149,13 @@ fn known(repair: &Repair<'_>, dirty: &Dirty) -> Known {
 fn in_words(config: &Config, settled: &Settled) -> String {
     let taken = config.nodes.iter().zip(&settled.taken_from).filter(|(_, rows)| **rows > 0);
     let mut parts: Vec<String> = taken.map(|(node, rows)| format!("{rows} rows taken from {}", node.name)).collect();
-    let others = [(settled.deleted, "deleted"), (settled.equal, "the same"), (settled.overtaken, "left to the hub")];
+    let others = [
+        (settled.deleted, "deleted"),
+        (settled.equal, "the same"),
+        (settled.left, "left as they are"),
+        (settled.refused, "refused"),
+        (settled.overtaken, "locked or written meanwhile"),
+    ];
     parts.extend(others.iter().filter(|(rows, _)| *rows > 0).map(|(rows, what)| format!("{rows} {what}")));
     parts.join(", ")
 }

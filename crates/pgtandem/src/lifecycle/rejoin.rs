@@ -95,6 +95,10 @@ async fn diagnose(nodes: &[OpenNode], place: usize, row: &NodeRow) -> Result<Opt
     let slot = crate::catalog::read_slot(client, &row.slot).await.on(name, DOING)?;
     let lost = slot.is_none_or(|slot| slot.wal_status.as_deref() == Some("lost"));
     let why = format!("its replication slot {} is gone or has lost WAL: what was changed since is unknown", row.slot);
+    // A slot is lost in a promotion even where nothing else is; where something is, the state is not the later one.
+    if lost && !link::is_on_its_timeline(client).await.on(name, DOING)? {
+        return Ok(trouble(&format!("it was promoted or restored, and {why}"), true));
+    }
     Ok(if lost { trouble(&why, false) } else { interrupted(note.is_some()) })
 }
 
@@ -116,7 +120,8 @@ impl Rejoin {
         let (client, name) = (nodes[place].client(), self.node.as_str());
         let (mut row, tables) = read_link(&nodes[place]).await?;
         let note = json!({ "is_copy": self.is_copy });
-        let noted = link::save_restore(client, RestoreKind::Rejoin, "node", &note, None).await;
+        // Also over the note of a mere return: from here on it is not known any more what the node has changed.
+        let noted = link::replace_restore(client, RestoreKind::Rejoin, "node", &note).await;
         noted.on(name, "noting that it is being brought back")?;
         progress.step(&format!("{name}: capturing its changes from now on"));
         down::drop_slot(&nodes[place], &row.slot).await?;

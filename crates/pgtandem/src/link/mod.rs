@@ -33,8 +33,8 @@ pub use merge::{
     MergeRow, MergedRow, confirm_merges, delete_merge, delete_merged_rows, list_merged_rows, list_merges, note_merged,
 };
 pub use nodes::{
-    NewNode, NodeRow, OtherVersion, Peer, insert_peer, is_where_it_was_linked, read_last_number, read_node, read_peers,
-    set_left, set_slot_count, slot_name,
+    NewNode, NodeRow, OtherVersion, Peer, insert_peer, is_on_its_timeline, is_where_it_was_linked, read_last_number,
+    read_node, read_peers, set_left, set_slot_count, slot_name,
 };
 pub use outbox::{
     OUTBOX_SQL, OutboxView, go_on_above, install_outbox, last_position, outbox_view, read_acknowledged, read_captured,
@@ -42,7 +42,9 @@ pub use outbox::{
 pub use pulse::{Sight, is_set_back, read_sight, write_pulses};
 pub use rejoin::{begin_anew, forget_positions_of, uncaptured};
 pub use renumbered::{Renumbered, Why, delete_renumbered, insert_renumbered, list_renumbered};
-pub use restore::{Restore, RestoreKind, delete_restore, list_restore, read_restore, save_restore, set_restore_after};
+pub use restore::{
+    Restore, RestoreKind, delete_restore, list_restore, read_restore, replace_restore, save_restore, set_restore_after,
+};
 pub use tables::{
     LinkedTable, PausedBy, TableState, delete_linked_table, insert_linked_table, read_last_table_id,
     read_linked_tables, set_columns, set_linking, set_live, set_paused, set_policy, set_start_position,

@@ -80,15 +80,28 @@ pub fn slot_name(node: &str, incarnation: Uuid) -> String {
     format!("pgtandem_{name}_{}", &incarnation[..8])
 }
 
+/// That the server writes now. Its files' names begin with it.
+pub(super) const TIMELINE: &str =
+    "('x' || pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8))::bit(32)::int4";
+
+/// Whether the server was neither promoted nor restored from its archive since the node was linked.
+pub async fn is_on_its_timeline(client: &impl GenericClient) -> Result<bool, Error> {
+    let query = format!("SELECT timeline = {TIMELINE} FROM pgtandem.node");
+    Ok(client.query_one(&query, &[]).await?.get(0))
+}
+
 pub(super) async fn insert_node(client: &impl GenericClient, node: &NewNode) -> Result<(), Error> {
-    const QUERY: &str = "
-        INSERT INTO pgtandem.node (number, name, incarnation, slot, publication, secret, slot_count, schema_version,
-                                   system_identifier, database_oid)
-        SELECT $1, $2, $3, $4, $5, $6, $7, $8, c.system_identifier::text, d.oid
+    let query = format!(
+        "INSERT INTO pgtandem.node (number, name, incarnation, slot, publication, secret, slot_count, schema_version,
+                                   system_identifier, database_oid, timeline)
+        SELECT $1, $2, $3, $4, $5, $6, $7, $8, c.system_identifier::text, d.oid, {TIMELINE}
         FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d
-        WHERE d.datname = pg_catalog.current_database()";
+        WHERE d.datname = pg_catalog.current_database()"
+    );
     let NewNode { number, name, incarnation, slot, publication, secret, slot_count } = node;
-    client.execute(QUERY, &[number, name, incarnation, slot, publication, secret, slot_count, &SCHEMA_VERSION]).await?;
+    client
+        .execute(&query, &[number, name, incarnation, slot, publication, secret, slot_count, &SCHEMA_VERSION])
+        .await?;
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! A node that is brought back under its old number: what was known of its positions is forgotten.
 
+use super::nodes::TIMELINE;
 use super::{NodeRow, Sight, slot_name};
 use crate::config::Capture;
 use tokio_postgres::{Client, Error};
@@ -26,9 +27,11 @@ pub async fn forget_positions_of(client: &Client, number: i16, incarnation: Uuid
 ///
 /// What it held is found by the comparison. Its ids are interleaved anew, above all that there are.
 pub async fn begin_anew(client: &Client, node: &NodeRow, known: &[Sight]) -> Result<NodeRow, Error> {
-    const IDENTITY: &str = "UPDATE pgtandem.node SET incarnation = $1, slot = $2, secret = $3,
+    let identity = format!(
+        "UPDATE pgtandem.node SET incarnation = $1, slot = $2, secret = $3, timeline = {TIMELINE},
         system_identifier = (SELECT system_identifier::text FROM pg_catalog.pg_control_system()),
-        database_oid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())";
+        database_oid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
+    );
     const REST: &str = "
         UPDATE pgtandem.linked_table SET start_position = '0/0',
             relid = coalesce(pg_catalog.to_regclass(pg_catalog.format('%I.%I', schema_name, table_name))::oid, relid);
@@ -44,7 +47,7 @@ pub async fn begin_anew(client: &Client, node: &NodeRow, known: &[Sight]) -> Res
     let secret = Uuid::new_v4();
     let beat = known.iter().map(|sight| sight.beat(node.number)).max().unwrap_or_default();
     client.batch_execute("BEGIN").await?;
-    client.execute(IDENTITY, &[&incarnation, &slot, &secret]).await?;
+    client.execute(&identity, &[&incarnation, &slot, &secret]).await?;
     client.batch_execute(REST).await?;
     client.batch_execute(if node.capture == Capture::Wal { WAL } else { OUTBOX }).await?;
     super::write_pulses(client, &[node.number], &[beat]).await?;

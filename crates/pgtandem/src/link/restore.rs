@@ -56,6 +56,19 @@ pub async fn save_restore(
     Ok(())
 }
 
+/// Whatever was saved is no longer so.
+pub async fn replace_restore(
+    client: &impl GenericClient,
+    kind: RestoreKind,
+    object: &str,
+    before: &Value,
+) -> Result<(), Error> {
+    const QUERY: &str = "INSERT INTO pgtandem.restore (kind, object, before) VALUES ($1, $2, $3)
+                         ON CONFLICT (kind, object) DO UPDATE SET before = excluded.before, after = NULL";
+    client.execute(QUERY, &[&kind.as_str(), &object, before]).await?;
+    Ok(())
+}
+
 pub async fn set_restore_after(
     client: &impl GenericClient,
     kind: RestoreKind,

@@ -168,8 +168,10 @@ impl Undoing<'_> {
             (0..key.len()).map(|at| rows.iter().map(|row| row.key[at].as_str()).collect()).collect();
         let hashes: Vec<i64> = rows.iter().map(|row| row.hash).collect();
         let mut parameters: Vec<&(dyn ToSql + Sync)> = texts.iter().map(|texts| texts as _).collect();
-        parameters.push(&hashes);
         self.begin().await?;
+        // In a statement of its own: a child whose INSERT held the row meanwhile is seen by the next one.
+        client.query(&sql::lock_rows(&shape.name, &key), &parameters).await.on(node, DOING)?;
+        parameters.push(&hashes);
         let query = sql::take_back_inserted(&shape.name, &columns, &key, &referring);
         let settled = client.query(&query, &parameters).await.on(node, DOING)?;
         let mut places = HashSet::new();
@@ -336,6 +338,9 @@ impl Undoing<'_> {
         let new: Vec<&str> = batch.iter().map(|one| one.new_id.as_str()).collect();
         let old: Vec<&str> = batch.iter().map(|one| one.old_id.as_str()).collect();
         self.begin().await?;
+        if !references.unguarded.is_empty() {
+            client.batch_execute(&sql::hold_writers(&references.unguarded)).await.on(node, DOING)?;
+        }
         let there = texts(client.query(&back.lock_ids(), &[&new]).await.on(node, DOING)?);
         let taken = texts(client.query(&back.present(), &[&old]).await.on(node, DOING)?);
         let free: Vec<&Renumbered> =
