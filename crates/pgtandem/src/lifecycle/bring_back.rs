@@ -44,9 +44,8 @@ pub async fn bring_back(config: &Config, name: &str, progress: &dyn Progress) ->
         let remedy = format!("mend it, and run `pgtandem run` again, or `pgtandem rejoin {name}`");
         LifecycleError::refused(format!("noting which keys have changed: {error}"), remedy)
     })?;
-    let keeper = &nodes[keeper];
-    settle_all(config, name, keeper, progress).await?;
-    link::forget_left_behind(keeper.client()).await.on(&keeper.name, "forgetting what was noted")?;
+    settle_all(config, name, &nodes[keeper], progress).await?;
+    // Forgets what was noted, too.
     let rejoin = Rejoin { node: name.to_owned(), why: String::new(), is_copy: false, is_interrupted: true };
     rejoin.finish(config).await
 }
