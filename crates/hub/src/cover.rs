@@ -89,6 +89,11 @@ impl Landings {
         }
     }
 
+    /// What is reflected by now.
+    pub(crate) fn last_cover(&self) -> &Cover {
+        self.recent.back().map_or(&self.nothing, |last| &last.cover)
+    }
+
     /// Every local change up to `judged` has been judged: drops the landings behind it but for the last, and returns
     /// the sequence at which that one was cut.
     pub(crate) fn pass(&mut self, judged: Position) -> Option<u64> {

@@ -175,6 +175,13 @@ impl<I: Clone> Hub<I> {
         node.firsts.front().map_or(node.judged, |(first, _)| first.just_below())
     }
 
+    /// Whether all that `source` changed up to `position`, inclusive, has landed on `node`, or lost before it could.
+    pub fn has_landed(&self, source: NodeId, position: Position, node: NodeId) -> bool {
+        let at = self.node(node);
+        let is_at_rest = || at.flight.is_none() && !self.has_news(node);
+        self.judged(source) >= position && (at.landings.last_cover().of(source) >= position || is_at_rest())
+    }
+
     /// Landing rows of the node with a position below this one may be deleted.
     pub fn fold_below(&mut self, node: NodeId) -> Option<Position> {
         let acknowledged = self.acknowledged(node);

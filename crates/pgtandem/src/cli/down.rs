@@ -1,7 +1,7 @@
 //! `pgtandem down`
 
 use super::{Failure, Global, Outcome, Style, confirm, say};
-use crate::lifecycle::{self, DownPlan, Proof};
+use crate::lifecycle::{self, DownPlan, Gone, Proof};
 use clap::Args;
 
 /// Takes the link away: removes everything `up` made, restores what it changed, and proves it.
@@ -30,19 +30,30 @@ impl Down {
         if !self.json {
             print_plan(&plan, style);
         }
-        let mut proofs = Vec::new();
+        let mut gone = Gone { proofs: Vec::new(), parted: None };
         if !plan.is_empty() {
             if !confirm::confirm("Do this?", self.yes)? {
                 say("nothing was done");
                 return Ok(Outcome::Fine);
             }
-            proofs = lifecycle::down(&config, leaving, &plan).await?;
+            gone = lifecycle::down(&config, leaving, &plan).await?;
         }
+        let Gone { proofs, parted } = gone;
         let clean = proofs.iter().all(|proof| proof.left_behind.is_empty());
         if self.json {
-            say(format!("{:#}", serde_json::json!({ "clean": clean, "plan": plan, "nodes": proofs })));
+            say(format!(
+                "{:#}",
+                serde_json::json!({ "clean": clean, "plan": plan, "nodes": proofs, "parted": parted })
+            ));
         } else {
             proofs.iter().for_each(|proof| print_proof(proof, style));
+            if let Some(why) = parted {
+                say(format!(
+                    "{} what it wrote last may have reached only some of the nodes that stay: {why}. `pgtandem diff` \
+                     compares them, `pgtandem repair` makes them the same",
+                    style.warn("note:")
+                ));
+            }
         }
         Ok(if clean { Outcome::Fine } else { Outcome::Differs })
     }

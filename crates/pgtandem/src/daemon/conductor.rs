@@ -187,7 +187,7 @@ impl Conductor {
 
     /// It is here, but takes no delivery before its own changes are read up to date.
     fn is_catching_up(&self, seat: &Seat) -> bool {
-        !seat.is_away() && self.hub.judged(seat.node) < seat.catch_up_to
+        !seat.is_away() && seat.leaves_at.is_none() && self.hub.judged(seat.node) < seat.catch_up_to
     }
 
     /// Where several nodes have to catch up, and much waits for it, the one that has the least to read goes first: what
@@ -205,7 +205,7 @@ impl Conductor {
     /// up does not count: it takes nothing before, and only judging brings it there.
     fn is_crowded(&self) -> bool {
         let anyone_up = |except: NodeId| self.seats.iter().any(|seat| seat.node != except && !seat.is_away());
-        self.seats.iter().any(|seat| {
+        self.seats.iter().filter(|seat| seat.leaves_at.is_none()).any(|seat| {
             let owed = self.hub.owed(seat.node);
             if seat.is_away() {
                 owed > OWED_ROWS_AWAY && (self.seats.len() == 2 || !anyone_up(seat.node))
@@ -243,7 +243,7 @@ impl Conductor {
 
     fn judge(&mut self, at: usize, captured: Captured) -> Result<Option<Ended>, RunError> {
         let seat = &mut self.seats[at];
-        match captured {
+        match seat.up_to_leaving(captured) {
             Captured::Transaction { position, time, changes } => {
                 seat.counters.transactions_judged += 1;
                 seat.counters.changes_judged += changes.len() as u64;
@@ -417,6 +417,26 @@ impl Conductor {
     #[must_use]
     pub fn is_here(&self, at: usize) -> bool {
         !self.seats[at].is_away()
+    }
+
+    #[must_use]
+    pub fn first_away(&self) -> Option<&str> {
+        self.seats.iter().find(|seat| seat.is_away()).map(|seat| seat.name.as_str())
+    }
+
+    /// A node leaves: what it writes from now on is nobody's concern, and nothing more is delivered to it, since what
+    /// that would overwrite could no longer be told. Returns what is the last of it.
+    pub fn let_go(&mut self, at: usize) -> Position {
+        let seat = &mut self.seats[at];
+        seat.leaves_at = Some(seat.catch_up_to);
+        seat.catch_up_to
+    }
+
+    /// Whether its peers have all that a node changed up to there.
+    #[must_use]
+    pub fn has_landed_everywhere(&self, at: usize, position: Position) -> bool {
+        let source = self.seats[at].node;
+        self.other_nodes(source).iter().all(|node| self.hub.has_landed(source, position, *node))
     }
 
     #[must_use]

@@ -9,6 +9,7 @@ mod direct;
 pub mod drift;
 mod errands;
 mod error;
+mod leave;
 mod look;
 mod once;
 mod probe;
@@ -32,6 +33,7 @@ use conductor::{Conductor, Ended};
 use control::Control;
 use errands::Errands;
 pub use error::{ReachError, RunError};
+pub use leave::deliver_last;
 pub use once::run_once;
 pub use settings::SPELLING;
 

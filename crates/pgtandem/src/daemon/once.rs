@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::conductor::Ended;
+use super::conductor::{Conductor, Ended};
 use super::control::Control;
 use super::error::{ReachError, RunError};
 use super::{BEAT, begin_from, direct, holder, open_all};
@@ -16,7 +16,7 @@ use tokio_postgres::types::PgLsn;
 /// Between two looks whether a node has forgotten what was delivered.
 const LOOK: Duration = Duration::from_millis(50);
 /// A hub that starts over is given that many lives.
-const LIVES: usize = 5;
+pub(super) const LIVES: usize = 5;
 
 /// What is to be delivered: everything that a node's order of changes has up to here.
 struct Mark {
@@ -81,7 +81,7 @@ async fn work(
         _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Asked),
         begun = begin_from(config, &holder, controls) => begun?,
     };
-    let mut away_since: Option<Instant> = None;
+    let mut attendance = Attendance::default();
     let ended = loop {
         if *stop.borrow() {
             break Ended::Asked;
@@ -92,17 +92,7 @@ async fn work(
         if let Some(ended) = errands.run(&mut conductor) {
             break ended;
         }
-        let away = (0..marks.len()).find(|at| !conductor.is_here(*at));
-        match away {
-            None => away_since = None,
-            Some(at) => {
-                let since = *away_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > config.hub.silence_timeout {
-                    let node = config.nodes.get(at).map(|node| node.name.clone()).unwrap_or_default();
-                    return Err(RunError::NotAllHere(vec![(node, "it went away".to_owned())]));
-                }
-            }
-        }
+        attendance.check(config, &conductor)?;
         let acknowledged = conductor.acknowledged_positions();
         let done = |(acknowledged, mark): (&PgLsn, &Mark)| u64::from(*acknowledged) >= mark.position.0;
         if acknowledged.iter().zip(marks).all(done) && errands.have_forgotten(&snapshots(marks), LOOK).await? {
@@ -112,6 +102,27 @@ async fn work(
     conductor.settle().await;
     errands.say_goodbye().await;
     Ok(ended)
+}
+
+/// Since when not all nodes are here: who delivers something and ends does not wait for one that stays away.
+#[derive(Default)]
+pub(super) struct Attendance {
+    away_since: Option<Instant>,
+}
+
+impl Attendance {
+    /// # Errors
+    /// When a node has been away for too long.
+    pub fn check(&mut self, config: &Config, conductor: &Conductor) -> Result<(), RunError> {
+        let Some(node) = conductor.first_away() else {
+            self.away_since = None;
+            return Ok(());
+        };
+        if self.away_since.get_or_insert_with(Instant::now).elapsed() > config.hub.silence_timeout {
+            return Err(RunError::NotAllHere(vec![(node.to_owned(), "it went away".to_owned())]));
+        }
+        Ok(())
+    }
 }
 
 fn snapshots(marks: &[Mark]) -> Vec<&str> {

@@ -120,6 +120,8 @@ pub struct Seat {
     last_lag: Duration,
     /// Nothing is delivered before the node's own stream has been judged up to here.
     pub catch_up_to: Position,
+    /// It leaves the link: what it wrote up to here is judged, nothing after it, and nothing is delivered to it.
+    pub leaves_at: Option<Position>,
     /// When the next delivery would begin if all had kept their [`SPACING`].
     spaced: Instant,
     retry_at: Option<Instant>,
@@ -167,6 +169,7 @@ impl Seat {
             answers: Arc::default(),
             answers_heard: 0,
             catch_up_to: Position(0),
+            leaves_at: None,
             spaced: Instant::now(),
             retry_at: None,
             backoff: SHORTEST_BACKOFF,
@@ -191,9 +194,19 @@ impl Seat {
     #[must_use]
     pub fn may_deliver(&self, now: Instant, judged: Position) -> bool {
         matches!(self.delivering, Delivering::Idle(_))
+            && self.leaves_at.is_none()
             && self.retry_at.is_none_or(|at| at <= now)
             && judged >= self.catch_up_to
             && self.due() <= now
+    }
+
+    /// What is to be known of what was captured.
+    pub fn up_to_leaving(&self, captured: Captured) -> Captured {
+        match (self.leaves_at, captured) {
+            (Some(last), Captured::Transaction { position, .. }) if position > last => Captured::Passed(last),
+            (Some(last), Captured::Passed(position)) => Captured::Passed(position.min(last)),
+            (_, captured) => captured,
+        }
     }
 
     /// When a delivery may begin, as far as the load is concerned.

@@ -4,6 +4,7 @@ use super::error::On;
 use super::{LifecycleError, OpenNode, locks, open_nodes, restore};
 use crate::catalog::{Difference, Fingerprint, read_fingerprint, read_slot};
 use crate::config::{Capture, Config};
+use crate::daemon::deliver_last;
 use crate::link::{self, Installed, LinkedTable, NodeRow, Peer, RestoreKind};
 use crate::sql::{self, Ident};
 use serde::Serialize;
@@ -52,6 +53,15 @@ impl DownPlan {
     }
 }
 
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gone {
+    /// Of each node that was cleaned.
+    pub proofs: Vec<Proof>,
+    /// Why the last of what a leaving node wrote may have reached only some of those that stay.
+    pub parted: Option<String>,
+}
+
 /// A node with what it says of the link; none: it is not linked.
 struct Found {
     node: OpenNode,
@@ -65,7 +75,7 @@ pub async fn plan_down(config: &Config, leaving: Option<&str>) -> Result<DownPla
 }
 
 /// Does what `plan_down` says, and compares each cleaned node's catalog with what it was before `up`.
-pub async fn down(config: &Config, leaving: Option<&str>, agreed: &DownPlan) -> Result<Vec<Proof>, LifecycleError> {
+pub async fn down(config: &Config, leaving: Option<&str>, agreed: &DownPlan) -> Result<Gone, LifecycleError> {
     let (found, away) = look(config).await?;
     if make(config, &found, away, leaving)? != *agreed {
         return Err(LifecycleError::refused(
@@ -73,22 +83,53 @@ pub async fn down(config: &Config, leaving: Option<&str>, agreed: &DownPlan) -> 
             "run `pgtandem down` again",
         ));
     }
+    let parted = match &agreed.forget {
+        Some((leaving, _)) => part(config, &found, leaving).await?,
+        None => None,
+    };
     let mut proofs = Vec::new();
     for one in &found {
-        let is_cleaned = agreed.clean.iter().any(|cleaning| cleaning.node == one.node.name);
-        let Some((row, peers, tables)) = &one.link else {
-            continue;
-        };
-        locks::keep_others_away_from(&one.node).await?;
-        if is_cleaned {
+        let Some((row, _, tables)) = &one.link else { continue };
+        if agreed.clean.iter().any(|cleaning| cleaning.node == one.node.name) {
+            locks::keep_others_away_from(&one.node).await?;
             proofs.push(clean(&one.node, row, tables).await?);
-        } else if let Some((leaving, _)) = &agreed.forget {
-            for peer in peers.iter().filter(|peer| peer.name == *leaving) {
+        }
+    }
+    Ok(Gone { proofs, parted })
+}
+
+/// Has its peers forget a node, once they have all of what it wrote or none of it. Returns why that may not be so.
+async fn part(config: &Config, found: &[Found], leaving: &str) -> Result<Option<String>, LifecycleError> {
+    let peers_of = |one: &Found| one.link.as_ref().map(|(_, peers, _)| peers.clone()).unwrap_or_default();
+    let staying = || found.iter().filter(|one| one.link.is_some() && one.node.name != leaving);
+    let knows = |one: &Found| peers_of(one).iter().any(|peer| peer.name == leaving);
+    let forget_everywhere = async || {
+        for one in staying() {
+            for peer in peers_of(one).iter().filter(|peer| peer.name == leaving) {
                 forget(&one.node, peer).await?;
             }
         }
+        Ok(())
+    };
+    // One that has forgotten it already did so when that was settled.
+    if found.iter().any(|one| one.link.is_some() && one.node.name == leaving) && staying().all(knows) {
+        match deliver_last(config, leaving, forget_everywhere).await {
+            Ok(forgotten) => return forgotten.map(|()| None),
+            Err(error) => return keep_away_and(staying(), forget_everywhere).await.map(|()| Some(error.to_string())),
+        }
     }
-    Ok(proofs)
+    let why = staying().all(knows).then(|| format!("the node {leaving} cannot be reached"));
+    keep_away_and(staying(), forget_everywhere).await.map(|()| why)
+}
+
+async fn keep_away_and(
+    nodes: impl Iterator<Item = &Found>,
+    then: impl AsyncFnOnce() -> Result<(), LifecycleError>,
+) -> Result<(), LifecycleError> {
+    for one in nodes {
+        locks::keep_others_away_from(&one.node).await?;
+    }
+    then().await
 }
 
 async fn look(config: &Config) -> Result<(Vec<Found>, Vec<OutOfReach>), LifecycleError> {

@@ -31,7 +31,7 @@ mod up;
 
 pub use bring_back::bring_back;
 pub use check::check;
-pub use down::{Cleaning, DownPlan, OutOfReach, Proof, down, plan_down};
+pub use down::{Cleaning, DownPlan, Gone, OutOfReach, Proof, down, plan_down};
 pub use error::LifecycleError;
 pub use identity::Identity;
 pub use init::{Candidate, Scan, scan, write_config, write_nodes};

@@ -130,6 +130,15 @@ pub enum Rows {
     Compare { nodes: Vec<usize>, copy_to: Vec<usize>, merge: Merge, by: Ident },
 }
 
+impl Step {
+    pub(super) fn as_install(&self) -> Option<(usize, Capture)> {
+        match self {
+            Self::Install { node, capture } => Some((*node, *capture)),
+            _ => None,
+        }
+    }
+}
+
 impl Plan {
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()

@@ -3,43 +3,22 @@
 use super::Work;
 use crate::catalog::read_fingerprint;
 use crate::config::{Capture, Table};
-use crate::lifecycle::LifecycleError;
 use crate::lifecycle::error::On;
-use crate::link::{self, LinkedTable, NewNode, RestoreKind, TableState};
+use crate::lifecycle::{Identity, LifecycleError, OpenNode};
+use crate::link::{self, LinkedTable, NewNode, Peer, RestoreKind, TableState};
 use tokio_postgres::types::PgLsn;
 use uuid::Uuid;
 
 impl Work<'_> {
-    /// In one transaction with the fingerprint of how the catalog was before, so there is never one without the other.
-    pub(super) async fn install(&mut self, node: usize, capture: Capture) -> Result<(), LifecycleError> {
-        const DOING: &str = "making the schema pgtandem";
-        let identity = self.plan.identities[node].clone();
-        let peers: Vec<_> = self.plan.identities.iter().map(|identity| identity.peer()).collect();
-        let new = NewNode {
-            number: identity.number,
-            incarnation: identity.incarnation,
-            slot: identity.slot(),
-            publication: link::PUBLICATION.to_owned(),
-            secret: Uuid::new_v4(),
-            slot_count: self.plan.slot_count,
-            name: identity.name,
-        };
-        let node = &mut self.nodes[node];
-        let name = node.name.clone();
-        let work = async {
-            let transaction = node.session.client.transaction().await?;
-            let before = serde_json::to_value(read_fingerprint(&transaction).await?).unwrap_or_default();
-            link::install(&transaction, &new).await?;
-            if capture == Capture::Trigger {
-                link::install_outbox(&transaction).await?;
-            }
-            for peer in &peers {
-                link::insert_peer(&transaction, peer).await?;
-            }
-            link::save_restore(&transaction, RestoreKind::Catalog, "database", &before, None).await?;
-            transaction.commit().await
-        };
-        work.await.on(&name, DOING)
+    /// On several nodes at the same time: none needs anything of another.
+    pub(super) async fn install_all(&mut self, wanted: &[(usize, Capture)]) -> Result<(), LifecycleError> {
+        let peers: Vec<_> = self.plan.identities.iter().map(Identity::peer).collect();
+        let (identities, slot_count) = (&self.plan.identities, self.plan.slot_count);
+        let installs = self.nodes.iter_mut().enumerate().filter_map(|(at, node)| {
+            let capture = wanted.iter().find(|(wanted, _)| *wanted == at)?.1;
+            Some(install(node, new_node(&identities[at], slot_count), capture, &peers))
+        });
+        futures::future::try_join_all(installs).await.map(drop)
     }
 
     pub(super) async fn add_peer(&mut self, node: usize, peer: usize) -> Result<(), LifecycleError> {
@@ -83,4 +62,34 @@ impl Work<'_> {
         let resolve = table.resolve.to_string();
         link::set_policy(node.client(), id, &resolve, table.ids).await.on(&node.name, "changing a table's policy")
     }
+}
+
+fn new_node(identity: &Identity, slot_count: i16) -> NewNode {
+    NewNode {
+        number: identity.number,
+        incarnation: identity.incarnation,
+        slot: identity.slot(),
+        publication: link::PUBLICATION.to_owned(),
+        secret: Uuid::new_v4(),
+        slot_count,
+        name: identity.name.clone(),
+    }
+}
+
+/// In one transaction with the fingerprint of how the catalog was before, so there is never one without the other.
+async fn install(node: &mut OpenNode, new: NewNode, capture: Capture, peers: &[Peer]) -> Result<(), LifecycleError> {
+    let work = async {
+        let transaction = node.session.client.transaction().await?;
+        let before = serde_json::to_value(read_fingerprint(&transaction).await?).unwrap_or_default();
+        link::install(&transaction, &new).await?;
+        if capture == Capture::Trigger {
+            link::install_outbox(&transaction).await?;
+        }
+        for peer in peers {
+            link::insert_peer(&transaction, peer).await?;
+        }
+        link::save_restore(&transaction, RestoreKind::Catalog, "database", &before, None).await?;
+        transaction.commit().await
+    };
+    work.await.on(&new.name, "making the schema pgtandem")
 }

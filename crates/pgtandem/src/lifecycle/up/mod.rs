@@ -108,8 +108,8 @@ pub async fn up(config: &Config, agreed: &Plan, until: Until, progress: &dyn Pro
     let mut work = Work { nodes, surveys, plan: now, config, until, progress, snapshots: None };
     work.refuse_different_tables(false).await?;
     let steps = work.plan.steps.clone();
-    for step in &steps {
-        work.take(step).await?;
+    for steps in steps.chunk_by(|one, next| one.as_install().is_some() && next.as_install().is_some()) {
+        work.take(steps).await?;
     }
     for node in &work.nodes {
         let days = f64::from(config.hub.confirm_after_days);
@@ -134,15 +134,25 @@ pub(super) struct Work<'a> {
 }
 
 impl Work<'_> {
-    async fn take(&mut self, step: &Step) -> Result<(), LifecycleError> {
-        let text = self.plan.describe(step);
-        match self.plan.node_of(step) {
-            Some(node) => self.progress.step(&format!("{node}: {text}")),
-            None => self.progress.step(&text),
+    /// One step, or several installations.
+    async fn take(&mut self, steps: &[Step]) -> Result<(), LifecycleError> {
+        for step in steps {
+            let text = self.plan.describe(step);
+            match self.plan.node_of(step) {
+                Some(node) => self.progress.step(&format!("{node}: {text}")),
+                None => self.progress.step(&text),
+            }
         }
+        match steps {
+            [step] => self.take_one(step).await,
+            steps => self.install_all(&steps.iter().filter_map(Step::as_install).collect::<Vec<_>>()).await,
+        }
+    }
+
+    async fn take_one(&mut self, step: &Step) -> Result<(), LifecycleError> {
         match step {
             Step::Unlink { node, id, table } => restore::unlink_table(&self.nodes[*node], *id, table).await,
-            Step::Install { node, capture } => self.install(*node, *capture).await,
+            Step::Install { node, capture } => self.install_all(&[(*node, *capture)]).await,
             Step::AddPeer { node, peer } => self.add_peer(*node, *peer).await,
             Step::SlotCount { node } => self.set_slot_count(*node).await,
             Step::ReplicaIdentity { node, table, from, to } => self.set_replica_identity(*node, table, from, to).await,

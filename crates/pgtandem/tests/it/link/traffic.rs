@@ -1,9 +1,14 @@
 //! Linking and changing a link while a hub runs and both applications write.
 
 use crate::support::{PATIENCE, Pair, Setup, Trio, wait_until};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 const TABLE: &str = "(id bigserial PRIMARY KEY, name text, n int NOT NULL DEFAULT 0)";
+
+/// Of a writer, after each round.
+const BREATH: Duration = Duration::from_millis(2);
 
 fn table(name: &str) -> String {
     format!("CREATE TABLE {name} {TABLE}")
@@ -26,6 +31,8 @@ fn write(session: &pgtandem::cluster::Session, who: &str, tables: &[&str], stop:
         }
         round += 1;
         done.fetch_add(1, Ordering::Relaxed);
+        // As much as it can would be more than a debug build works off while other tests run.
+        std::thread::sleep(BREATH);
     }
 }
 
@@ -139,6 +146,31 @@ fn s44_a_node_is_added_and_removed_with_traffic() {
     let rows = "SELECT * FROM products ORDER BY id";
     wait_until("the two that are left are equal", PATIENCE, || trio["new"].sql(rows) == trio["legacy"].sql(rows));
     assert!(hub.is_running());
+}
+
+#[test]
+fn s44_what_a_leaving_node_wrote_last_reaches_all_that_stay_or_none() {
+    let trio = Trio::with(Setup::default().table("products", &table("products")));
+    trio["new"].sql("INSERT INTO products (name) VALUES ('of old')");
+    let hub = trio.linked();
+    let name = |node: &str| trio[node].sql("SELECT name FROM products");
+    // One of the two that stay cannot take it yet, so a hub that merely ends has given it to the other only.
+    let application = trio["legacy"].session();
+    application.run("BEGIN").unwrap();
+    application.run("SELECT FROM products FOR UPDATE").unwrap();
+    trio["third"].sql("UPDATE products SET name = 'last word'");
+    wait_until("one of the two has it", PATIENCE, || name("new") == "last word");
+    let mut command = trio.command(["down", "--node", "third", "--yes"]);
+    let down = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    hub.wait_for_log("asked for the lock");
+    trio["third"].sql("UPDATE products SET name = 'too late'");
+    application.run("COMMIT").unwrap();
+    let down = down.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&down.stdout);
+    assert!(down.status.success() && !said.contains("may have reached only some"), "{down:?}");
+    assert_eq!(name("legacy"), name("new"), "those that stay are equal");
+    assert!(["last word", "too late"].contains(&name("new").as_str()));
+    assert_eq!(name("third"), "too late");
 }
 
 #[test]
