@@ -36,6 +36,8 @@ mod s31_s32_away;
 mod s35_passing_faults;
 #[path = "../it/s36_refused_rows.rs"]
 mod s36_refused_rows;
+#[path = "../it/link/traffic.rs"]
+mod s40_s44_traffic;
 mod s41_lifecycle;
 mod s55_outbox;
 #[path = "../it/support/mod.rs"]
