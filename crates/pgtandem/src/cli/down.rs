@@ -63,6 +63,11 @@ fn print_plan(plan: &DownPlan, style: Style) {
     if plan.is_empty() {
         say("nothing to do: no node is linked");
     }
+    if let Some((leaving, told)) = &plan.forget {
+        let is_there = plan.clean.iter().any(|cleaning| cleaning.node == *leaving);
+        let when = if is_there { ", once they have all that it has written" } else { "" };
+        say(format!("{} forget the node {leaving}{when}", style.bold(format!("{}:", told.join(", ")))));
+    }
     for cleaning in &plan.clean {
         let node = style.bold(format!("{}:", cleaning.node));
         let tables = if cleaning.tables.is_empty() { "no table".to_owned() } else { cleaning.tables.join(", ") };
@@ -73,9 +78,6 @@ fn print_plan(plan: &DownPlan, style: Style) {
             ),
             None => format!("{node} drop the triggers of pgtandem and its schema; restore the sequences of {tables}"),
         });
-    }
-    if let Some((leaving, told)) = &plan.forget {
-        say(format!("{} forget the node {leaving}", style.bold(format!("{}:", told.join(", ")))));
     }
     for away in &plan.out_of_reach {
         say(format!(
