@@ -27,7 +27,7 @@ pub use dirty::{
     read_left_behind,
 };
 pub use epoch::{Epoch, read_epoch, take_epoch};
-pub use held::{Held, delete_held, delete_held_of_table, insert_held, list_held};
+pub use held::{BEFORE_ALL, Held, delete_held, delete_held_of_table, insert_held, list_held};
 pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, ask_to_yield, lock, notify_changed, try_lock, unlock};
 pub use merge::{
     MergeRow, MergedRow, confirm_merges, delete_merge, delete_merged_rows, list_merged_rows, list_merges, note_merged,

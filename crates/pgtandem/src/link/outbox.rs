@@ -1,5 +1,6 @@
 //! What trigger capture keeps on a node beside the rest: `sql/outbox.sql`.
 
+use super::held::BEFORE_ALL;
 use hub::{Position, SPACE};
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Error, GenericClient};
@@ -20,10 +21,10 @@ pub async fn read_captured(client: &impl GenericClient) -> Result<Vec<u32>, Erro
     Ok(client.query(QUERY, &[]).await?.iter().map(|row| row.get(0)).collect())
 }
 
-/// Up to where nothing of the node's changes is needed any more.
+/// Up to where nothing of the node's changes is needed any more; at first, [`BEFORE_ALL`].
 pub async fn read_acknowledged(client: &impl GenericClient) -> Result<Position, Error> {
     let row = client.query_one("SELECT position FROM pgtandem.outbox_acknowledged", &[]).await?;
-    Ok(Position(row.get::<_, PgLsn>(0).into()))
+    Ok(Position(u64::from(row.get::<_, PgLsn>(0)).max(BEFORE_ALL)))
 }
 
 /// Positions go on above what is known of the node elsewhere: a crash of its server may have set the sequence back.

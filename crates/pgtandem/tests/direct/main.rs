@@ -2,6 +2,7 @@
 
 const CAPTURE: &str = "direct";
 
+mod link;
 #[path = "../it/s01_both_ways.rs"]
 mod s01_both_ways;
 #[path = "../it/s03_toast.rs"]

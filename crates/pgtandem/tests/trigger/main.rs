@@ -3,6 +3,7 @@
 
 const CAPTURE: &str = "trigger";
 
+mod link;
 #[path = "../it/plain_role.rs"]
 mod plain_role;
 #[path = "../it/repair.rs"]

@@ -12,10 +12,6 @@ use std::time::SystemTime;
 use tokio_postgres::types::PgLsn;
 
 const DOING: &str = "holding rows that clash";
-/// Where a row stands that was there before any change that is judged: below every position a slot may be acknowledged
-/// at, so that a hub does not wait to read it from the stream, and after 0/0, so that it is no part of an empty cover.
-const BEFORE_ALL: u64 = 1;
-
 /// Where a row comes from that another node could not take.
 pub(super) struct Origin<'a> {
     pub id: i32,
@@ -44,7 +40,7 @@ impl Origin<'_> {
             key: self.key_json(&key_bytes),
             key_bytes,
             source_node: self.number,
-            source_position: PgLsn::from(BEFORE_ALL),
+            source_position: PgLsn::from(link::BEFORE_ALL),
             stamp: self.taken_at,
             stamp_node: self.number,
             row: Some(row),
