@@ -28,16 +28,20 @@ pub async fn read_acknowledged(client: &impl GenericClient) -> Result<Position, 
 
 /// Positions go on above what is known of the node elsewhere: a crash of its server may have set the sequence back.
 pub async fn go_on_above(client: &impl GenericClient, known: Position) -> Result<(), Error> {
-    const QUERY: &str = "SELECT pg_catalog.setval('pgtandem.outbox_position', $1)
-                         FROM pgtandem.outbox_position AS s WHERE s.last_value <= $1";
-    let next = i64::try_from((known.0 / SPACE + 1) * SPACE).unwrap_or(i64::MAX);
-    client.query(QUERY, &[&next]).await.map(drop)
+    const QUERY: &str = "SELECT pg_catalog.setval('pgtandem.outbox_position', $1 - o.last_value + 1)
+                         FROM pgtandem.outbox_position AS s, pgtandem.outbox_id AS o
+                         WHERE s.last_value + o.last_value <= $1";
+    let known = i64::try_from(known.0).unwrap_or(i64::MAX - 1);
+    client.query(QUERY, &[&known]).await.map(drop)
 }
 
-/// The last position that was given.
-pub async fn last_position(client: &impl GenericClient) -> Result<Position, Error> {
-    let row = client.query_one("SELECT last_value FROM pgtandem.outbox_position", &[]).await?;
-    Ok(Position(row.get::<_, i64>(0).unsigned_abs()))
+/// The next mark has this position at least.
+pub async fn next_position(client: &impl GenericClient) -> Result<Position, Error> {
+    const QUERY: &str = "SELECT s.last_value + o.last_value, s.is_called
+                         FROM pgtandem.outbox_position AS s, pgtandem.outbox_id AS o";
+    let row = client.query_one(QUERY, &[]).await?;
+    let next = if row.get(1) { SPACE } else { 0 };
+    Ok(Position(row.get::<_, i64>(0).unsigned_abs() + next))
 }
 
 /// How full the outbox is.
