@@ -75,10 +75,10 @@ END
 $$;
 
 -- The hub's next read. Looks for what the last read has not seen (transactions from `next` on, and those in `in_progress`)
--- or a landing behind `passed` (null: anything will do), up to `looks` times, `pause` seconds apart: waiting here costs both
--- sides less than asking again, and ends sooner. Records the read if there is something in it, and says which landing is
--- the last one before it. All null: nothing new. Once this has committed, what the read saw and the landings before it are
--- on disk.
+-- or a landing behind `passed` (null: anything will do), up to `looks` times, each before a pause of so many seconds:
+-- waiting here costs both sides less than asking again, and ends sooner. Records the read if there is something in it, and
+-- says which landing is the last one before it. All null: nothing new. Once this has committed, what the read saw and the
+-- landings before it are on disk.
 CREATE FUNCTION pgtandem.read_on(next xid8, in_progress xid8[], passed pg_lsn, looks integer, pause double precision,
     OUT recorded boolean, OUT at pg_lsn, OUT snapshot pg_snapshot, OUT drawn bigint, OUT landed pg_lsn)
 LANGUAGE plpgsql AS $$
@@ -89,12 +89,12 @@ BEGIN
         EXIT WHEN recorded OR passed IS NULL;
         EXIT WHEN (SELECT l.position FROM pgtandem.landing AS l ORDER BY l.id DESC LIMIT 1)
             OPERATOR(pg_catalog.>) passed;
+        PERFORM pg_catalog.pg_sleep(pause);
         looks := looks OPERATOR(pg_catalog.-) 1;
         IF looks OPERATOR(pg_catalog.<=) 0 THEN
             recorded := NULL;
             RETURN;
         END IF;
-        PERFORM pg_catalog.pg_sleep(pause);
     END LOOP;
     SELECT m.at, m.snapshot, m.drawn INTO at, snapshot, drawn FROM pgtandem.mark(false) AS m;
     landed := (SELECT l.position FROM pgtandem.landing AS l ORDER BY l.id DESC LIMIT 1);

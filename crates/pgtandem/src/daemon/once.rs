@@ -64,9 +64,20 @@ async fn settle(config: &Config) {
 
 async fn mark(control: &Control) -> Result<Mark, ReachError> {
     const WAL: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn(), ''";
-    const OUTBOX: &str = "SELECT m.at, m.snapshot::text FROM pgtandem.mark(false) m";
-    let query = if control.row.capture == Capture::Wal { WAL } else { OUTBOX };
-    let row = control.client.query_one(query, &[]).await?;
+    // Recorded as a read, on disk: so what is there now lies before it, and not somewhere before a later one.
+    const OUTBOX: &str =
+        "INSERT INTO pgtandem.outbox_read SELECT m.at, m.snapshot, m.drawn FROM pgtandem.mark(false) AS m
+        RETURNING position, snapshot::text";
+    let client = &control.client;
+    let row = match control.row.capture {
+        Capture::Wal => client.query_one(WAL, &[]).await?,
+        Capture::Trigger => {
+            client.batch_execute("BEGIN; SET LOCAL synchronous_commit = local").await?;
+            let row = client.query_one(OUTBOX, &[]).await?;
+            client.batch_execute("COMMIT").await?;
+            row
+        }
+    };
     Ok(Mark { position: Position(row.get::<_, PgLsn>(0).into()), snapshot: row.get(1) })
 }
 

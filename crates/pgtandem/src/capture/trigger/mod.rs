@@ -44,7 +44,7 @@ const BUSY: Waiting = Waiting { looks: 20, pause_s: 0.001 };
 /// So long after the last change the looks become rarer.
 const BUSY_FOR: Duration = Duration::from_secs(2);
 /// How it looks where nothing happens.
-const IDLE: Waiting = Waiting { looks: 5, pause_s: 0.01 };
+const IDLE: Waiting = Waiting { looks: 2, pause_s: 0.025 };
 /// A landing behind which nothing was written is passed no sooner after the last read.
 const PASS_PAUSE: Duration = Duration::from_millis(20);
 
