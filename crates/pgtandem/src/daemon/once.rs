@@ -63,22 +63,15 @@ async fn settle(config: &Config) {
 }
 
 async fn mark(control: &Control) -> Result<Mark, ReachError> {
-    const WAL: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn(), ''";
-    // Recorded as a read, on disk: so what is there now lies before it, and not somewhere before a later one.
-    const OUTBOX: &str =
-        "INSERT INTO pgtandem.outbox_read SELECT m.at, m.snapshot, m.drawn FROM pgtandem.mark(false) AS m
-        RETURNING position, snapshot::text";
     let client = &control.client;
-    let row = match control.row.capture {
-        Capture::Wal => client.query_one(WAL, &[]).await?,
-        Capture::Trigger => {
-            client.batch_execute("BEGIN; SET LOCAL synchronous_commit = local").await?;
-            let row = client.query_one(OUTBOX, &[]).await?;
-            client.batch_execute("COMMIT").await?;
-            row
+    let (position, snapshot) = match control.row.capture {
+        Capture::Wal => {
+            let row = client.query_one("SELECT pg_catalog.pg_current_wal_insert_lsn()", &[]).await?;
+            (Position(row.get::<_, PgLsn>(0).into()), String::new())
         }
+        Capture::Trigger => link::record_read(client).await?,
     };
-    Ok(Mark { position: Position(row.get::<_, PgLsn>(0).into()), snapshot: row.get(1) })
+    Ok(Mark { position, snapshot })
 }
 
 async fn work(

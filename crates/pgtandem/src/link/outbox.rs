@@ -1,6 +1,6 @@
 //! What trigger capture keeps on a node beside the rest: `sql/outbox.sql`.
 
-use hub::{Position, SPACE};
+use hub::Position;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Error, GenericClient};
 
@@ -35,13 +35,16 @@ pub async fn go_on_above(client: &impl GenericClient, known: Position) -> Result
     client.query(QUERY, &[&known]).await.map(drop)
 }
 
-/// The next mark has this position at least.
-pub async fn next_position(client: &impl GenericClient) -> Result<Position, Error> {
-    const QUERY: &str = "SELECT s.last_value + o.last_value, s.is_called
-                         FROM pgtandem.outbox_position AS s, pgtandem.outbox_id AS o";
-    let row = client.query_one(QUERY, &[]).await?;
-    let next = if row.get(1) { SPACE } else { 0 };
-    Ok(Position(row.get::<_, i64>(0).unsigned_abs() + next))
+/// Records a read of all that is there, on disk: its position, and the snapshot that it was taken with. The next capture
+/// begins with it, so all that is there now lies before it, and not somewhere before a later one.
+pub async fn record_read(client: &impl GenericClient) -> Result<(Position, String), Error> {
+    const RECORD: &str = "
+        INSERT INTO pgtandem.outbox_read SELECT m.at, m.snapshot, m.drawn FROM pgtandem.mark(false) AS m
+        RETURNING position, snapshot::text";
+    client.batch_execute("BEGIN; SET LOCAL synchronous_commit = local").await?;
+    let row = client.query_one(RECORD, &[]).await?;
+    client.batch_execute("COMMIT").await?;
+    Ok((Position(row.get::<_, PgLsn>(0).into()), row.get(1)))
 }
 
 /// How full the outbox is.
