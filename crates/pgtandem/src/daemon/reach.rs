@@ -293,13 +293,13 @@ pub async fn bring_up(context: &NodeContext, session: Session, from: Position) -
     Ok(NodeUp { target, source, last_landing, flushed })
 }
 
-/// A session that reads the outbox. What is read from now on lies above the position.
+/// A session that reads the outbox, and the position of all that is there now.
 async fn open_outbox(context: &NodeContext, session: &Client) -> Result<(NodeSource, Position), ReachError> {
     link::go_on_above(session, Position(context.known.load(Ordering::Relaxed))).await?;
     let reader = open_session(context, "capture").await?;
     for (name, value) in READING {
         reader.client.execute("SELECT pg_catalog.set_config($1, $2, false)", &[&name, &value]).await?;
     }
-    let position = link::last_position(session).await?;
+    let (position, _) = link::record_read(&reader.client).await?;
     Ok((NodeSource::Outbox(reader.client), position))
 }

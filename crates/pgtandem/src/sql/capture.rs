@@ -47,3 +47,26 @@ pub fn empty_outbox(table: i64, snapshot: &str, drawn: u64, patience: &str) -> S
         Literal(patience)
     )
 }
+
+/// Opens a cursor named `name` over the outbox's transactions that the snapshot sees, of rows up to `drawn`, among those
+/// from `next` on and those in `in_progress`, in the order of their last numbers; kept by the server until it is closed.
+pub fn open_backlog(name: &str, next: u64, in_progress: &[u64], snapshot: &str, drawn: u64) -> String {
+    let in_progress: Vec<String> = in_progress.iter().map(u64::to_string).collect();
+    let in_progress = format!("{{{}}}", in_progress.join(","));
+    format!(
+        "DECLARE {name} NO SCROLL CURSOR WITH HOLD FOR \
+         SELECT o.xid, pg_catalog.max(o.id), {MICROS}, pg_catalog.count(*), pg_catalog.count(*) OVER () \
+         FROM pgtandem.outbox o \
+         WHERE (o.xid >= '{next}'::xid8 OR o.xid = ANY ({in_progress}::xid8[])) \
+         AND pg_catalog.pg_visible_in_snapshot(o.xid, {snapshot}::pg_snapshot) AND o.id <= {drawn} \
+         GROUP BY o.xid ORDER BY 2",
+        name = Ident::from(name),
+        in_progress = Literal(&in_progress),
+        snapshot = Literal(snapshot),
+        MICROS = LAST_WRITTEN_MICROS,
+    )
+}
+
+/// When a transaction in the outbox wrote its last row, in microseconds since 2000-01-01.
+pub const LAST_WRITTEN_MICROS: &str =
+    "(extract(epoch FROM pg_catalog.max(o.at) - timestamptz '2000-01-01 00:00:00+00') * 1000000)::int8";
