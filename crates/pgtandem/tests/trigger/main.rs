@@ -33,6 +33,7 @@ mod s28_random_writes;
 #[path = "../it/s30_delivery_in_doubt.rs"]
 mod s30_delivery_in_doubt;
 mod s31_s32_away;
+mod s33_set_back;
 #[path = "../it/s35_passing_faults.rs"]
 mod s35_passing_faults;
 #[path = "../it/s36_refused_rows.rs"]

@@ -432,6 +432,12 @@ impl Node {
         self.name
     }
 
+    /// Some transaction waits for another one that has a row.
+    pub fn waits_for_a_row(&self) -> bool {
+        self.sql("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype IN ('transactionid', 'tuple'))")
+            == "t"
+    }
+
     pub fn database(&self) -> &str {
         &self.database
     }

@@ -4,6 +4,7 @@
 // Each helper is for some scenarios, and no scenario uses all.
 #![allow(dead_code, unused_imports)]
 
+mod backup;
 mod compare;
 mod fleet;
 mod hub;
@@ -13,6 +14,7 @@ pub mod scene;
 mod shared;
 mod wait;
 
+pub use backup::{back_up, restore};
 pub use fleet::{Fleet, Node, Outcome, Pair, Setup, Trio};
 pub use hub::Hub;
 pub use killed::killed_after;
