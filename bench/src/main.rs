@@ -2,8 +2,10 @@
 
 mod application;
 mod both_ways;
+mod by_hand;
 mod copy;
 mod diff;
+mod direct;
 mod drain;
 mod figures;
 mod lag;
@@ -65,6 +67,8 @@ enum Section {
     Diff,
     /// What the triggers of trigger capture cost the application
     Triggers,
+    /// Direct mode, and triggers made by hand
+    Direct,
 }
 
 fn main() -> ExitCode {
@@ -100,6 +104,9 @@ fn main() -> ExitCode {
     }
     if wanted(Section::Diff) {
         diff::run(&pair, &mut report, repeats);
+    }
+    if wanted(Section::Direct) {
+        direct::run(&pair, &mut report, repeats, seconds);
     }
     report.print_table();
     if report.missed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -61,10 +61,8 @@ CREATE TABLE pgtandem.receipt (
     news       text[]
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 
--- Rows of the outbox go again at once: deleted ones are to be removed.
-ALTER TABLE pgtandem.outbox_0 SET (autovacuum_enabled = on, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
-ALTER TABLE pgtandem.outbox_1 SET (autovacuum_enabled = on, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
-ALTER TABLE pgtandem.outbox_2 SET (autovacuum_enabled = on, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+-- It is kept for moments: compressing it would take longer than writing it.
+ALTER TABLE pgtandem.receipt ALTER befores SET STORAGE EXTERNAL, ALTER olds SET STORAGE EXTERNAL, ALTER news SET STORAGE EXTERNAL;
 
 -- Connects to the peer. From PostgreSQL 16 on dblink waits for a frozen server without end, whatever `connect_timeout` says:
 -- so another session of this server is sent ahead, which we need not wait for. False: the time is up.
@@ -109,98 +107,94 @@ END
 $$;
 
 -- Asks the peer something and waits for the answer, no longer than that. `state`: 'a' it answered; 'n' it was not asked;
--- '?' it was asked, and what became of it is not known.
+-- '?' it was asked, and what became of it is not known. An error: as '?'.
+--
+-- Whoever is the only one here waits awake for an answer that usually comes at once: a sleep takes a millisecond at least.
+-- Where several wait, all but one leave the processor to those who answer. Now and then it is tried anew.
 CREATE FUNCTION pgtandem.ask(query text, wait_ms integer, OUT state "char", OUT answer text)
 LANGUAGE plpgsql SET search_path = '' SET client_min_messages = error AS $$
 DECLARE
-    until   timestamptz := pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => wait_ms / 1000.0);
-    begun   timestamptz;
-    took    numeric;
-    usual   numeric := coalesce(nullif(pg_catalog.current_setting('pgtandem.round_trip_ms', true), ''), '0')::numeric;
-    spinning timestamptz;
+    until    timestamptz := pg_catalog.clock_timestamp() + wait_ms * interval '1 ms';
+    usual_ms real := coalesce(nullif(pg_catalog.current_setting('pgtandem.round_trip_ms', true), ''), '0')::real;
+    awake_ms integer := 0;
+    begun    timestamptz;
+    -- More than the network takes without the other side: it must be known to listen, or the sending would not end.
+    is_large boolean := pg_catalog.octet_length(query) > 60000;
+    opening  text := CASE WHEN is_large THEN 'SELECT ''''' ELSE query END;
+    ignored  text;
 BEGIN
+    IF (usual_ms < 0.8 OR pg_catalog.random() < 0.02) AND pg_catalog.pg_try_advisory_xact_lock(1346851182, 1) THEN
+        awake_ms := 1;
+    END IF;
     state := 'n';
-    IF 'pgtandem' = ANY (coalesce({dblink}.dblink_get_connections(), '{}')) THEN
+    IF 'pgtandem' = ANY ({dblink}.dblink_get_connections()) THEN
         -- Notices when the other side has closed it, as after a restart.
-        PERFORM {dblink}.dblink_is_busy('pgtandem');
-        IF {dblink}.dblink_send_query('pgtandem', CASE WHEN pg_catalog.octet_length(query) > 60000 THEN 'SELECT ''''' ELSE query END) <> 1 THEN
-            PERFORM {dblink}.dblink_disconnect('pgtandem');
-        ELSE
+        IF {dblink}.dblink_is_busy('pgtandem') = 0 AND {dblink}.dblink_send_query('pgtandem', opening) = 1 THEN
             state := '?';
+        ELSE
+            ignored := {dblink}.dblink_disconnect('pgtandem');
         END IF;
     END IF;
     IF state = 'n' THEN
-        IF NOT pgtandem.reach(until) THEN
-            answer := 'the peer cannot be reached';
+        BEGIN
+            IF NOT pgtandem.reach(until) THEN
+                answer := 'the peer cannot be reached';
+                RETURN;
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            answer := SQLERRM;
             RETURN;
-        END IF;
-        IF {dblink}.dblink_send_query('pgtandem', CASE WHEN pg_catalog.octet_length(query) > 60000 THEN 'SELECT ''''' ELSE query END) <> 1 THEN
-            PERFORM {dblink}.dblink_disconnect('pgtandem');
+        END;
+        IF {dblink}.dblink_send_query('pgtandem', opening) <> 1 THEN
+            ignored := {dblink}.dblink_disconnect('pgtandem');
             RETURN;
         END IF;
         state := '?';
     END IF;
-    IF pg_catalog.octet_length(query) > 60000 THEN
-        -- More than the network takes without the other side: it must be known to listen, or the sending would not end.
+    IF is_large THEN
         state := 'n';
-        IF NOT pgtandem.await(until, pg_catalog.clock_timestamp()) THEN
-            PERFORM {dblink}.dblink_disconnect('pgtandem');
-            RETURN;
-        END IF;
-        PERFORM t FROM {dblink}.dblink_get_result('pgtandem', false) AS r (t text);
-        PERFORM t FROM {dblink}.dblink_get_result('pgtandem', false) AS r (t text);
-        IF {dblink}.dblink_send_query('pgtandem', query) <> 1 THEN
-            PERFORM {dblink}.dblink_disconnect('pgtandem');
+        IF pgtandem.reply(until, 0) IS NULL OR {dblink}.dblink_send_query('pgtandem', query) <> 1 THEN
+            ignored := {dblink}.dblink_disconnect('pgtandem');
             RETURN;
         END IF;
         state := '?';
     END IF;
     begun := pg_catalog.clock_timestamp();
-    -- Where answers usually come at once, one is waited for awake; a sleep takes a millisecond at least, but leaves the
-    -- processor to those who answer. Now and then it is tried anew.
-    spinning := CASE WHEN usual < 0.8 OR pg_catalog.random() < 0.02 THEN begun + interval '1 ms' ELSE begun END;
-    IF NOT pgtandem.await(until, spinning) THEN
-        PERFORM {dblink}.dblink_disconnect('pgtandem');
+    answer := pgtandem.reply(until, awake_ms);
+    IF answer IS NULL THEN
+        ignored := {dblink}.dblink_disconnect('pgtandem');
         RETURN;
     END IF;
-    took := extract(epoch FROM pg_catalog.clock_timestamp() - begun) * 1000;
-    PERFORM pg_catalog.set_config('pgtandem.round_trip_ms', pg_catalog.round(usual * 0.8 + least(took, 2) * 0.2, 3)::text, false);
-    SELECT t INTO answer FROM {dblink}.dblink_get_result('pgtandem', false) AS r (t text);
-    IF NOT FOUND OR answer IS NULL OR NOT pgtandem.await(until, until) THEN
-        PERFORM {dblink}.dblink_disconnect('pgtandem');
-        RETURN;
-    END IF;
-    PERFORM t FROM {dblink}.dblink_get_result('pgtandem', false) AS r (t text);
+    usual_ms := usual_ms * 0.8 + least(extract(epoch FROM pg_catalog.clock_timestamp() - begun) * 1000, 2)::real * 0.2;
+    ignored := pg_catalog.set_config('pgtandem.round_trip_ms', usual_ms::text, false);
     state := 'a';
 END
 $$;
 
--- Until there is an answer; awake up to `spinning`. False: the time is up.
-CREATE FUNCTION pgtandem.await(until timestamptz, spinning timestamptz) RETURNS boolean
-LANGUAGE plpgsql SET search_path = '' AS $$
+-- What the peer answers, waiting awake for so long. None: the time is up, or the connection is gone.
+CREATE FUNCTION pgtandem.reply(until timestamptz, awake_ms integer) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
+    awake  timestamptz := pg_catalog.clock_timestamp() + awake_ms * interval '1 ms';
     now_is timestamptz;
+    answer text;
 BEGIN
     WHILE {dblink}.dblink_is_busy('pgtandem') = 1 LOOP
         now_is := pg_catalog.clock_timestamp();
-        IF now_is > until THEN
-            RETURN false;
-        ELSIF now_is > spinning THEN
+        IF now_is > awake THEN
+            IF now_is > until THEN
+                RETURN NULL;
+            END IF;
             PERFORM pg_catalog.pg_sleep(0.001);
         END IF;
     END LOOP;
-    RETURN true;
-END
-$$;
-
--- The first change of a transaction since it was last collected.
-CREATE FUNCTION pgtandem.is_first(xid xid8) RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN
-    IF pg_catalog.current_setting('pgtandem.transaction', true) OPERATOR(pg_catalog.=) xid::text THEN
-        RETURN false;
-    END IF;
-    PERFORM pg_catalog.set_config('pgtandem.transaction', xid::text, true);
-    RETURN true;
+    SELECT r.t INTO answer FROM {dblink}.dblink_get_result('pgtandem', false) AS r (t text);
+    -- With the answer comes that the peer is ready for the next question: seen here, it need not be waited for there.
+    WHILE {dblink}.dblink_is_busy('pgtandem') = 1 LOOP
+        IF pg_catalog.clock_timestamp() > until THEN
+            RETURN NULL;
+        END IF;
+    END LOOP;
+    RETURN answer;
 END
 $$;
 
@@ -209,8 +203,9 @@ CREATE FUNCTION pgtandem.enqueue(mine xid8) RETURNS void LANGUAGE plpgsql SET se
 DECLARE
     part record;
 BEGIN
-    FOR part IN SELECT o.table_id, pg_catalog.count(*) AS changes, pg_catalog.bool_or(o.op = 'T') AS truncates
-                FROM pgtandem.outbox AS o WHERE o.xid = mine GROUP BY o.table_id LOOP
+    FOR part IN SELECT o.table_id, pg_catalog.sum(coalesce(pg_catalog.cardinality(o.new_rows), 1)) AS changes,
+                       pg_catalog.bool_or(o.op = 'T') AS truncates
+                FROM pgtandem.outbox_stored AS o WHERE o.xid = mine GROUP BY o.table_id LOOP
         IF part.changes > 1000 OR part.truncates
             OR NOT EXISTS (SELECT FROM pgtandem.direct_table AS t WHERE t.table_id = part.table_id) THEN
             INSERT INTO pgtandem.queued VALUES (part.table_id, NULL, mine);
@@ -271,12 +266,13 @@ $$;
 -- behind what is waiting now.
 CREATE FUNCTION pgtandem.collect() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
 DECLARE
-    closed bigint;
+    ignored text := pg_catalog.set_config('pgtandem.transaction', '', true);
+    -- None: it was never set, since the peer has always answered.
+    closed  bigint := pg_catalog.pg_sequence_last_value('pgtandem.direct_closed_until'::regclass);
 BEGIN
-    PERFORM pg_catalog.set_config('pgtandem.transaction', '', true);
-    SELECT s.last_value INTO closed FROM pgtandem.direct_closed_until AS s;
     IF closed > 0 AND closed > extract(epoch FROM pg_catalog.clock_timestamp()) * 1000 THEN
-        PERFORM pgtandem.enqueue(NEW.xid), pg_catalog.set_config('pgtandem.why_queued', 'the peer does not answer', false);
+        PERFORM pgtandem.enqueue(NEW.xid);
+        ignored := pg_catalog.set_config('pgtandem.why_queued', 'the peer does not answer', false);
         RETURN NULL;
     END IF;
     -- What is prepared may still be rolled back.
@@ -289,11 +285,11 @@ BEGIN
 END
 $$;
 
--- Why a transaction cannot go directly; none: it can.
-CREATE FUNCTION pgtandem.obstacle(mine xid8, tables integer[], ops text, most integer) RETURNS text
-LANGUAGE plpgsql SET search_path = '' AS $$
+-- Why a transaction cannot go directly; none: it can. `changed`: its tables.
+CREATE FUNCTION pgtandem.obstacle(mine xid8, changed integer[], ops text, most integer) RETURNS text
+LANGUAGE plpgsql AS $$
 DECLARE
-    fit bigint;
+    found record;
 BEGIN
     IF pg_catalog.length(ops) > most THEN
         RETURN 'it is too large';
@@ -302,189 +298,161 @@ BEGIN
     IF pg_catalog.current_setting('transaction_isolation') <> 'read committed' AND ops ~ '[IKT]' THEN
         RETURN 'it sees only what its snapshot does';
     END IF;
-    SELECT pg_catalog.count(*) INTO fit
-    FROM pgtandem.linked_table AS l JOIN pgtandem.direct_table AS t ON t.table_id = l.id
-    JOIN pg_catalog.pg_class AS c ON c.oid = l.relid
-    WHERE l.id = ANY (tables) AND l.state = 'live' AND l.paused_by IS NULL AND c.relnatts = t.natts;
-    IF fit < pg_catalog.cardinality(tables) THEN
+    SELECT (SELECT pg_catalog.count(*)
+            FROM pgtandem.linked_table AS l JOIN pgtandem.direct_table AS t ON t.table_id = l.id
+            JOIN pg_catalog.pg_class AS c ON c.oid = l.relid
+            WHERE l.id = ANY (changed) AND l.state = 'live' AND l.paused_by IS NULL AND c.relnatts = t.natts) AS fit,
+           EXISTS (SELECT FROM pgtandem.restore AS r WHERE r.kind = 'rejoin') AS is_brought_back,
+           EXISTS (SELECT FROM pgtandem.held AS h WHERE h.table_id = ANY (changed)) AS holds,
+           EXISTS (SELECT FROM pgtandem.queued) AS waits
+        INTO found;
+    IF found.fit < pg_catalog.cardinality(changed) THEN
         RETURN 'a table is paused, or not as it was linked';
-    END IF;
-    -- A copy of the database has the way to the peer, too.
-    IF NOT EXISTS (SELECT FROM pgtandem.node AS n, pg_catalog.pg_control_system() AS c, pg_catalog.pg_database AS d
-                   WHERE n.system_identifier = c.system_identifier::text AND n.database_oid = d.oid
-                     AND d.datname = pg_catalog.current_database()) THEN
-        RETURN 'this is a copy of the database that was linked';
-    END IF;
-    IF EXISTS (SELECT FROM pgtandem.restore AS r WHERE r.kind = 'rejoin') THEN
+    ELSIF found.is_brought_back THEN
         RETURN 'this node is being brought back';
-    END IF;
-    IF EXISTS (SELECT FROM pgtandem.held AS h WHERE h.table_id = ANY (tables)) THEN
+    ELSIF found.holds THEN
         RETURN 'rows are held';
     END IF;
     -- The peer writes without asking foreign keys, and a child may be on its way. The hub looks for children.
-    IF ops ~ '[DKT]' AND EXISTS (SELECT FROM pgtandem.direct_table AS t WHERE t.table_id = ANY (tables)
+    IF ops ~ '[DKT]' AND EXISTS (SELECT FROM pgtandem.direct_table AS t WHERE t.table_id = ANY (changed)
                                  AND pg_catalog.cardinality(t.related) > 0) THEN
         RETURN 'what foreign keys tie together is deleted by the hub';
     END IF;
-    IF EXISTS (SELECT FROM pgtandem.queued) AND pgtandem.must_wait(mine, tables) THEN
+    IF found.waits AND pgtandem.must_wait(mine, changed) THEN
         RETURN 'earlier changes wait';
     END IF;
     RETURN NULL;
 END
 $$;
 
+-- Whether the database is a copy of the one that was linked: it has the way to the peer, too. Asked whenever a session connects.
+CREATE FUNCTION pgtandem.is_a_copy() RETURNS boolean LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT NOT EXISTS (SELECT FROM pgtandem.node AS n, pg_catalog.pg_control_system() AS c, pg_catalog.pg_database AS d
+                       WHERE n.system_identifier = c.system_identifier::text AND n.database_oid = d.oid
+                         AND d.datname = pg_catalog.current_database())
+$$;
+
 -- Sends a transaction to the peer, or leaves it to the hub. Nothing that goes wrong here reaches the application.
 CREATE FUNCTION pgtandem.deliver() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
 DECLARE
-    landed  text := pg_catalog.current_setting('pgtandem.landed', true);
-    last    bigint;
-    tables  integer[];
-    ops     text;
-    olds    text[];
-    news    text[];
-    setting record;
+    ignored text := pg_catalog.set_config('pgtandem.transaction', '', true);
+    landed  text := nullif(pg_catalog.current_setting('pgtandem.landed', true), '');
+    wait_ms integer;
+    most    integer;
+    sending record;
+    changed integer[];
+    closed  bigint;
     query   text;
-    reply   record;
     begun   timestamptz;
-    why     text;
+    reply   record;
+    state   "char";
+    answer  text;
+    removed bigint;
 BEGIN
-    PERFORM pg_catalog.set_config('pgtandem.transaction', '', true);
     BEGIN
-        SELECT * INTO STRICT setting FROM pgtandem.direct;
-        SELECT pg_catalog.array_agg(o.table_id ORDER BY o.id), pg_catalog.string_agg(o.op::text, '' ORDER BY o.id),
-               pg_catalog.array_agg(o.old_row ORDER BY o.id), pg_catalog.array_agg(o.new_row ORDER BY o.id), pg_catalog.max(o.id)
-            INTO tables, ops, olds, news, last FROM pgtandem.outbox AS o WHERE o.xid = NEW.xid;
-        IF last IS NULL THEN
+        SELECT d.wait_ms, d.most INTO STRICT wait_ms, most FROM pgtandem.direct AS d;
+        SELECT pg_catalog.array_agg(o.table_id) AS tables, pg_catalog.min(o.table_id) AS one_table,
+               pg_catalog.max(o.table_id) AS other_table, pg_catalog.string_agg(o.op::text, '') AS ops,
+               pg_catalog.array_agg(o.old_row) AS olds, pg_catalog.array_agg(o.new_row) AS news,
+               pg_catalog.max(o.id) AS last, pg_catalog.count(*) AS stored, pg_catalog.bool_or(o.new_rows IS NOT NULL) AS is_packed
+            INTO sending FROM (SELECT u.* FROM pgtandem.outbox_stored AS u WHERE u.xid = NEW.xid ORDER BY u.id LIMIT most + 1) AS o;
+        IF sending.stored = 0 THEN
             DELETE FROM pgtandem.sent AS s WHERE s.token = NEW.token;
             RETURN NULL;
         END IF;
-        why := pgtandem.obstacle(NEW.xid, ARRAY(SELECT DISTINCT t FROM pg_catalog.unnest(tables) AS t), ops, setting.most);
-        IF why IS NULL THEN
-            query := pg_catalog.format('SELECT pgtandem.arrive(%L, %L, %L, %L, %L, %L, %L)', NEW.token, NEW.xid,
-                                       nullif(landed, ''), tables, ops, olds, news);
+        IF sending.is_packed THEN
+            SELECT pg_catalog.array_agg(o.table_id), pg_catalog.string_agg(o.op::text, ''), pg_catalog.array_agg(o.old_row),
+                   pg_catalog.array_agg(o.new_row)
+                INTO sending.tables, sending.ops, sending.olds, sending.news
+                FROM (SELECT u.* FROM pgtandem.outbox AS u WHERE u.xid = NEW.xid ORDER BY u.id LIMIT most + 1) AS o;
+        END IF;
+        IF sending.one_table = sending.other_table THEN
+            changed := ARRAY[sending.one_table];
+        ELSE
+            changed := ARRAY(SELECT DISTINCT t FROM pg_catalog.unnest(sending.tables) AS t);
+        END IF;
+        answer := pgtandem.obstacle(NEW.xid, changed, sending.ops, most);
+        IF answer IS NULL AND ('pgtandem' = ANY ({dblink}.dblink_get_connections())) IS NOT TRUE AND pgtandem.is_a_copy() THEN
+            answer := 'this is a copy of the database that was linked';
+        END IF;
+        IF answer IS NULL THEN
+            closed := coalesce(pg_catalog.pg_sequence_last_value('pgtandem.direct_closed_until'::regclass), 0);
+            -- The first one after a pause tries for all.
+            IF closed > 0 THEN
+                PERFORM pg_catalog.setval('pgtandem.direct_closed_until',
+                    (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint + wait_ms + 2000);
+            END IF;
+            -- What the peer is given must not be forgotten here.
+            IF pg_catalog.current_setting('synchronous_commit') = 'off' THEN
+                ignored := pg_catalog.set_config('synchronous_commit', 'local', true);
+            END IF;
+            IF pg_catalog.cardinality(changed) = 1 AND sending.ops !~ 'T' THEN
+                query := pg_catalog.format('SELECT pgtandem.land_%s(%L, %L, %L, %L, %L, %L)', sending.one_table, NEW.token, NEW.xid,
+                    landed, sending.ops, CASE WHEN sending.ops ~ '[DK]' THEN sending.olds END, sending.news);
+            ELSE
+                query := pg_catalog.format('SELECT pgtandem.arrive(%L, %L, %L, %L, %L, %L, %L)', NEW.token, NEW.xid,
+                    landed, sending.tables, sending.ops, sending.olds, sending.news);
+            END IF;
+            begun := pg_catalog.clock_timestamp();
+            reply := pgtandem.ask(query, wait_ms);
+            state := reply.state;
+            answer := reply.answer;
         END IF;
     EXCEPTION WHEN OTHERS THEN
-        why := SQLERRM;
-        query := NULL;
-    END;
-    IF query IS NULL THEN
-        PERFORM pg_catalog.set_config('pgtandem.why_queued', coalesce(why, ''), false);
-        DELETE FROM pgtandem.sent AS s WHERE s.token = NEW.token;
-        PERFORM pgtandem.enqueue(NEW.xid);
-        RETURN NULL;
-    END IF;
-    -- The first one after a pause tries for all.
-    IF (SELECT s.last_value FROM pgtandem.direct_closed_until AS s) > 0 THEN
-        PERFORM pg_catalog.setval('pgtandem.direct_closed_until',
-            (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint + setting.wait_ms + 2000);
-    END IF;
-    -- What the peer is given must not be forgotten here.
-    IF pg_catalog.current_setting('synchronous_commit') = 'off' THEN
-        PERFORM pg_catalog.set_config('synchronous_commit', 'local', true);
-    END IF;
-    begun := pg_catalog.clock_timestamp();
-    BEGIN
-        SELECT * INTO reply FROM pgtandem.ask(query, setting.wait_ms);
-    EXCEPTION WHEN OTHERS THEN
-        -- Only connecting raises errors, and what comes before it.
-        SELECT 'n'::"char" AS state, SQLERRM AS answer INTO reply;
-    END;
-    PERFORM pg_catalog.set_config('pgtandem.why_queued', coalesce(reply.answer, 'no answer'), false);
-    IF reply.state = 'a' THEN
-        IF (SELECT s.last_value FROM pgtandem.direct_closed_until AS s) > 0 THEN
-            PERFORM pg_catalog.setval('pgtandem.direct_closed_until', 0), pg_catalog.setval('pgtandem.direct_pause_ms', 0);
+        answer := SQLERRM;
+        IF begun IS NOT NULL THEN
+            state := '?';
+            IF 'pgtandem' = ANY ({dblink}.dblink_get_connections()) THEN
+                PERFORM {dblink}.dblink_disconnect('pgtandem');
+            END IF;
         END IF;
-        IF reply.answer = 'landed' THEN
-            DELETE FROM pgtandem.outbox_0 AS o WHERE o.xid = NEW.xid;
+    END;
+    ignored := pg_catalog.set_config('pgtandem.why_queued', coalesce(answer, 'no answer'), false);
+    IF state = 'a' AND closed > 0 THEN
+        PERFORM pg_catalog.setval('pgtandem.direct_closed_until', 0), pg_catalog.setval('pgtandem.direct_pause_ms', 0);
+    END IF;
+    IF state = 'a' AND answer = 'landed' THEN
+        DELETE FROM pgtandem.outbox_0 AS o WHERE o.xid = NEW.xid;
+        GET DIAGNOSTICS removed = ROW_COUNT;
+        IF removed < sending.stored THEN
             DELETE FROM pgtandem.outbox_1 AS o WHERE o.xid = NEW.xid;
             DELETE FROM pgtandem.outbox_2 AS o WHERE o.xid = NEW.xid;
-            DELETE FROM pgtandem.sent AS s WHERE s.token = nullif(landed, '')::uuid AND s.outcome = 'l';
-            -- For this session's next transaction, if this one commits: the peer need not remember it then.
-            PERFORM pg_catalog.set_config('pgtandem.landed', NEW.token::text, false);
-            RETURN NULL;
         END IF;
-        DELETE FROM pgtandem.sent AS s WHERE s.token = NEW.token;
+        IF landed IS NOT NULL THEN
+            DELETE FROM pgtandem.sent AS s WHERE s.token = landed::uuid AND s.outcome = 'l';
+        END IF;
+        -- For this session's next transaction, if this one commits: the peer need not remember it then.
+        ignored := pg_catalog.set_config('pgtandem.landed', NEW.token::text, false);
+        RETURN NULL;
+    END IF;
+    IF state = '?' THEN
+        UPDATE pgtandem.sent AS s SET outcome = '?', last_id = sending.last WHERE s.token = NEW.token;
     ELSE
+        DELETE FROM pgtandem.sent AS s WHERE s.token = NEW.token;
+    END IF;
+    IF state <> 'a' THEN
         PERFORM pgtandem.close_breaker((extract(epoch FROM pg_catalog.clock_timestamp() - begun) * 1000)::integer);
-        IF reply.state = '?' THEN
-            UPDATE pgtandem.sent AS s SET outcome = '?', last_id = last WHERE s.token = NEW.token;
-        ELSE
-            DELETE FROM pgtandem.sent AS s WHERE s.token = NEW.token;
-        END IF;
     END IF;
     PERFORM pgtandem.enqueue(NEW.xid);
     RETURN NULL;
 END
 $$;
 
+-- For the first change of a transaction since it was last collected; no function, for it is asked with every change.
 CREATE CONSTRAINT TRIGGER collect AFTER INSERT ON pgtandem.outbox_0 DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (pgtandem.is_first(NEW.xid)) EXECUTE FUNCTION pgtandem.collect();
+    FOR EACH ROW WHEN (CASE WHEN pg_catalog.current_setting('pgtandem.transaction', true) = NEW.xid::text THEN false
+        ELSE pg_catalog.set_config('pgtandem.transaction', NEW.xid::text, true) IS NOT NULL END)
+    EXECUTE FUNCTION pgtandem.collect();
 CREATE CONSTRAINT TRIGGER collect AFTER INSERT ON pgtandem.outbox_1 DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (pgtandem.is_first(NEW.xid)) EXECUTE FUNCTION pgtandem.collect();
+    FOR EACH ROW WHEN (CASE WHEN pg_catalog.current_setting('pgtandem.transaction', true) = NEW.xid::text THEN false
+        ELSE pg_catalog.set_config('pgtandem.transaction', NEW.xid::text, true) IS NOT NULL END)
+    EXECUTE FUNCTION pgtandem.collect();
 CREATE CONSTRAINT TRIGGER collect AFTER INSERT ON pgtandem.outbox_2 DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (pgtandem.is_first(NEW.xid)) EXECUTE FUNCTION pgtandem.collect();
+    FOR EACH ROW WHEN (CASE WHEN pg_catalog.current_setting('pgtandem.transaction', true) = NEW.xid::text THEN false
+        ELSE pg_catalog.set_config('pgtandem.transaction', NEW.xid::text, true) IS NOT NULL END)
+    EXECUTE FUNCTION pgtandem.collect();
 CREATE CONSTRAINT TRIGGER deliver AFTER INSERT ON pgtandem.sent DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION pgtandem.deliver();
-
--- Called by the peer: writes one of its transactions, whole or not at all. `ops`: one letter for each change. `acked`: what
--- its sender has committed before. Answers 'landed', or why not.
-CREATE FUNCTION pgtandem.arrive(token uuid, sender_xid xid8, acked uuid, tables integer[], ops text, olds text[], news text[])
-RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
-DECLARE
-    total   integer := pg_catalog.length(ops);
-    at      integer := 1;
-    upto    integer;
-    befores text[] := '{}';
-    part    text[];
-    names   text;
-BEGIN
-    BEGIN
-        IF acked IS NOT NULL THEN
-            DELETE FROM pgtandem.receipt AS r WHERE r.token = acked AND NOT r.refused;
-        END IF;
-        PERFORM pg_catalog.set_config('pgtandem.delivery', node.secret::text, true) FROM pgtandem.node;
-        IF EXISTS (SELECT FROM pgtandem.linked_table AS l
-                   WHERE l.id = ANY (tables) AND (l.state <> 'live' OR l.paused_by IS NOT NULL)) THEN
-            PERFORM pgtandem.refuse('PT004', 'a table is paused');
-        END IF;
-        IF EXISTS (SELECT FROM pgtandem.restore AS r WHERE r.kind = 'rejoin') THEN
-            PERFORM pgtandem.refuse('PT004', 'this node is being brought back');
-        END IF;
-        WHILE at <= total LOOP
-            upto := at;
-            IF pg_catalog.substr(ops, at, 1) = 'T' THEN
-                -- Tables that refer to each other can only be emptied together.
-                WHILE pg_catalog.substr(ops, upto + 1, 1) = 'T' LOOP
-                    upto := upto + 1;
-                END LOOP;
-                SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', l.schema_name, l.table_name), ', ') INTO names
-                FROM pgtandem.linked_table AS l WHERE l.id = ANY (tables[at:upto]);
-                EXECUTE 'TRUNCATE ' || names;
-                IF EXISTS (SELECT FROM pgtandem.queued AS q WHERE q.table_id = ANY (tables[at:upto])) THEN
-                    PERFORM pgtandem.refuse('PT004', 'changes of the table wait here');
-                END IF;
-                part := pg_catalog.array_fill(NULL::text, ARRAY[upto - at + 1]);
-            ELSE
-                WHILE upto < total AND tables[upto + 1] = tables[at] AND pg_catalog.substr(ops, upto + 1, 1) <> 'T' LOOP
-                    upto := upto + 1;
-                END LOOP;
-                EXECUTE pg_catalog.format('SELECT pgtandem.arrive_%s($1, $2, $3)', tables[at]) INTO part
-                    USING pg_catalog.substr(ops, at, upto - at + 1), olds[at:upto], news[at:upto];
-            END IF;
-            befores := befores || part;
-            at := upto + 1;
-        END LOOP;
-        IF EXISTS (SELECT FROM pgtandem.held AS h WHERE h.table_id = ANY (tables)) THEN
-            PERFORM pgtandem.refuse('PT004', 'rows are held here');
-        END IF;
-        INSERT INTO pgtandem.receipt (token, sender_xid, tables, ops, befores, olds, news)
-            VALUES (token, sender_xid, tables, ops, befores, olds, news);
-    EXCEPTION WHEN OTHERS OR query_canceled THEN
-        RETURN 'refused: ' || SQLERRM;
-    END;
-    RETURN 'landed';
-END
-$$;
 
 -- Called by the peer: what it sent under this name will not be written here any more, unless it has been. Waits for one
 -- that is at it. Answers 'landed' or 'not landed'.
