@@ -24,7 +24,8 @@ const INSERTS_ALONE: usize = 3;
 
 const COLUMNS: &str = "(id bigserial PRIMARY KEY, name text, description text, price numeric(10,2), \
     created_at timestamptz DEFAULT now(), updated_at timestamptz DEFAULT now())";
-const INSERT: &str = "INSERT INTO products (name, description, price) VALUES ('a product', 'of some use to some', 12.34);\n";
+const INSERT: &str =
+    "INSERT INTO products (name, description, price) VALUES ('a product', 'of some use to some', 12.34);\n";
 
 #[derive(Default)]
 struct Results {
@@ -42,12 +43,14 @@ pub fn run(pair: &Pair, report: &mut Report, repeats: usize, seconds: u32) {
         }
     }
     let Results { single: [one, four], many, alone } = &results;
-    let what = |clients| format!("one INSERT per transaction, {clients}, by hand (under native) and direct, transactions/s");
+    let what =
+        |clients| format!("one INSERT per transaction, {clients}, by hand (under native) and direct, transactions/s");
     report.compare(&what("1 client"), 0, one, Some(Bound::at_least(1.2, 1.5)));
     report.compare(&what("4 clients"), 0, four, Some(Bound::at_least(1.2, 2.0)));
     let what = format!("one INSERT of {ROWS} rows, by hand (under native) and direct, rows/s");
     report.compare(&what, 0, many, Some(Bound::at_least(20.0, 50.0)));
-    let what = format!("one INSERT of {ROWS} rows, without triggers (under native) and direct with the peer away, rows/s");
+    let what =
+        format!("one INSERT of {ROWS} rows, without triggers (under native) and direct with the peer away, rows/s");
     report.compare(&what, 0, alone, Some(Bound::at_least(0.5, 0.7)));
 }
 
@@ -55,7 +58,8 @@ fn once(pair: &Pair, system: System, seconds: u32, results: &mut Results) {
     let database = system.database();
     pair.create_databases(database, Content::Nothing);
     for cluster in pair.clusters() {
-        Sql::connect(cluster, database).run(&format!("CREATE TABLE {TABLE} {COLUMNS}; CREATE TABLE {UNLINKED} {COLUMNS}"));
+        Sql::connect(cluster, database)
+            .run(&format!("CREATE TABLE {TABLE} {COLUMNS}; CREATE TABLE {UNLINKED} {COLUMNS}"));
     }
     let tandem = match system {
         System::Native => {

@@ -42,7 +42,7 @@ CREATE INDEX ON pgtandem.queued (table_id, key);
 CREATE TABLE pgtandem.sent (
     token   uuid PRIMARY KEY,
     xid     xid8 NOT NULL,
-    last_id bigint NOT NULL DEFAULT 0,                  -- of its rows in the outbox
+    last_id bigint NOT NULL DEFAULT 0,                  -- of its rows in the outbox; the first one's, until there is a doubt
     outcome "char" NOT NULL                             -- 'l': landed; '?': nobody knows yet; 'n': it did not
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 CREATE INDEX ON pgtandem.sent (xid) WHERE outcome <> 'l';
@@ -109,22 +109,24 @@ $$;
 -- Asks the peer something and waits for the answer, no longer than that. `state`: 'a' it answered; 'n' it was not asked;
 -- '?' it was asked, and what became of it is not known. An error: as '?'.
 --
--- Whoever is the only one here waits awake for an answer that usually comes at once: a sleep takes a millisecond at least.
--- Where several wait, all but one leave the processor to those who answer. Now and then it is tried anew.
+-- A sleep takes a millisecond at least, and whoever waits awake keeps the processor from others, who may be the ones that
+-- answer. So of all sessions here only one waits awake, for a millisecond; and if that was too short, or the processor was
+-- taken away meanwhile, it sleeps at once the next times.
 CREATE FUNCTION pgtandem.ask(query text, wait_ms integer, OUT state "char", OUT answer text)
-LANGUAGE plpgsql SET search_path = '' SET client_min_messages = error AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     until    timestamptz := pg_catalog.clock_timestamp() + wait_ms * interval '1 ms';
-    usual_ms real := coalesce(nullif(pg_catalog.current_setting('pgtandem.round_trip_ms', true), ''), '0')::real;
-    awake_ms integer := 0;
-    begun    timestamptz;
+    asleep   integer := coalesce(nullif(pg_catalog.current_setting('pgtandem.asleep', true), ''), '0')::integer;
+    is_awake boolean := false;
     -- More than the network takes without the other side: it must be known to listen, or the sending would not end.
     is_large boolean := pg_catalog.octet_length(query) > 60000;
     opening  text := CASE WHEN is_large THEN 'SELECT ''''' ELSE query END;
     ignored  text;
 BEGIN
-    IF (usual_ms < 0.8 OR pg_catalog.random() < 0.02) AND pg_catalog.pg_try_advisory_xact_lock(1346851182, 1) THEN
-        awake_ms := 1;
+    IF asleep > 0 THEN
+        ignored := pg_catalog.set_config('pgtandem.asleep', (asleep - 1)::text, false);
+    ELSIF pg_catalog.pg_try_advisory_xact_lock(1346851182, 1) THEN
+        is_awake := true;
     END IF;
     state := 'n';
     IF 'pgtandem' = ANY ({dblink}.dblink_get_connections()) THEN
@@ -153,39 +155,44 @@ BEGIN
     END IF;
     IF is_large THEN
         state := 'n';
-        IF pgtandem.reply(until, 0) IS NULL OR {dblink}.dblink_send_query('pgtandem', query) <> 1 THEN
+        IF pgtandem.reply(until, false) IS NULL OR {dblink}.dblink_send_query('pgtandem', query) <> 1 THEN
             ignored := {dblink}.dblink_disconnect('pgtandem');
             RETURN;
         END IF;
         state := '?';
     END IF;
-    begun := pg_catalog.clock_timestamp();
-    answer := pgtandem.reply(until, awake_ms);
+    answer := pgtandem.reply(until, is_awake);
     IF answer IS NULL THEN
         ignored := {dblink}.dblink_disconnect('pgtandem');
         RETURN;
     END IF;
-    usual_ms := usual_ms * 0.8 + least(extract(epoch FROM pg_catalog.clock_timestamp() - begun) * 1000, 2)::real * 0.2;
-    ignored := pg_catalog.set_config('pgtandem.round_trip_ms', usual_ms::text, false);
     state := 'a';
 END
 $$;
 
--- What the peer answers, waiting awake for so long. None: the time is up, or the connection is gone.
-CREATE FUNCTION pgtandem.reply(until timestamptz, awake_ms integer) RETURNS text LANGUAGE plpgsql AS $$
+-- What the peer answers. None: the time is up, or the connection is gone.
+CREATE FUNCTION pgtandem.reply(until timestamptz, is_awake boolean) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-    awake  timestamptz := pg_catalog.clock_timestamp() + awake_ms * interval '1 ms';
+    looked timestamptz := pg_catalog.clock_timestamp();
+    -- Until then it waits awake.
+    awake  timestamptz := CASE WHEN is_awake THEN looked + interval '1 ms' ELSE looked END;
     now_is timestamptz;
     answer text;
 BEGIN
     WHILE {dblink}.dblink_is_busy('pgtandem') = 1 LOOP
         now_is := pg_catalog.clock_timestamp();
-        IF now_is > awake THEN
-            IF now_is > until THEN
-                RETURN NULL;
-            END IF;
-            PERFORM pg_catalog.pg_sleep(0.001);
+        IF now_is < awake AND now_is - looked < interval '0.3 ms' THEN
+            looked := now_is;
+            CONTINUE;
         END IF;
+        IF now_is > until THEN
+            RETURN NULL;
+        END IF;
+        IF is_awake THEN
+            is_awake := pg_catalog.set_config('pgtandem.asleep', '20', false) IS NULL;
+            awake := looked;
+        END IF;
+        PERFORM pg_catalog.pg_sleep(0.001);
     END LOOP;
     SELECT r.t INTO answer FROM {dblink}.dblink_get_result('pgtandem', false) AS r (t text);
     -- With the answer comes that the peer is ready for the next question: seen here, it need not be waited for there.
@@ -203,7 +210,8 @@ CREATE FUNCTION pgtandem.enqueue(mine xid8) RETURNS void LANGUAGE plpgsql SET se
 DECLARE
     part record;
 BEGIN
-    FOR part IN SELECT o.table_id, pg_catalog.sum(coalesce(pg_catalog.cardinality(o.new_rows), 1)) AS changes,
+    FOR part IN SELECT o.table_id, pg_catalog.sum(CASE WHEN o.new_rows IS NULL THEN 1 WHEN pg_catalog.pg_column_size(o.new_rows) > 100000
+                           THEN 1001 ELSE pg_catalog.cardinality(o.new_rows) END) AS changes,
                        pg_catalog.bool_or(o.op = 'T') AS truncates
                 FROM pgtandem.outbox_stored AS o WHERE o.xid = mine GROUP BY o.table_id LOOP
         IF part.changes > 1000 OR part.truncates
@@ -276,37 +284,34 @@ BEGIN
         RETURN NULL;
     END IF;
     -- What is prepared may still be rolled back.
-    IF pg_catalog.current_query() ~* 'prepare\s+transaction' THEN
+    IF pg_catalog.current_query() ILIKE '%prepare%transaction%' AND pg_catalog.current_query() ~* 'prepare\s+transaction' THEN
         PERFORM pgtandem.enqueue(NEW.xid);
         RETURN NULL;
     END IF;
-    INSERT INTO pgtandem.sent (token, xid, outcome) VALUES (pg_catalog.gen_random_uuid(), NEW.xid, 'l');
+    INSERT INTO pgtandem.sent (token, xid, last_id, outcome) VALUES (pg_catalog.gen_random_uuid(), NEW.xid, NEW.id, 'l');
     RETURN NULL;
 END
 $$;
 
 -- Why a transaction cannot go directly; none: it can. `changed`: its tables.
-CREATE FUNCTION pgtandem.obstacle(mine xid8, changed integer[], ops text, most integer) RETURNS text
-LANGUAGE plpgsql AS $$
+CREATE FUNCTION pgtandem.obstacle(mine xid8, changed integer[], ops text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     found record;
 BEGIN
-    IF pg_catalog.length(ops) > most THEN
-        RETURN 'it is too large';
-    END IF;
     -- What was committed since its snapshot it does not see, and so not that a key it inserts is in the queue.
     IF pg_catalog.current_setting('transaction_isolation') <> 'read committed' AND ops ~ '[IKT]' THEN
         RETURN 'it sees only what its snapshot does';
     END IF;
-    SELECT (SELECT pg_catalog.count(*)
-            FROM pgtandem.linked_table AS l JOIN pgtandem.direct_table AS t ON t.table_id = l.id
-            JOIN pg_catalog.pg_class AS c ON c.oid = l.relid
-            WHERE l.id = ANY (changed) AND l.state = 'live' AND l.paused_by IS NULL AND c.relnatts = t.natts) AS fit,
+    -- Not joined: of tables that nobody analyzes the planner would think that reading all of pg_class is best.
+    SELECT pg_catalog.bool_and(l.state = 'live' AND l.paused_by IS NULL
+               AND (SELECT t.natts FROM pgtandem.direct_table AS t WHERE t.table_id = l.id)
+                   = (SELECT c.relnatts FROM pg_catalog.pg_class AS c WHERE c.oid = l.relid)) AS fit,
+           pg_catalog.count(*) AS linked,
            EXISTS (SELECT FROM pgtandem.restore AS r WHERE r.kind = 'rejoin') AS is_brought_back,
            EXISTS (SELECT FROM pgtandem.held AS h WHERE h.table_id = ANY (changed)) AS holds,
            EXISTS (SELECT FROM pgtandem.queued) AS waits
-        INTO found;
-    IF found.fit < pg_catalog.cardinality(changed) THEN
+        INTO found FROM pgtandem.linked_table AS l WHERE l.id = ANY (changed);
+    IF found.fit IS NOT TRUE OR found.linked < pg_catalog.cardinality(changed) THEN
         RETURN 'a table is paused, or not as it was linked';
     ELSIF found.is_brought_back THEN
         RETURN 'this node is being brought back';
@@ -332,46 +337,81 @@ CREATE FUNCTION pgtandem.is_a_copy() RETURNS boolean LANGUAGE sql STABLE SET sea
                          AND d.datname = pg_catalog.current_database())
 $$;
 
--- Sends a transaction to the peer, or leaves it to the hub. Nothing that goes wrong here reaches the application.
-CREATE FUNCTION pgtandem.deliver() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+-- A transaction's changes in order, no more than so many; and in which table of the outbox they are, if in one. `first_id`: of
+-- one of them. Most transactions are one row there, and where it is follows from numbers: that is quickest to read.
+CREATE FUNCTION pgtandem.pack(mine xid8, first_id bigint, most integer, OUT leaf bigint, OUT stored bigint, OUT last bigint,
+    OUT tables integer[], OUT ops text, OUT olds text[], OUT news text[], OUT changed integer[])
+LANGUAGE plpgsql AS $$
+DECLARE
+    one       record;
+    is_packed boolean;
+BEGIN
+    -- Numbers only grow, and each four billion the next table takes over.
+    IF first_id >> 32 = pg_catalog.pg_sequence_last_value('pgtandem.outbox_id'::regclass) >> 32 THEN
+        leaf := (first_id >> 32) % 3;
+    END IF;
+    IF leaf = 0 THEN
+        SELECT u.*, pg_catalog.count(*) OVER () AS stored INTO one FROM pgtandem.outbox_0 AS u WHERE u.xid = mine LIMIT 1;
+    ELSIF leaf = 1 THEN
+        SELECT u.*, pg_catalog.count(*) OVER () AS stored INTO one FROM pgtandem.outbox_1 AS u WHERE u.xid = mine LIMIT 1;
+    ELSIF leaf = 2 THEN
+        SELECT u.*, pg_catalog.count(*) OVER () AS stored INTO one FROM pgtandem.outbox_2 AS u WHERE u.xid = mine LIMIT 1;
+    ELSE
+        SELECT u.*, pg_catalog.count(*) OVER () AS stored INTO one FROM pgtandem.outbox_stored AS u WHERE u.xid = mine LIMIT 1;
+    END IF;
+    stored := coalesce(one.stored, 0);
+    IF stored = 0 THEN
+        RETURN;
+    END IF;
+    IF stored = 1 THEN
+        last := one.id;
+        changed := ARRAY[one.table_id];
+        olds := ARRAY[one.old_row];
+        IF one.new_rows IS NULL THEN
+            tables := changed;
+            ops := one.op;
+            news := ARRAY[one.new_row];
+        ELSE
+            news := one.new_rows;
+            tables := pg_catalog.array_fill(one.table_id, ARRAY[pg_catalog.cardinality(news)]);
+            ops := pg_catalog.repeat(one.op::text, pg_catalog.cardinality(news));
+        END IF;
+        RETURN;
+    END IF;
+    SELECT pg_catalog.array_agg(o.table_id), pg_catalog.string_agg(o.op::text, ''), pg_catalog.array_agg(o.old_row),
+           pg_catalog.array_agg(o.new_row), pg_catalog.max(o.id)
+        INTO tables, ops, olds, news, last
+        FROM (SELECT u.* FROM pgtandem.outbox AS u WHERE u.xid = mine ORDER BY u.id LIMIT most + 1) AS o;
+    changed := ARRAY(SELECT DISTINCT t FROM pg_catalog.unnest(tables) AS t);
+END
+$$;
+
+-- Sends a transaction to the peer, or leaves it to the hub. Nothing that goes wrong here reaches the application. Plans are made
+-- once: with arrays among the parameters they would seem worth making anew each time, which takes longer than all else.
+CREATE FUNCTION pgtandem.deliver() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = '' SET client_min_messages = error SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     ignored text := pg_catalog.set_config('pgtandem.transaction', '', true);
     landed  text := nullif(pg_catalog.current_setting('pgtandem.landed', true), '');
     wait_ms integer;
     most    integer;
     sending record;
-    changed integer[];
     closed  bigint;
     query   text;
     begun   timestamptz;
     reply   record;
     state   "char";
     answer  text;
-    removed bigint;
 BEGIN
     BEGIN
         SELECT d.wait_ms, d.most INTO STRICT wait_ms, most FROM pgtandem.direct AS d;
-        SELECT pg_catalog.array_agg(o.table_id) AS tables, pg_catalog.min(o.table_id) AS one_table,
-               pg_catalog.max(o.table_id) AS other_table, pg_catalog.string_agg(o.op::text, '') AS ops,
-               pg_catalog.array_agg(o.old_row) AS olds, pg_catalog.array_agg(o.new_row) AS news,
-               pg_catalog.max(o.id) AS last, pg_catalog.count(*) AS stored, pg_catalog.bool_or(o.new_rows IS NOT NULL) AS is_packed
-            INTO sending FROM (SELECT u.* FROM pgtandem.outbox_stored AS u WHERE u.xid = NEW.xid ORDER BY u.id LIMIT most + 1) AS o;
+        sending := pgtandem.pack(NEW.xid, NEW.last_id, most);
         IF sending.stored = 0 THEN
             DELETE FROM pgtandem.sent AS s WHERE s.token = NEW.token;
             RETURN NULL;
         END IF;
-        IF sending.is_packed THEN
-            SELECT pg_catalog.array_agg(o.table_id), pg_catalog.string_agg(o.op::text, ''), pg_catalog.array_agg(o.old_row),
-                   pg_catalog.array_agg(o.new_row)
-                INTO sending.tables, sending.ops, sending.olds, sending.news
-                FROM (SELECT u.* FROM pgtandem.outbox AS u WHERE u.xid = NEW.xid ORDER BY u.id LIMIT most + 1) AS o;
-        END IF;
-        IF sending.one_table = sending.other_table THEN
-            changed := ARRAY[sending.one_table];
-        ELSE
-            changed := ARRAY(SELECT DISTINCT t FROM pg_catalog.unnest(sending.tables) AS t);
-        END IF;
-        answer := pgtandem.obstacle(NEW.xid, changed, sending.ops, most);
+        answer := CASE WHEN pg_catalog.length(sending.ops) > most THEN 'it is too large'
+            ELSE pgtandem.obstacle(NEW.xid, sending.changed, sending.ops) END;
         IF answer IS NULL AND ('pgtandem' = ANY ({dblink}.dblink_get_connections())) IS NOT TRUE AND pgtandem.is_a_copy() THEN
             answer := 'this is a copy of the database that was linked';
         END IF;
@@ -386,8 +426,8 @@ BEGIN
             IF pg_catalog.current_setting('synchronous_commit') = 'off' THEN
                 ignored := pg_catalog.set_config('synchronous_commit', 'local', true);
             END IF;
-            IF pg_catalog.cardinality(changed) = 1 AND sending.ops !~ 'T' THEN
-                query := pg_catalog.format('SELECT pgtandem.land_%s(%L, %L, %L, %L, %L, %L)', sending.one_table, NEW.token, NEW.xid,
+            IF pg_catalog.cardinality(sending.changed) = 1 AND sending.ops !~ 'T' THEN
+                query := pg_catalog.format('SELECT pgtandem.land_%s(%L, %L, %L, %L, %L, %L)', sending.changed[1], NEW.token, NEW.xid,
                     landed, sending.ops, CASE WHEN sending.ops ~ '[DK]' THEN sending.olds END, sending.news);
             ELSE
                 query := pg_catalog.format('SELECT pgtandem.arrive(%L, %L, %L, %L, %L, %L, %L)', NEW.token, NEW.xid,
@@ -412,10 +452,13 @@ BEGIN
         PERFORM pg_catalog.setval('pgtandem.direct_closed_until', 0), pg_catalog.setval('pgtandem.direct_pause_ms', 0);
     END IF;
     IF state = 'a' AND answer = 'landed' THEN
-        DELETE FROM pgtandem.outbox_0 AS o WHERE o.xid = NEW.xid;
-        GET DIAGNOSTICS removed = ROW_COUNT;
-        IF removed < sending.stored THEN
+        IF sending.leaf = 0 OR sending.leaf IS NULL THEN
+            DELETE FROM pgtandem.outbox_0 AS o WHERE o.xid = NEW.xid;
+        END IF;
+        IF sending.leaf = 1 OR sending.leaf IS NULL THEN
             DELETE FROM pgtandem.outbox_1 AS o WHERE o.xid = NEW.xid;
+        END IF;
+        IF sending.leaf = 2 OR sending.leaf IS NULL THEN
             DELETE FROM pgtandem.outbox_2 AS o WHERE o.xid = NEW.xid;
         END IF;
         IF landed IS NOT NULL THEN
@@ -438,19 +481,12 @@ BEGIN
 END
 $$;
 
--- For the first change of a transaction since it was last collected; no function, for it is asked with every change.
 CREATE CONSTRAINT TRIGGER collect AFTER INSERT ON pgtandem.outbox_0 DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (CASE WHEN pg_catalog.current_setting('pgtandem.transaction', true) = NEW.xid::text THEN false
-        ELSE pg_catalog.set_config('pgtandem.transaction', NEW.xid::text, true) IS NOT NULL END)
-    EXECUTE FUNCTION pgtandem.collect();
+    FOR EACH ROW WHEN (NEW.is_first) EXECUTE FUNCTION pgtandem.collect();
 CREATE CONSTRAINT TRIGGER collect AFTER INSERT ON pgtandem.outbox_1 DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (CASE WHEN pg_catalog.current_setting('pgtandem.transaction', true) = NEW.xid::text THEN false
-        ELSE pg_catalog.set_config('pgtandem.transaction', NEW.xid::text, true) IS NOT NULL END)
-    EXECUTE FUNCTION pgtandem.collect();
+    FOR EACH ROW WHEN (NEW.is_first) EXECUTE FUNCTION pgtandem.collect();
 CREATE CONSTRAINT TRIGGER collect AFTER INSERT ON pgtandem.outbox_2 DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (CASE WHEN pg_catalog.current_setting('pgtandem.transaction', true) = NEW.xid::text THEN false
-        ELSE pg_catalog.set_config('pgtandem.transaction', NEW.xid::text, true) IS NOT NULL END)
-    EXECUTE FUNCTION pgtandem.collect();
+    FOR EACH ROW WHEN (NEW.is_first) EXECUTE FUNCTION pgtandem.collect();
 CREATE CONSTRAINT TRIGGER deliver AFTER INSERT ON pgtandem.sent DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION pgtandem.deliver();
 

@@ -1,7 +1,7 @@
 -- Direct mode: the outbox, where an INSERT comes at once. What goes to the peer at COMMIT stays in the outbox for moments, so that
 -- what it takes to write, read and remove it is what an application waits for.
 
--- The rows that one INSERT has written stand together: up to 20,000 in one row of the outbox, otherwise a megabyte in each.
+-- The rows that one INSERT has written stand together: up to 20,000 in one row of the outbox, more or large ones by the megabyte.
 -- They have one number: none of them is of the key of another, so they need no order.
 ALTER TABLE pgtandem.outbox_0 ADD COLUMN new_rows text[];
 ALTER TABLE pgtandem.outbox_1 ADD COLUMN new_rows text[];
@@ -10,6 +10,17 @@ ALTER TABLE pgtandem.outbox_2 ADD COLUMN new_rows text[];
 ALTER TABLE pgtandem.outbox_0 ALTER new_rows SET STORAGE EXTERNAL;
 ALTER TABLE pgtandem.outbox_1 ALTER new_rows SET STORAGE EXTERNAL;
 ALTER TABLE pgtandem.outbox_2 ALTER new_rows SET STORAGE EXTERNAL;
+-- Whether the row is its transaction's first since those before it were collected for the peer: of that one a trigger takes
+-- notice. Worked out here, because a trigger's condition would be read anew from the catalog with each row.
+ALTER TABLE pgtandem.outbox_0 ADD COLUMN is_first boolean DEFAULT CASE
+    WHEN pg_catalog.current_setting('pgtandem.transaction', true) = pg_catalog.pg_current_xact_id()::text THEN false
+    ELSE pg_catalog.set_config('pgtandem.transaction', pg_catalog.pg_current_xact_id()::text, true) IS NOT NULL END;
+ALTER TABLE pgtandem.outbox_1 ADD COLUMN is_first boolean DEFAULT CASE
+    WHEN pg_catalog.current_setting('pgtandem.transaction', true) = pg_catalog.pg_current_xact_id()::text THEN false
+    ELSE pg_catalog.set_config('pgtandem.transaction', pg_catalog.pg_current_xact_id()::text, true) IS NOT NULL END;
+ALTER TABLE pgtandem.outbox_2 ADD COLUMN is_first boolean DEFAULT CASE
+    WHEN pg_catalog.current_setting('pgtandem.transaction', true) = pg_catalog.pg_current_xact_id()::text THEN false
+    ELSE pg_catalog.set_config('pgtandem.transaction', pg_catalog.pg_current_xact_id()::text, true) IS NOT NULL END;
 CREATE VIEW pgtandem.outbox_stored AS
     SELECT * FROM pgtandem.outbox_0 UNION ALL SELECT * FROM pgtandem.outbox_1 UNION ALL SELECT * FROM pgtandem.outbox_2;
 CREATE OR REPLACE VIEW pgtandem.outbox AS
@@ -76,16 +87,13 @@ BEGIN
             FROM inserted AS old JOIN %s AS new ON %s', leaf, TG_RELID::pg_catalog.regclass, TG_ARGV[1])
             USING number, of_table, TG_RELID;
     ELSE
-        BEGIN
-            SELECT pg_catalog.array_agg(r.t) INTO rows FROM (SELECT i::pg_catalog.text AS t FROM inserted AS i LIMIT 20001) AS r;
-            total := coalesce(pg_catalog.cardinality(rows), 0);
-        EXCEPTION WHEN program_limit_exceeded OR out_of_memory THEN
-            total := 20001;
-        END;
+        -- Rows are counted and measured, so that no array gets too large to be made.
+        SELECT pg_catalog.array_agg(r.t) FILTER (WHERE pg_catalog.octet_length(r.t) OPERATOR(pg_catalog.<) 5000), pg_catalog.count(*)
+            INTO rows, total FROM (SELECT i::pg_catalog.text AS t FROM inserted AS i LIMIT 20001) AS r;
     END IF;
     IF total OPERATOR(pg_catalog.=) 0 THEN
         -- No row was written, or all is done.
-    ELSIF total OPERATOR(pg_catalog.>) 20000 OR pg_catalog.pg_column_size(rows) OPERATOR(pg_catalog.>) 100000000 THEN
+    ELSIF total OPERATOR(pg_catalog.>) 20000 OR coalesce(pg_catalog.cardinality(rows), 0) OPERATOR(pg_catalog.<) total THEN
         EXECUTE pg_catalog.format('INSERT INTO pgtandem.outbox_%s
             SELECT $1, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), $2, $3, ''I'', NULL, NULL,
                    pg_catalog.array_agg(p.t)

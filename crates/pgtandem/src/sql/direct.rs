@@ -133,8 +133,7 @@ impl DirectTable {
         );
         let arrived_of = |rows: &str| arrived.replace("$ROWS", rows);
         format!(
-            "CREATE FUNCTION pgtandem.arrive_{id}(ops text, olds text[], news text[]) RETURNS text[] \
-             LANGUAGE plpgsql SET search_path = '' AS $$
+            "CREATE FUNCTION pgtandem.arrive_{id}(ops text, olds text[], news text[]) RETURNS text[] LANGUAGE plpgsql AS $$
 DECLARE
     total   integer := pg_catalog.length(ops);
     letters text[];
