@@ -86,6 +86,9 @@ BEGIN
             pg_catalog.clock_timestamp(), $2, $3, ''I'', NULL, new::pg_catalog.text
             FROM inserted AS old JOIN %s AS new ON %s', leaf, TG_RELID::pg_catalog.regclass, TG_ARGV[1])
             USING number, of_table, TG_RELID;
+        IF pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.=) 1 THEN
+            ignored := pg_catalog.set_config('pgtandem.nested', '', true);
+        END IF;
     ELSE
         -- Rows are counted and measured, so that no array gets too large to be made.
         SELECT pg_catalog.array_agg(r.t) FILTER (WHERE pg_catalog.octet_length(r.t) OPERATOR(pg_catalog.<) 5000), pg_catalog.count(*)
