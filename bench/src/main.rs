@@ -2,8 +2,10 @@
 
 mod application;
 mod both_ways;
+mod by_hand;
 mod copy;
 mod diff;
+mod direct;
 mod drain;
 mod figures;
 mod lag;
@@ -70,6 +72,8 @@ enum Section {
     Merge,
     /// What the triggers of trigger capture cost the application
     Triggers,
+    /// Direct mode, and triggers made by hand
+    Direct,
 }
 
 fn main() -> ExitCode {
@@ -111,6 +115,9 @@ fn main() -> ExitCode {
     }
     if wanted(Section::Merge) {
         merge::run(&pair, &mut report, repeats);
+    }
+    if wanted(Section::Direct) {
+        direct::run(&pair, &mut report, repeats, seconds);
     }
     report.print_table();
     if report.missed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

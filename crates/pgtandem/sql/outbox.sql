@@ -151,6 +151,7 @@ DECLARE
     old_row  text;
     new_row  text;
     is_plain boolean;
+    ignored  text;
 BEGIN
     IF pg_catalog.current_setting('pgtandem.delivery', true) OPERATOR(pg_catalog.<>) '' THEN
         IF pg_catalog.current_setting('pgtandem.delivery', true) OPERATOR(pg_catalog.=)
@@ -158,10 +159,14 @@ BEGIN
             RETURN NULL;
         END IF;
     END IF;
+    -- In the middle of another statement: its rows may be captured later than what is done to them here.
+    IF pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.>) 1 THEN
+        ignored := pg_catalog.set_config('pgtandem.nested', 'yes', true);
+    END IF;
     IF TG_LEVEL OPERATOR(pg_catalog.=) 'ROW' THEN
         is_plain := TG_NARGS OPERATOR(pg_catalog.<) 3
             AND pg_catalog.left(pg_catalog.current_setting('DateStyle'), 3) OPERATOR(pg_catalog.=) 'ISO'
-            AND pg_catalog.current_setting('TimeZone') OPERATOR(pg_catalog.=) 'UTC'
+            AND pg_catalog.current_setting('TimeZone') OPERATOR(pg_catalog.=) ANY ('{UTC,Etc/UTC,GMT}'::text[])
             AND pg_catalog.current_setting('IntervalStyle') OPERATOR(pg_catalog.=) 'postgres'
             AND pg_catalog.current_setting('bytea_output') OPERATOR(pg_catalog.=) 'hex'
             AND pg_catalog.left(pg_catalog.current_setting('extra_float_digits'), 1) OPERATOR(pg_catalog.>) '0';

@@ -177,8 +177,8 @@ impl Plan {
                     Literal(&shown_slot(&self.identities[*node]))
                 ),
             ),
-            Step::Capture { node, id, table, key, spell } => {
-                one(node, format!("{};", sql::create_capture(table, *id, key, *spell).join(";\n")))
+            Step::Capture { node, table, capture } => {
+                one(node, format!("{};", sql::create_capture(table, capture).join(";\n")))
             }
             Step::RetireTrigger { node, table, trigger } => {
                 one(node, format!("{};", sql::disable_trigger(table, trigger)))

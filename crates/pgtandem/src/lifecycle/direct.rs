@@ -78,6 +78,8 @@ pub(super) fn inbox_server_options(endpoint: &Endpoint, wait: Duration, is_repli
         "idle_in_transaction_session_timeout=0",
         "row_security=off",
         "jit=off",
+        // Planning takes longer than what is planned.
+        "plan_cache_mode=force_generic_plan",
         // What was answered must not be forgotten.
         "synchronous_commit=on",
     ]

@@ -9,7 +9,7 @@ use super::up::Renumbering;
 use super::{LifecycleError, NodeSurvey};
 use crate::catalog::{Column, Leaf, ReplicaIdentity, TableShape};
 use crate::config::{Capture, Config, Ids, Matching, Merge, Table};
-use crate::sql::{self, Ident, QualifiedName};
+use crate::sql::{self, Ident, QualifiedName, TableCapture};
 
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -66,10 +66,8 @@ pub enum Step {
     /// Triggers that write the table's changes into the outbox.
     Capture {
         node: usize,
-        id: i32,
         table: QualifiedName,
-        key: Vec<(Ident, String)>,
-        spell: bool,
+        capture: TableCapture,
     },
     /// A trigger that writes to the other database by itself: every row would go twice.
     RetireTrigger {
@@ -324,7 +322,9 @@ impl Planner<'_> {
             let equals = |name: &Ident| shape.column(name).map_or_else(|| "=".to_owned(), |c| c.equals.clone());
             let key = shape.primary_key.iter().map(|name| (name.clone(), equals(name))).collect();
             let spell = !shape.columns.iter().all(is_spelled_alike);
-            self.steps.push(Step::Capture { node, id: self.table_id(table), table: table.name.clone(), key, spell });
+            let inserts_at_once = self.config.direct.is_some();
+            let capture = TableCapture { id: self.table_id(table), key, spell, inserts_at_once };
+            self.steps.push(Step::Capture { node, table: table.name.clone(), capture });
         }
     }
 

@@ -1,10 +1,14 @@
-//! What direct mode keeps on a node: `sql/direct.sql`.
+//! What direct mode keeps on a node: `sql/direct.sql`, `direct_outbox.sql` and `direct_arrival.sql`.
 
 use tokio_postgres::{Error, GenericClient, Row};
 
 use crate::sql::{DBLINK, Ident};
 
-const SQL: &str = include_str!("../../sql/direct.sql");
+const SQL: &str = concat!(
+    include_str!("../../sql/direct_outbox.sql"),
+    include_str!("../../sql/direct_arrival.sql"),
+    include_str!("../../sql/direct.sql")
+);
 
 /// The text that makes it.
 #[must_use]

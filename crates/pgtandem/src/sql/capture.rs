@@ -6,29 +6,48 @@ use super::{Ident, Literal, QualifiedName, list};
 const TRIGGERS: [&str; 5] =
     ["0_pgtandem_insert", "0_pgtandem_update", "0_pgtandem_update_key", "0_pgtandem_delete", "0_pgtandem_truncate"];
 
-/// `key`: the key's columns, each with the operator that compares its values. `spell`: a column's text depends on what
-/// an application may have set and rarely does.
-pub fn create_capture(table: &QualifiedName, id: i32, key: &[(Ident, String)], spell: bool) -> Vec<String> {
+/// How a table's changes are captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableCapture {
+    pub id: i32,
+    /// The key's columns, each with the operator that compares its values.
+    pub key: Vec<(Ident, String)>,
+    /// A column's text depends on what an application may have set and rarely does.
+    pub spell: bool,
+    /// All rows of an INSERT together. Not of a table that is partitioned: what is written to a partition goes past it.
+    pub inserts_at_once: bool,
+}
+
+pub fn create_capture(table: &QualifiedName, capture: &TableCapture) -> Vec<String> {
+    let TableCapture { id, key, spell, inserts_at_once } = capture;
     let same = key.iter().map(|(column, equals)| format!("OLD.{column} {equals} NEW.{column}"));
     let same = same.collect::<Vec<_>>().join(" AND ");
-    let call = |update: &str| {
+    let call = |function: &str, argument: &str| {
         let mut arguments = vec![id.to_string()];
-        if spell || !update.is_empty() {
-            arguments.push(update.to_owned());
+        if *spell || !argument.is_empty() {
+            arguments.push(argument.to_owned());
         }
-        if spell {
+        if *spell {
             arguments.push("spell".to_owned());
         }
         let arguments: Vec<_> = arguments.iter().map(|argument| Literal(argument).to_string()).collect();
-        format!("EXECUTE FUNCTION pgtandem.capture({})", list(arguments))
+        format!("EXECUTE FUNCTION pgtandem.{function}({})", list(arguments))
     };
     let [insert, update, update_key, delete, truncate] = TRIGGERS.map(Ident::from);
+    let each_row = call("capture", "");
+    let of_inserts = match inserts_at_once {
+        true => format!("REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT {}", call("capture_inserted", &same)),
+        false => format!("FOR EACH ROW {each_row}"),
+    };
     vec![
-        format!("CREATE TRIGGER {insert} AFTER INSERT ON {table} FOR EACH ROW {}", call("")),
-        format!("CREATE TRIGGER {update} AFTER UPDATE ON {table} FOR EACH ROW WHEN ({same}) {}", call("")),
-        format!("CREATE TRIGGER {update_key} AFTER UPDATE ON {table} FOR EACH ROW WHEN (NOT ({same})) {}", call("K")),
-        format!("CREATE TRIGGER {delete} AFTER DELETE ON {table} FOR EACH ROW {}", call("")),
-        format!("CREATE TRIGGER {truncate} AFTER TRUNCATE ON {table} FOR EACH STATEMENT {}", call("")),
+        format!("CREATE TRIGGER {insert} AFTER INSERT ON {table} {of_inserts}"),
+        format!("CREATE TRIGGER {update} AFTER UPDATE ON {table} FOR EACH ROW WHEN ({same}) {each_row}"),
+        format!(
+            "CREATE TRIGGER {update_key} AFTER UPDATE ON {table} FOR EACH ROW WHEN (NOT ({same})) {}",
+            call("capture", "K")
+        ),
+        format!("CREATE TRIGGER {delete} AFTER DELETE ON {table} FOR EACH ROW {each_row}"),
+        format!("CREATE TRIGGER {truncate} AFTER TRUNCATE ON {table} FOR EACH STATEMENT {each_row}"),
     ]
 }
 

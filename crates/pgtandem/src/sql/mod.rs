@@ -17,7 +17,7 @@ mod sequence;
 mod table;
 
 pub use canonical::Canonical;
-pub use capture::{LAST_WRITTEN_MICROS, create_capture, drop_capture, empty_outbox, open_backlog};
+pub use capture::{LAST_WRITTEN_MICROS, TableCapture, create_capture, drop_capture, empty_outbox, open_backlog};
 pub use comparing::{
     ComparedColumn, ComparedTable, Extent, FOR_GROUPS, Grouping, LONGEST_SHOWN, ROW_VERSION, RUN_BITS, Reference, Seed,
     parents_present, probe_hash, rows_without_parent,

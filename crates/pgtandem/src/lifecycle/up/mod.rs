@@ -158,8 +158,8 @@ impl Work<'_> {
             Step::ReplicaIdentity { node, table, from, to } => self.set_replica_identity(*node, table, from, to).await,
             Step::Publish { node, create, generated, tables } => self.publish(*node, *create, *generated, tables).await,
             Step::CreateSlot { node } => self.create_slot(*node).await,
-            Step::Capture { node, id, table, key, spell } => {
-                let statements = sql::create_capture(table, *id, key, *spell);
+            Step::Capture { node, table, capture } => {
+                let statements = sql::create_capture(table, capture);
                 locks::in_short_transaction(&self.nodes[*node], "making triggers", table, &statements).await
             }
             Step::Register { node, id, table, columns } => self.register(*node, *id, table, columns).await,
