@@ -100,13 +100,23 @@ async fn places(config: &Config, name: &QualifiedName) -> Result<(Vec<Place>, Ve
     if places.is_empty() {
         return Err(LifecycleError::Several(why));
     }
-    let shapes = join_all(places.iter().map(|node| read_tables(node.client(), std::slice::from_ref(name)))).await;
-    let found = places.into_iter().zip(shapes).map(|(node, shapes)| {
-        let shape = shapes.on(&node.name, "reading the table")?.pop();
+    let shapes = join_all(places.iter().map(async |node| shape_of(node, config, name).await)).await;
+    let found = places.into_iter().zip(shapes).map(|(node, shape)| {
+        let shape = shape.on(&node.name, "reading the table")?;
         let gone = || LifecycleError::refused(format!("{}: {} is gone", node.name, name.plain()), "make it again");
         Ok(Place { shape: shape.ok_or_else(gone)?, node })
     });
     Ok((found.collect::<Result<_, LifecycleError>>()?, away))
+}
+
+async fn shape_of(
+    node: &OpenNode,
+    config: &Config,
+    name: &QualifiedName,
+) -> Result<Option<TableShape>, tokio_postgres::Error> {
+    let linked = link::read_linked_tables(node.client()).await?.into_iter().find(|table| table.name == *name);
+    let naming = linked.map_or_else(|| config.naming(&node.name, name), |table| table.naming);
+    Ok(read_tables(node.client(), &[naming]).await?.pop())
 }
 
 /// The row under the conflict's key as it stands, as texts; `None` if there is none.

@@ -47,13 +47,14 @@ pub use restore::{
 };
 pub use tables::{
     LinkedTable, PausedBy, TableState, delete_linked_table, insert_linked_table, read_last_table_id,
-    read_linked_tables, set_columns, set_linking, set_live, set_paused, set_policy, set_start_position,
+    read_linked_tables, renamed_columns, set_columns, set_linking, set_live, set_paused, set_policy,
+    set_start_position,
 };
 
 use tokio_postgres::{Error, GenericClient};
 
 /// The version of `schema.sql`, kept in `pgtandem.node.schema_version`.
-pub const SCHEMA_VERSION: i32 = 3;
+pub const SCHEMA_VERSION: i32 = 4;
 
 /// The publication's name on every node.
 pub const PUBLICATION: &str = "pgtandem";

@@ -17,6 +17,8 @@ mod s03_toast;
 mod s04_unique_values;
 mod s05_truncate;
 mod s06_columns;
+mod s07_names;
+mod s07_types;
 mod s08_partitions;
 mod s09_keys;
 mod s10_triggers;

@@ -7,8 +7,13 @@ use crate::sql::{Ident, list};
 
 pub(super) fn judge(report: &mut Report, survey: &NodeSurvey, wanted: &Table, capture: Capture) {
     let Some(table) = survey.table(&wanted.name) else {
+        let own = wanted.naming(&survey.name).table.own();
+        let what = match own == wanted.name {
+            true => "there is no such table".to_owned(),
+            false => format!("there is no table {}, as which it is to be known here", own.plain()),
+        };
         report
-            .fault("missing_table", "there is no such table")
+            .fault("missing_table", what)
             .on(&survey.name)
             .of(&wanted.name)
             .mend("create it with the columns it has on the other nodes, or correct its name in pgtandem.toml");
