@@ -72,9 +72,9 @@ impl Plan {
             Step::Register { table, naming, .. } => {
                 let called = match *naming == Naming::plain(table.name.clone()) {
                     true => String::new(),
-                    false => format!(", which is {} here,", naming.in_words()),
+                    false => format!("here {}; ", naming.in_words()),
                 };
-                format!("list {}{called} (conflicts: {}, ids: {})", table.name.plain(), table.resolve, table.ids)
+                format!("list {} ({called}conflicts: {}, ids: {})", table.name.plain(), table.resolve, table.ids)
             }
             Step::Policy { table, .. } => {
                 format!("change {} to conflicts: {}, ids: {}", table.name.plain(), table.resolve, table.ids)

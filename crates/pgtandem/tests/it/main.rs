@@ -18,6 +18,7 @@ mod s04_unique_values;
 mod s05_truncate;
 mod s06_columns;
 mod s07_names;
+mod s07_three_nodes;
 mod s07_types;
 mod s08_partitions;
 mod s09_keys;

@@ -19,6 +19,8 @@ mod s05_truncate;
 mod s06_columns;
 #[path = "../it/s07_names.rs"]
 mod s07_names;
+#[path = "../it/s07_three_nodes.rs"]
+mod s07_three_nodes;
 #[path = "../it/s08_partitions.rs"]
 mod s08_partitions;
 #[path = "../it/s09_keys.rs"]
