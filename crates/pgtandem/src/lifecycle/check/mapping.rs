@@ -13,13 +13,6 @@ pub(super) fn judge(report: &mut Report, config: &Config, survey: &NodeSurvey) {
             None => linked_otherwise(report, survey, &naming),
         }
         columns(report, survey, &naming);
-        if config.direct.is_some() && naming != Naming::plain(table.name.clone()) {
-            report
-                .fault("mapped_direct", "it is called otherwise here, which mode = \"direct\" does not know yet")
-                .on(&survey.name)
-                .of(&table.name)
-                .mend("take mode = \"direct\" out of pgtandem.toml, or give table and columns the same names on both nodes");
-        }
     }
 }
 
