@@ -18,7 +18,7 @@ use crate::config::Capture;
 use crate::connect::{Endpoint, Host, Retry, Session};
 use crate::deliver::{Experience, Landing, LandingId, Patience, Target, TargetRole};
 use crate::link;
-use crate::sql::QualifiedName;
+use crate::sql::Naming;
 
 /// Between attempts to come back to a node, doubled each time.
 pub const SHORTEST_RECONNECT: Duration = Duration::from_millis(50);
@@ -38,7 +38,7 @@ pub struct NodeContext {
     pub secret: Uuid,
     pub epoch: i64,
     pub captured: Arc<CapturedTables>,
-    pub linked: Arc<Vec<(TableId, QualifiedName)>>,
+    pub linked: Arc<Vec<(TableId, Naming)>>,
     pub shapes: Shapes,
     /// Outlives the sessions that gained it.
     pub experience: Arc<Mutex<Experience>>,
@@ -63,7 +63,7 @@ impl NodeContext {
     #[must_use]
     pub fn table_name(&self, id: TableId) -> String {
         let found = self.linked.iter().find(|(table, _)| *table == id);
-        found.map_or_else(|| format!("table {}", id.0), |(_, name)| name.plain())
+        found.map_or_else(|| format!("table {}", id.0), |(_, naming)| naming.table.plain())
     }
 }
 
@@ -115,8 +115,8 @@ pub async fn open_target(context: &NodeContext, client: Client) -> Result<Target
     let (deadlock_timeout, pid): (i32, i32) = (row.get(0), row.get(1));
     let patience = Patience::below(Duration::from_millis(u64::from(deadlock_timeout.unsigned_abs())));
     let is_replica = become_replica(&client).await?;
-    let names: Vec<_> = context.linked.iter().cloned().collect();
-    let tables = read_target_tables(&client, &names, is_replica).await?;
+    let namings: Vec<_> = context.linked.iter().cloned().collect();
+    let tables = read_target_tables(&client, &namings, is_replica).await?;
     let shapes = context.shapes.clone();
     let experience = Arc::clone(&context.experience);
     let role = TargetRole { epoch: context.epoch, capture: context.capture, pid, patience, experience, is_replica };

@@ -47,7 +47,8 @@ pub use restore::{
 };
 pub use tables::{
     LinkedTable, PausedBy, TableState, delete_linked_table, insert_linked_table, read_last_table_id,
-    read_linked_tables, set_columns, set_linking, set_live, set_paused, set_policy, set_start_position,
+    read_linked_tables, renamed_columns, set_columns, set_linking, set_live, set_paused, set_policy,
+    set_start_position,
 };
 
 use tokio_postgres::{Error, GenericClient};

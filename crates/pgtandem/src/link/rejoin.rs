@@ -34,7 +34,7 @@ pub async fn begin_anew(client: &Client, node: &NodeRow, known: &[Sight]) -> Res
     );
     const REST: &str = "
         UPDATE pgtandem.linked_table SET start_position = '0/0',
-            relid = coalesce(pg_catalog.to_regclass(pg_catalog.format('%I.%I', schema_name, table_name))::oid, relid);
+            relid = coalesce(pg_catalog.to_regclass(pg_catalog.format('%I.%I', own_schema, own_name))::oid, relid);
         UPDATE pgtandem.restore SET after = NULL WHERE kind = 'sequence';
         DELETE FROM pgtandem.held";
     const WAL: &str = "UPDATE pgtandem.landing SET acknowledged = '0/0', wrote = NULL,

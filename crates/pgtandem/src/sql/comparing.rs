@@ -204,7 +204,7 @@ impl ComparedTable {
     /// A name that no column has.
     fn key_hash(&self) -> Ident {
         let mut name = "key_hash".to_owned();
-        while self.columns.iter().any(|column| column.name.as_str() == name) {
+        while self.columns.iter().any(|column| column.name.own_str() == name) {
             name.push('_');
         }
         Ident::new(name)

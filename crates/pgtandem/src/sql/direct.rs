@@ -355,8 +355,8 @@ pub fn create_foreign_table(
     let columns = list(columns.iter().map(|(column, type_text)| format!("{column} {type_text}")));
     format!(
         "CREATE FOREIGN TABLE {name} ({columns}) SERVER {server} OPTIONS (schema_name {}, table_name {})",
-        Literal(there.schema.as_str()),
-        Literal(there.name.as_str())
+        Literal(there.schema.own_str()),
+        Literal(there.name.own_str())
     )
 }
 

@@ -18,6 +18,10 @@ mod s04_unique_values;
 mod s05_truncate;
 #[path = "../it/s06_columns.rs"]
 mod s06_columns;
+#[path = "../it/s07_names.rs"]
+mod s07_names;
+#[path = "../it/s07_three_nodes.rs"]
+mod s07_three_nodes;
 #[path = "../it/s08_partitions.rs"]
 mod s08_partitions;
 #[path = "../it/s09_keys.rs"]

@@ -6,7 +6,7 @@ use crate::lifecycle::LifecycleError;
 use crate::lifecycle::error::On;
 use crate::lifecycle::settle::{key_bytes, key_json};
 use crate::link::{self, Held};
-use crate::sql;
+use crate::sql::{self, Ident};
 use serde_json::Value as Json;
 use std::time::SystemTime;
 use tokio_postgres::types::PgLsn;
@@ -75,7 +75,9 @@ impl Copy<'_> {
             taken_at: self.source.taken_at,
             numbers: self.numbers,
         };
-        let query = sql::rest_of_copy_table(&self.from.primary_key, self.columns);
+        let as_written = |name: &Ident| self.written.iter().find(|column| *column == name).cloned();
+        let key: Vec<Ident> = self.from.primary_key.iter().filter_map(as_written).collect();
+        let query = sql::rest_of_copy_table(&key, &self.written);
         for row in client.query(&query, &[]).await.on(node, DOING)? {
             let key: Vec<&str> = row.get(0);
             let held = origin.held(&key, row.get(1), REASON.to_owned(), Some("23505".to_owned()));
