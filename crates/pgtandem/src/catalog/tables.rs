@@ -1,6 +1,7 @@
 //! Tables and their columns.
 
 use super::constraints::{self, ForeignKey, Trigger, TriggerFiring, UniqueIndex};
+use super::types::{INTERVAL, NUMERIC, TIME, TIMESTAMP, TIMESTAMPTZ, TIMETZ};
 use crate::sql::{Ident, Naming, QualifiedName, WrittenColumn};
 use std::collections::HashMap;
 use tokio_postgres::{Error, GenericClient, Row};
@@ -193,6 +194,24 @@ impl Column {
     /// A row without a value for this column can be inserted.
     pub fn may_be_left_out(&self) -> bool {
         !self.not_null || self.has_default || self.generated.is_some() || self.identity.is_some()
+    }
+
+    /// Some of its values would be other ones in `there`, without an error: digits behind the point, of a number or of
+    /// seconds.
+    pub fn is_rounded_in(&self, there: &Self) -> bool {
+        const ALL: i32 = 6;
+        let both = |oid: u32| self.base_type_oid == oid && there.base_type_oid == oid;
+        if there.typmod < 0 {
+            return false;
+        }
+        if both(NUMERIC) {
+            // A modifier is made of precision and scale, which may be negative, and the length of a header.
+            let scale = |column: &Self| (((column.typmod - 4) & 0x7ff) ^ 1024) - 1024;
+            return self.typmod < 0 || scale(self) > scale(there);
+        }
+        let digits = |column: &Self| if column.typmod < 0 { ALL } else { column.typmod.min(ALL) };
+        let is_time = |column: &Self| [TIME, TIMETZ, TIMESTAMP, TIMESTAMPTZ].contains(&column.base_type_oid);
+        is_time(self) && is_time(there) && digits(self) > digits(there) || both(INTERVAL) && self.typmod != there.typmod
     }
 
     /// Type identity and binary format are the same on all servers.

@@ -25,7 +25,9 @@ pub fn misfit(source: &Side<'_>, target: &Side<'_>) -> Option<String> {
             None if target.linked_columns.contains(name) => return Some(dropped(name, target.node, source.node)),
             None => return Some(missing(column, source, target)),
             Some(other) if other.generated.is_some() => {}
-            Some(other) if !types_fit(column, other) => return Some(different(column, other, source, target)),
+            Some(other) if !types_fit(column, other) || column.is_rounded_in(other) => {
+                return Some(different(column, other, source, target));
+            }
             Some(_) => {}
         }
     }
