@@ -21,6 +21,12 @@ CREATE TABLE pgtandem.direct (
 CREATE SEQUENCE pgtandem.direct_closed_until MINVALUE 0 START 0;
 CREATE SEQUENCE pgtandem.direct_pause_ms MINVALUE 0 START 0;
 
+-- Why it is not asked, for `pgtandem status`: rows are only added, so that nobody waits for another's. Hubs remove them.
+CREATE TABLE pgtandem.direct_trouble (
+    at   timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    what text NOT NULL
+);
+
 -- Tables whose changes may go directly, as they were when the peer's functions for them were made.
 CREATE TABLE pgtandem.direct_table (
     table_id integer PRIMARY KEY,
@@ -56,10 +62,14 @@ CREATE TABLE pgtandem.receipt (
     landed_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     tables     integer[],
     ops        text,
-    befores    text[],                                  -- rows as they were here, with the sender's columns
+    befores    text[],                                  -- rows as they were here: of 'D' whole, otherwise with the sender's columns
     olds       text[],
-    news       text[]
+    news       text[],
+    noted      int8range                                -- it has been put back: what was noted of it, which the sender is yet to get
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+
+-- Numbers what is on record as written here alone: positions that no change has, below the first one.
+CREATE SEQUENCE pgtandem.alone_number;
 
 -- Rows of the outbox go again at once: deleted ones are to be removed.
 ALTER TABLE pgtandem.outbox_0 SET (autovacuum_enabled = on, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
@@ -264,6 +274,8 @@ BEGIN
     PERFORM pg_catalog.setval('pgtandem.direct_pause_ms', pause);
     PERFORM pg_catalog.setval('pgtandem.direct_closed_until',
         (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint + pause);
+    INSERT INTO pgtandem.direct_trouble (what)
+        VALUES (coalesce(pg_catalog.current_setting('pgtandem.why_queued', true), 'no answer'));
 END
 $$;
 
@@ -333,6 +345,32 @@ BEGIN
 END
 $$;
 
+-- What a session sends first: the peer looks whether it knows more of this node than the node itself, which was set back
+-- then. That takes a restart of its server, so once a session is enough.
+CREATE FUNCTION pgtandem.introduce(query text) RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+    RETURN (SELECT pg_catalog.format('SELECT CASE WHEN pgtandem.recognise(%L, %L, %L) THEN (%s)
+                                      ELSE ''refused: the node that sends was set back to an earlier state'' END',
+                n.number, coalesce((SELECT p.beat FROM pgtandem.pulse AS p WHERE p.node = n.number), 0),
+                -- An old snapshot says nothing of the numbers that are given now.
+                CASE WHEN pg_catalog.current_setting('transaction_isolation') = 'read committed'
+                     THEN pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()) END, query)
+            FROM pgtandem.node AS n);
+END
+$$;
+
+-- Called by the peer: whether nothing is known of it here that it does not know itself. Hubs have told of its beats; and
+-- where none has run, there are receipts of transactions that it has not begun yet. Those of the last minute may have
+-- overtaken what is asked now.
+CREATE FUNCTION pgtandem.recognise(of_node smallint, of_beat bigint, next_xid xid8) RETURNS boolean
+LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+    RETURN of_beat >= coalesce((SELECT p.beat FROM pgtandem.pulse AS p WHERE p.node = of_node), 0)
+        AND NOT EXISTS (SELECT FROM pgtandem.receipt AS r WHERE r.sender_xid >= next_xid AND NOT r.refused
+                        AND r.landed_at < pg_catalog.clock_timestamp() - interval '1 minute');
+END
+$$;
+
 -- Sends a transaction to the peer, or leaves it to the hub. Nothing that goes wrong here reaches the application.
 CREATE FUNCTION pgtandem.deliver() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
 DECLARE
@@ -362,6 +400,9 @@ BEGIN
         IF why IS NULL THEN
             query := pg_catalog.format('SELECT pgtandem.arrive(%L, %L, %L, %L, %L, %L, %L)', NEW.token, NEW.xid,
                                        nullif(landed, ''), tables, ops, olds, news);
+            IF coalesce(pg_catalog.current_setting('pgtandem.recognised', true), '') = '' THEN
+                query := pgtandem.introduce(query);
+            END IF;
         END IF;
     EXCEPTION WHEN OTHERS THEN
         why := SQLERRM;
@@ -386,8 +427,12 @@ BEGIN
     BEGIN
         SELECT * INTO reply FROM pgtandem.ask(query, setting.wait_ms);
     EXCEPTION WHEN OTHERS THEN
-        -- Only connecting raises errors, and what comes before it.
+        -- Without a connection nothing has been sent. With one it may have been, whatever then went wrong.
         SELECT 'n'::"char" AS state, SQLERRM AS answer INTO reply;
+        IF 'pgtandem' = ANY (coalesce({dblink}.dblink_get_connections(), '{}')) THEN
+            reply.state := '?';
+            PERFORM {dblink}.dblink_disconnect('pgtandem');
+        END IF;
     END;
     PERFORM pg_catalog.set_config('pgtandem.why_queued', coalesce(reply.answer, 'no answer'), false);
     IF reply.state = 'a' THEN
@@ -400,7 +445,8 @@ BEGIN
             DELETE FROM pgtandem.outbox_2 AS o WHERE o.xid = NEW.xid;
             DELETE FROM pgtandem.sent AS s WHERE s.token = nullif(landed, '')::uuid AND s.outcome = 'l';
             -- For this session's next transaction, if this one commits: the peer need not remember it then.
-            PERFORM pg_catalog.set_config('pgtandem.landed', NEW.token::text, false);
+            PERFORM pg_catalog.set_config('pgtandem.landed', NEW.token::text, false),
+                pg_catalog.set_config('pgtandem.recognised', 'yes', false);
             RETURN NULL;
         END IF;
         DELETE FROM pgtandem.sent AS s WHERE s.token = NEW.token;
@@ -501,6 +547,7 @@ DECLARE
     reply record;
 BEGIN
     IF (SELECT s.last_value FROM pgtandem.direct_closed_until AS s) = 0 THEN
+        DELETE FROM pgtandem.direct_trouble;
         RETURN;
     END IF;
     BEGIN
@@ -510,24 +557,22 @@ BEGIN
     END;
     IF reply.state = 'a' THEN
         PERFORM pg_catalog.setval('pgtandem.direct_closed_until', 0), pg_catalog.setval('pgtandem.direct_pause_ms', 0);
+        DELETE FROM pgtandem.direct_trouble;
     END IF;
 END
 $$;
 
--- Keeps note that a row the peer wrote here, and whose transaction then failed there, was put back.
-CREATE FUNCTION pgtandem.note_revert(of_table integer, of_key jsonb, written jsonb, restored jsonb) RETURNS void
+-- Keeps note of a row that the peer wrote here, and whose transaction then failed there: what became of it.
+CREATE FUNCTION pgtandem.note_alone(of_table integer, of_key jsonb, stands jsonb, gone jsonb, became text) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
-    -- Positions that no change has: below the first one.
     INSERT INTO pgtandem.decision (table_id, key, key_bytes, winner_node, winner_position, loser_node, loser_position,
                                    winner_stamp, loser_stamp, kind, winner_row, loser_row, policy, why)
     SELECT of_table, of_key, pg_catalog.convert_to(of_key::text, 'UTF8'), n.number, '0/0', p.number,
-           '0/0'::pg_lsn + (1 + (SELECT pg_catalog.count(*) FROM pgtandem.decision AS d WHERE d.kind = 'written here alone'
-                               AND d.loser_node = p.number)),
-           pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp(), 'written here alone', restored, written, 'direct',
-           'its transaction failed on ' || d.peer || ' after it had been written here'
-    FROM pgtandem.node AS n, pgtandem.direct AS d JOIN pgtandem.peer AS p ON p.name = d.peer AND p.left_at IS NULL
-    ON CONFLICT DO NOTHING;
+           '0/0'::pg_lsn + pg_catalog.nextval('pgtandem.alone_number')::numeric,
+           pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp(), 'written here alone', stands, gone, 'direct',
+           'its transaction failed on ' || d.peer || ' after it had been written here: ' || became
+    FROM pgtandem.node AS n, pgtandem.direct AS d JOIN pgtandem.peer AS p ON p.name = d.peer AND p.left_at IS NULL;
 END
 $$;
 
@@ -551,6 +596,30 @@ BEGIN
         UPDATE pgtandem.sent AS s SET outcome = CASE reply.answer WHEN 'landed' THEN 'L' ELSE 'n' END WHERE s.token = doubt.token;
     END LOOP;
     RETURN true;
+END
+$$;
+
+-- Of tables with `ids = "mirror"`: an id is there, and the sequence goes on above it. By drawing from it, which two may do at
+-- once: what is set could fall behind what another has drawn meanwhile. Only a long way is taken in one step, longer than
+-- anybody goes in the moment between; one that stops at its end is left there.
+CREATE FUNCTION pgtandem.go_past(sequence oid, id bigint) RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE
+    options record;
+    reached bigint;
+    called  boolean;
+BEGIN
+    EXECUTE pg_catalog.format('SELECT s.last_value, s.is_called FROM %s AS s', sequence::regclass) INTO reached, called;
+    SELECT * INTO STRICT options FROM pg_catalog.pg_sequence AS s WHERE s.seqrelid = sequence;
+    IF id < reached OR called AND id = reached OR options.seqincrement < 0 OR id > options.seqmax - options.seqincrement THEN
+        RETURN;
+    END IF;
+    IF id - reached > 100000 * options.seqincrement THEN
+        PERFORM pg_catalog.setval(sequence, id - (id - options.seqstart) % options.seqincrement);
+    END IF;
+    LOOP
+        reached := pg_catalog.nextval(sequence);
+        EXIT WHEN reached >= id;
+    END LOOP;
 END
 $$;
 

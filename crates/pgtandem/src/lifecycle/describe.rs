@@ -25,7 +25,10 @@ impl Plan {
             | Step::Capture { node, .. }
             | Step::Register { node, .. }
             | Step::RetireTrigger { node, .. }
+            | Step::Mirror { node, .. }
+            | Step::EndMirror { node, .. }
             | Step::DirectPeer { node, .. }
+            | Step::DirectWait { node, .. }
             | Step::DirectTable { node, .. }
             | Step::Policy { node, .. } => *node,
             Step::Interleave(_) | Step::Renumber { .. } | Step::Fill { .. } => return None,
@@ -63,6 +66,9 @@ impl Plan {
             Step::DirectPeer { peer, .. } => {
                 format!("make foreign servers that lead to {}, and what its transactions arrive at", self.name(*peer))
             }
+            Step::DirectWait { peer, from_ms, to_ms, .. } => {
+                format!("let a COMMIT wait for {} no longer than {to_ms} ms (it is {from_ms})", self.name(*peer))
+            }
             Step::DirectTable { peer, table, .. } => format!(
                 "deliver {} to {} at COMMIT, and make its table there the foreign table {}",
                 table.name.plain(),
@@ -74,6 +80,18 @@ impl Plan {
             }
             Step::Policy { table, .. } => {
                 format!("change {} to conflicts: {}, ids: {}", table.name.plain(), table.resolve, table.ids)
+            }
+            Step::Mirror { table, columns, .. } => {
+                let columns: Vec<&str> = columns.iter().map(|(column, _)| column.as_str()).collect();
+                format!("move the sequence of {} ({}) past whatever arrives", table.plain(), columns.join(", "))
+            }
+            Step::EndMirror { table, .. } => {
+                format!("no longer move the sequence of {} past what arrives", table.plain())
+            }
+            Step::Interleave(interleaving) if interleaving.pattern.slots == 1 => {
+                let nodes: Vec<&str> = interleaving.sequences.iter().map(|entry| self.name(entry.node)).collect();
+                let (table, column) = (interleaving.table.plain(), interleaving.column.as_str());
+                format!("let the ids of {table} ({column}) go on at the same number on {}", nodes.join(" and "))
             }
             Step::Interleave(interleaving) => {
                 let residues: Vec<String> = interleaving
@@ -184,6 +202,7 @@ impl Plan {
                 one(node, format!("{};", sql::disable_trigger(table, trigger)))
             }
             Step::DirectPeer { node, peer } => one(node, direct_peer_sql(self.name(*peer))),
+            Step::DirectWait { node, statements, .. } => one(node, format!("{};", statements.join(";\n"))),
             Step::DirectTable { node, table, .. } => one(node, format!("{};", table.create().join(";\n"))),
             Step::Register { node, id, table, columns } => one(node, register_sql(*id, table, columns)),
             Step::Policy { node, id, table } => one(
@@ -194,6 +213,10 @@ impl Plan {
                     Literal(&table.ids.to_string())
                 ),
             ),
+            Step::Mirror { node, id, table, columns } => {
+                one(node, format!("{};", sql::create_mirror(table, *id, columns).join(";\n")))
+            }
+            Step::EndMirror { node, id, table } => one(node, format!("{};", sql::drop_mirror(table, *id).join(";\n"))),
             Step::Interleave(interleaving) => interleaving
                 .sequences
                 .iter()

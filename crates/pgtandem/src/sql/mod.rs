@@ -17,7 +17,7 @@ mod sequence;
 mod table;
 
 pub use canonical::Canonical;
-pub use capture::{create_capture, drop_capture, empty_outbox};
+pub use capture::{create_capture, create_mirror, drop_capture, drop_mirror, empty_outbox};
 pub use comparing::{
     ComparedColumn, ComparedTable, Extent, FOR_GROUPS, Grouping, LONGEST_SHOWN, ROW_VERSION, RUN_BITS, Reference, Seed,
     parents_present, probe_hash, rows_without_parent,
@@ -26,8 +26,8 @@ pub use copying::{
     copy_in, copy_out, copy_table, create_copy_table, holds_rows, insert_from_copy_table, rest_of_copy_table,
 };
 pub use direct::{
-    ArrivingColumn, DBLINK, DirectTable, ServerOption, create_foreign_table, create_server, create_user_mapping,
-    drop_direct_table, drop_foreign_table, drop_server,
+    ArrivingColumn, DBLINK, DirectTable, ServerOption, alter_server, create_foreign_table, create_server,
+    create_user_mapping, drop_direct_table, drop_foreign_table, drop_server,
 };
 pub use merging::{newest, overwrite, remove, touch};
 pub use renumbering::{

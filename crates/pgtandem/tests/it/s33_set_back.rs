@@ -1,12 +1,11 @@
 //! S33: a node is not the one that its peers know: restored from a backup, cloned, or promoted with loss. It is
 //! recognised and refused, and settled on request.
 
-use std::path::Path;
 use std::process::Command;
 
 use pgtandem::cluster::{Cluster, Stop};
 
-use crate::support::{Hub, Node, PATIENCE, Pair, Setup, wait_until};
+use crate::support::{Hub, PATIENCE, Pair, Setup, back_up, restore, wait_until};
 
 const ITEMS: &str =
     "CREATE TABLE items (id bigserial PRIMARY KEY, what text, updated_at timestamptz NOT NULL DEFAULT now())";
@@ -18,28 +17,6 @@ fn linked() -> (Pair, Hub) {
     let hub = pair.linked();
     pair.settle();
     (pair, hub)
-}
-
-/// As root the servers run as somebody else, who owns their files.
-fn copy(from: &Path, to: &Path) {
-    let copied = Command::new("cp").args(["-a", "--"]).args([from, to]).status().unwrap();
-    assert!(copied.success());
-}
-
-/// Its data directory, as it is now: the server is stopped for that.
-fn back_up(node: &Node) -> tempfile::TempDir {
-    let backup = tempfile::tempdir().unwrap();
-    node.cluster.stop(Stop::Fast).unwrap();
-    copy(&node.cluster.data_dir(), &backup.path().join("data"));
-    node.cluster.start_again().unwrap();
-    backup
-}
-
-fn restore(node: &Node, backup: &tempfile::TempDir) {
-    node.cluster.stop(Stop::Fast).unwrap();
-    std::fs::remove_dir_all(node.cluster.data_dir()).unwrap();
-    copy(&backup.path().join("data"), &node.cluster.data_dir());
-    node.cluster.start_again().unwrap();
 }
 
 /// What happens on both sides between the backup and its return.

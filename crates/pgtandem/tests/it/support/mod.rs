@@ -4,6 +4,7 @@
 // Each helper is for some scenarios, and no scenario uses all.
 #![allow(dead_code, unused_imports)]
 
+mod backup;
 mod compare;
 mod fleet;
 mod hub;
@@ -12,6 +13,7 @@ mod proxy;
 mod shared;
 mod wait;
 
+pub use backup::{back_up, restore};
 pub use fleet::{Fleet, Node, Outcome, Pair, Setup, Trio};
 pub use hub::Hub;
 pub use killed::killed_after;
