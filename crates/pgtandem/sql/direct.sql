@@ -345,32 +345,6 @@ BEGIN
 END
 $$;
 
--- What a session sends first: the peer looks whether it knows more of this node than the node itself, which was set back
--- then. That takes a restart of its server, so once a session is enough.
-CREATE FUNCTION pgtandem.introduce(query text) RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
-BEGIN
-    RETURN (SELECT pg_catalog.format('SELECT CASE WHEN pgtandem.recognise(%L, %L, %L) THEN (%s)
-                                      ELSE ''refused: the node that sends was set back to an earlier state'' END',
-                n.number, coalesce((SELECT p.beat FROM pgtandem.pulse AS p WHERE p.node = n.number), 0),
-                -- An old snapshot says nothing of the numbers that are given now.
-                CASE WHEN pg_catalog.current_setting('transaction_isolation') = 'read committed'
-                     THEN pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()) END, query)
-            FROM pgtandem.node AS n);
-END
-$$;
-
--- Called by the peer: whether nothing is known of it here that it does not know itself. Hubs have told of its beats; and
--- where none has run, there are receipts of transactions that it has not begun yet. Those of the last minute may have
--- overtaken what is asked now.
-CREATE FUNCTION pgtandem.recognise(of_node smallint, of_beat bigint, next_xid xid8) RETURNS boolean
-LANGUAGE plpgsql SET search_path = '' AS $$
-BEGIN
-    RETURN of_beat >= coalesce((SELECT p.beat FROM pgtandem.pulse AS p WHERE p.node = of_node), 0)
-        AND NOT EXISTS (SELECT FROM pgtandem.receipt AS r WHERE r.sender_xid >= next_xid AND NOT r.refused
-                        AND r.landed_at < pg_catalog.clock_timestamp() - interval '1 minute');
-END
-$$;
-
 -- Sends a transaction to the peer, or leaves it to the hub. Nothing that goes wrong here reaches the application.
 CREATE FUNCTION pgtandem.deliver() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
 DECLARE
@@ -596,30 +570,6 @@ BEGIN
         UPDATE pgtandem.sent AS s SET outcome = CASE reply.answer WHEN 'landed' THEN 'L' ELSE 'n' END WHERE s.token = doubt.token;
     END LOOP;
     RETURN true;
-END
-$$;
-
--- Of tables with `ids = "mirror"`: an id is there, and the sequence goes on above it. By drawing from it, which two may do at
--- once: what is set could fall behind what another has drawn meanwhile. Only a long way is taken in one step, longer than
--- anybody goes in the moment between; one that stops at its end is left there.
-CREATE FUNCTION pgtandem.go_past(sequence oid, id bigint) RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
-DECLARE
-    options record;
-    reached bigint;
-    called  boolean;
-BEGIN
-    EXECUTE pg_catalog.format('SELECT s.last_value, s.is_called FROM %s AS s', sequence::regclass) INTO reached, called;
-    SELECT * INTO STRICT options FROM pg_catalog.pg_sequence AS s WHERE s.seqrelid = sequence;
-    IF id < reached OR called AND id = reached OR options.seqincrement < 0 OR id > options.seqmax - options.seqincrement THEN
-        RETURN;
-    END IF;
-    IF id - reached > 100000 * options.seqincrement THEN
-        PERFORM pg_catalog.setval(sequence, id - (id - options.seqstart) % options.seqincrement);
-    END IF;
-    LOOP
-        reached := pg_catalog.nextval(sequence);
-        EXIT WHEN reached >= id;
-    END LOOP;
 END
 $$;
 

@@ -2,6 +2,7 @@
 
 use super::direct::{foreign_table, inbox_server, tables_server};
 use super::identity::Identity;
+use super::interleave::Interleaving;
 use super::plan::{Plan, Rows, Step};
 use crate::config::{Capture, Merge};
 use crate::link::{OUTBOX_SQL, PUBLICATION, SCHEMA_SQL, direct_sql};
@@ -88,27 +89,7 @@ impl Plan {
             Step::EndMirror { table, .. } => {
                 format!("no longer move the sequence of {} past what arrives", table.plain())
             }
-            Step::Interleave(interleaving) if interleaving.pattern.slots == 1 => {
-                let nodes: Vec<&str> = interleaving.sequences.iter().map(|entry| self.name(entry.node)).collect();
-                let (table, column) = (interleaving.table.plain(), interleaving.column.as_str());
-                format!("let the ids of {table} ({column}) go on at the same number on {}", nodes.join(" and "))
-            }
-            Step::Interleave(interleaving) => {
-                let residues: Vec<String> = interleaving
-                    .sequences
-                    .iter()
-                    .map(|entry| match interleaving.pattern.examples(entry.number) {
-                        Some(examples) => format!("{}: {examples}", self.name(entry.node)),
-                        None => self.name(entry.node).to_owned(),
-                    })
-                    .collect();
-                format!(
-                    "interleave the ids of {} ({}): {}",
-                    interleaving.table.plain(),
-                    interleaving.column.as_str(),
-                    residues.join("; ")
-                )
-            }
+            Step::Interleave(interleaving) => self.describe_interleaving(interleaving),
             Step::Renumber { table, node, against, matching, .. } => {
                 let columns: Vec<&str> = matching.columns.iter().map(Ident::as_str).collect();
                 let (here, there, columns) = (self.name(*node), self.name(*against), columns.join(", "));
@@ -126,6 +107,29 @@ impl Plan {
             }
             Step::Fill { table, rows, .. } => self.describe_rows(table, rows),
         }
+    }
+
+    fn describe_interleaving(&self, interleaving: &Interleaving) -> String {
+        let (table, column) = (interleaving.table.plain(), interleaving.column.as_str());
+        if interleaving.pattern.slots == 1 {
+            let nodes: Vec<&str> = interleaving.sequences.iter().map(|entry| self.name(entry.node)).collect();
+            return format!("let the ids of {table} ({column}) go on at the same number on {}", nodes.join(" and "));
+        }
+        let residues = interleaving.sequences.iter().map(|entry| match interleaving.pattern.examples(entry.number) {
+            Some(examples) => format!("{}: {examples}", self.name(entry.node)),
+            None => self.name(entry.node).to_owned(),
+        });
+        format!("interleave the ids of {table} ({column}): {}", residues.collect::<Vec<_>>().join("; "))
+    }
+
+    fn interleaving_sql(&self, interleaving: &Interleaving) -> Vec<(String, String)> {
+        let statements = interleaving.sequences.iter().filter_map(|entry| {
+            let options = entry.options(interleaving.pattern)?;
+            let statement = options.alter(&entry.sequence.name, None);
+            let above = "RESTART WITH /* its first value above every id on any node */";
+            Some((self.name(entry.node).to_owned(), format!("{statement} {above};")))
+        });
+        statements.collect()
     }
 
     fn describe_rows(&self, table: &QualifiedName, rows: &Rows) -> String {
@@ -217,16 +221,7 @@ impl Plan {
                 one(node, format!("{};", sql::create_mirror(table, *id, columns).join(";\n")))
             }
             Step::EndMirror { node, id, table } => one(node, format!("{};", sql::drop_mirror(table, *id).join(";\n"))),
-            Step::Interleave(interleaving) => interleaving
-                .sequences
-                .iter()
-                .filter_map(|entry| {
-                    let options = entry.options(interleaving.pattern)?;
-                    let statement = options.alter(&entry.sequence.name, None);
-                    let above = "RESTART WITH /* its first value above every id on any node */";
-                    Some((self.name(entry.node).to_owned(), format!("{statement} {above};")))
-                })
-                .collect(),
+            Step::Interleave(interleaving) => self.interleaving_sql(interleaving),
             Step::Renumber { table, node, .. } => one(
                 node,
                 format!(

@@ -1,4 +1,4 @@
-//! What direct mode keeps on a node: `sql/direct.sql`.
+//! What direct mode keeps on a node: `sql/direct.sql`, with `sql/set_back.sql` and `sql/mirror.sql`.
 
 use std::time::SystemTime;
 
@@ -7,12 +7,16 @@ use tokio_postgres::{Error, GenericClient, Row};
 use super::outbox::IS_NEEDED;
 use crate::sql::{DBLINK, Ident};
 
-const SQL: &str = include_str!("../../sql/direct.sql");
+const SQL: [&str; 3] = [
+    include_str!("../../sql/direct.sql"),
+    include_str!("../../sql/set_back.sql"),
+    include_str!("../../sql/mirror.sql"),
+];
 
 /// The text that makes it.
 #[must_use]
 pub fn direct_sql(dblink_schema: &Ident) -> String {
-    SQL.replace(DBLINK, &dblink_schema.to_string())
+    SQL.join("\n").replace(DBLINK, &dblink_schema.to_string())
 }
 
 /// How a node delivers directly.
