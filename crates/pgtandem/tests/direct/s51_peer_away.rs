@@ -125,7 +125,8 @@ fn s51_an_error_on_the_way_back() {
     new.sql(
         "ALTER FUNCTION pgtandem.dblink_get_result(text, boolean) RENAME TO get_result;
          CREATE FUNCTION pgtandem.dblink_get_result(text, boolean) RETURNS SETOF record LANGUAGE plpgsql AS $$ BEGIN
-            RAISE 'no memory'; END $$",
+            IF $1 = 'pgtandem' THEN RAISE 'no memory'; END IF;
+            RETURN QUERY SELECT r.t FROM pgtandem.get_result($1, $2) AS r (t text); END $$",
     );
     new.sql("INSERT INTO products (id, name) VALUES (1, 'one')");
     assert_eq!(new.sql("SELECT outcome FROM pgtandem.sent"), "?");
