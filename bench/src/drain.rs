@@ -20,6 +20,8 @@ pub struct Load {
     /// A pgbench script; none: its built-in TPC-B.
     script: Option<&'static str>,
     transactions: u32,
+    /// Of pgtandem's rate over native's, where changes are read from the WAL, and where from an outbox.
+    bounds: [Option<Bound>; 2],
 }
 
 pub const TPCB: Load = Load {
@@ -29,6 +31,7 @@ pub const TPCB: Load = Load {
     tables: &TPCB_TABLES,
     script: None,
     transactions: 40_000,
+    bounds: [Some(Bound::at_least(2.0, 3.5)), Some(Bound::at_least(1.0, 1.67))],
 };
 
 /// What TPC-B lacks: foreign keys, a secondary unique index, values in TOAST.
@@ -39,6 +42,19 @@ pub const VARIED: Load = Load {
     tables: &["customers", "orders", "documents"],
     script: Some(include_str!("../sql/varied.pgbench")),
     transactions: 20_000,
+    bounds: [None, None],
+};
+
+/// What a node finds that was away while the same rows were written over and over.
+pub const CATCHUP: Load = Load {
+    name: "200,000 changes on 20,000 keys",
+    content: Content::Nothing,
+    prepare: "CREATE TABLE counters (id int PRIMARY KEY, n int NOT NULL, filler text NOT NULL); \
+        INSERT INTO counters SELECT i, 0, repeat('x', 80) FROM generate_series(1, 20000) AS i",
+    tables: &["counters"],
+    script: Some("\\set id random(1, 20000)\nUPDATE counters SET n = n + 1 WHERE id = :id;\n"),
+    transactions: 200_000,
+    bounds: [Some(Bound::at_least(2.0, 4.0)), None],
 };
 
 #[derive(Default)]
@@ -60,12 +76,12 @@ pub fn run(pair: &Pair, report: &mut Report, repeats: usize, load: &Load) {
             once(pair, system, load, &mut results);
         }
     }
-    let is_tpcb = load.script.is_none();
     let name = load.name;
-    let rate_bound = is_tpcb.then_some(match pair.capture {
-        Capture::Wal => Bound::at_least(2.0, 3.5),
-        Capture::Trigger => Bound::at_least(1.0, 1.67),
-    });
+    let [of_wal, of_outbox] = load.bounds;
+    let rate_bound = match pair.capture {
+        Capture::Wal => of_wal,
+        Capture::Trigger => of_outbox,
+    };
     report.compare(&format!("drain of {name}, transactions/s"), 0, &results.rate, rate_bound);
     report.compare(&format!("start-up before a drain of {name}, ms"), 0, &results.startup, None);
     let per = format!("ms of CPU per 1,000 transactions of {name}");
@@ -114,7 +130,7 @@ fn once(pair: &Pair, system: System, load: &Load, results: &mut Results) {
 fn write_backlog(stage: &Stage<'_>, load: &Load) {
     let clients = 4;
     let per_client = (load.transactions / clients).to_string();
-    let mut args = vec!["-n", "-c", "4", "-j", "2", "-t", &per_client];
+    let mut args = vec!["-n", "-M", "prepared", "-c", "4", "-j", "2", "-t", &per_client];
     let script = load.script.map(|text| stage.pair.write_file("load.pgbench", text).display().to_string());
     if let Some(script) = &script {
         args.extend(["-f", script]);

@@ -2,12 +2,15 @@
 
 mod application;
 mod both_ways;
+mod by_hand;
 mod copy;
 mod diff;
+mod direct;
 mod drain;
 mod figures;
 mod lag;
 mod large;
+mod merge;
 mod native;
 mod pair;
 mod processes;
@@ -51,6 +54,8 @@ enum Section {
     Drain,
     /// A backlog with foreign keys, a unique index and TOAST
     Varied,
+    /// A backlog of many changes on few keys
+    Catchup,
     /// From commit to visible
     Lag,
     /// Filling an empty table
@@ -63,8 +68,12 @@ enum Section {
     Large,
     /// Comparing two filled tables
     Diff,
+    /// Making one table of two halves
+    Merge,
     /// What the triggers of trigger capture cost the application
     Triggers,
+    /// Direct mode, and triggers made by hand
+    Direct,
 }
 
 fn main() -> ExitCode {
@@ -79,6 +88,9 @@ fn main() -> ExitCode {
     }
     if wanted(Section::Varied) {
         drain::run(&pair, &mut report, repeats, &drain::VARIED);
+    }
+    if wanted(Section::Catchup) {
+        drain::run(&pair, &mut report, repeats, &drain::CATCHUP);
     }
     if wanted(Section::Lag) {
         lag::run(&pair, &mut report, repeats, seconds);
@@ -100,6 +112,12 @@ fn main() -> ExitCode {
     }
     if wanted(Section::Diff) {
         diff::run(&pair, &mut report, repeats);
+    }
+    if wanted(Section::Merge) {
+        merge::run(&pair, &mut report, repeats);
+    }
+    if wanted(Section::Direct) {
+        direct::run(&pair, &mut report, repeats, seconds);
     }
     report.print_table();
     if report.missed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -53,6 +53,8 @@ pub enum Capture {
 pub enum Content {
     Tpcb,
     Nothing,
+    /// What this database has, on each side its own.
+    Like(&'static str),
 }
 
 impl Pair {
@@ -135,6 +137,7 @@ impl Pair {
         let template = match content {
             Content::Tpcb => TPCB_TEMPLATE,
             Content::Nothing => EMPTY_TEMPLATE,
+            Content::Like(database) => database,
         };
         for cluster in self.clusters() {
             let postgres = Sql::connect(cluster, "postgres");

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pgtandem::cluster::Cluster;
 
 use crate::native::drop_slots;
 use crate::pair::{Capture, Pair};
@@ -30,7 +31,16 @@ const WATCHDOG: &str = r#"trap '' HUP INT TERM; read -r word; [ "$word" = leave 
 
 impl Tandem {
     pub fn link(pair: &Pair, database: &'static str, tables: &[&str]) -> Tandem {
-        let config = pair.write_file("pgtandem.toml", &config(pair, database, tables));
+        Tandem::up(pair, database, &config(pair, database, tables))
+    }
+
+    /// In direct mode: the application's COMMIT carries its changes over.
+    pub fn link_directly(pair: &Pair, database: &'static str, tables: &[&str]) -> Tandem {
+        Tandem::up(pair, database, &format!("mode = \"direct\"\n{}", nodes_and_tables(pair, "", database, tables)))
+    }
+
+    fn up(pair: &Pair, database: &'static str, config: &str) -> Tandem {
+        let config = pair.write_file("pgtandem.toml", config);
         let tandem = Tandem { database, config, log: pair.path("pgtandem.log"), hub: None };
         tandem.run_to_end(&["up", "--yes"]);
         tandem
@@ -47,6 +57,11 @@ impl Tandem {
         let mut command = self.command(args);
         let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Delivers what waits, and ends.
+    pub fn run_once(&self) {
+        self.run_to_end(&["run", "--once"]);
     }
 
     pub fn start(&mut self) {
@@ -104,17 +119,19 @@ impl Drop for Tandem {
 }
 
 pub fn config(pair: &Pair, database: &str, tables: &[&str]) -> String {
-    let mut config = String::new();
-    for cluster in pair.clusters() {
-        config += &format!("[nodes.{}]\nurl = \"{}\"\n", cluster.name(), pair.url(cluster, database));
-        if pair.capture == Capture::Trigger {
-            config += "capture = \"trigger\"\n";
-        }
-    }
-    for table in tables {
-        config += &format!("[[tables]]\nname = \"{table}\"\n");
-    }
-    config
+    let capture = match pair.capture {
+        Capture::Wal => "",
+        Capture::Trigger => "capture = \"trigger\"\n",
+    };
+    nodes_and_tables(pair, capture, database, tables)
+}
+
+fn nodes_and_tables(pair: &Pair, capture: &str, database: &str, tables: &[&str]) -> String {
+    let node = |cluster: &&Cluster| {
+        format!("[nodes.{}]\nurl = \"{}\"\n{capture}", cluster.name(), pair.url(cluster, database))
+    };
+    let table = |table: &&str| format!("[[tables]]\nname = \"{table}\"\n");
+    pair.clusters().iter().map(node).chain(tables.iter().map(table)).collect()
 }
 
 /// Stands beside this program.

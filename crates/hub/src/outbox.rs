@@ -15,14 +15,20 @@
 //!
 //! So a cover of such a node is a position like any other, and stands for a set. Boundaries are kept on the node as long
 //! as what they bound is, which makes a transaction's position the same whoever works it out, and when: it is counted
-//! back from its boundary, and what is deleted from the outbox are the first transactions in order.
+//! back from its boundary, and what is deleted from the outbox are the first transactions in order. So what one read has
+//! seen may be taken in order a piece at a time, or again after a restart: once the read is recorded, nothing moves.
+//!
+//! There is room for all that lies before a boundary: its position is a count of boundaries, [`SPACE`] apart, plus what
+//! had been drawn of the outbox's numbers. Each transaction in between has drawn a number behind the boundary before, or
+//! was open then.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::key::Position;
 
-/// Positions from one boundary to the next; so many transactions can lie between the two.
+/// Positions from one boundary to the next, beside those for the numbers that were drawn in between: more transactions
+/// than can be open at once.
 pub const SPACE: u64 = 1 << 20;
 
 /// Which transactions were over, as `pg_current_snapshot()` says it.
@@ -118,6 +124,22 @@ impl Boundary {
     pub fn sees(&self, transaction: &Outboxed) -> bool {
         transaction.last <= self.drawn && self.snapshot.sees(transaction.xid)
     }
+
+    /// Where the transaction lies that `behind` others follow before this boundary.
+    pub fn place(&self, behind: u64) -> Position {
+        let last = match self.kind {
+            BoundaryKind::Read => self.position,
+            BoundaryKind::Landing => self.position.just_below(),
+        };
+        Position(last.0.saturating_sub(behind))
+    }
+
+    /// Fails if so many transactions do not fit between the two.
+    pub fn holds(&self, transactions: u64, before: Option<&Boundary>) -> Result<(), Crowded> {
+        let room = self.position.0.saturating_sub(before.map_or(0, |before| before.position.0));
+        let fits = transactions < room;
+        fits.then_some(()).ok_or(Crowded { boundary: self.position, transactions, room })
+    }
 }
 
 /// A transaction in the outbox.
@@ -128,16 +150,18 @@ pub struct Outboxed {
     pub last: u64,
 }
 
-/// More transactions before one boundary than there are positions.
+/// More transactions before one boundary than there are positions: the node's sequences are not as they were left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Crowded {
     pub boundary: Position,
-    pub transactions: usize,
+    pub transactions: u64,
+    pub room: u64,
 }
 
 impl fmt::Display for Crowded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} transactions were read at once; {} is the limit", self.transactions, SPACE - 1)
+        let Crowded { boundary, transactions, room } = self;
+        write!(f, "{transactions} transactions lie before position {:X}, which has room for {room}", boundary.0)
     }
 }
 
@@ -158,17 +182,13 @@ pub fn place(boundaries: &[Boundary], transactions: &[Outboxed]) -> Result<Vec<O
         groups[first].push(index);
     }
     let mut positions = vec![None; transactions.len()];
+    let mut before = None;
     for (boundary, mut group) in boundaries.iter().zip(groups) {
-        if group.len() as u64 >= SPACE {
-            return Err(Crowded { boundary: boundary.position, transactions: group.len() });
-        }
+        boundary.holds(group.len() as u64, before)?;
+        before = Some(boundary);
         group.sort_unstable_by_key(|index| transactions[*index].last);
-        let last = match boundary.kind {
-            BoundaryKind::Read => boundary.position,
-            BoundaryKind::Landing => boundary.position.just_below(),
-        };
-        for (back, index) in group.into_iter().rev().enumerate() {
-            positions[index] = Some(Position(last.0.saturating_sub(back as u64)));
+        for (behind, index) in group.into_iter().rev().enumerate() {
+            positions[index] = Some(boundary.place(behind as u64));
         }
     }
     Ok(positions)
@@ -220,6 +240,16 @@ mod tests {
         assert_eq!(placed(&all, &[(6, 1), (7, 2), (8, 3)]), [Some(-2), Some(SPACE as i64), Some(-1)]);
         // Before there is a read behind it, nothing has been read.
         assert_eq!(placed(&all[..1], &[(6, 1)]), [None]);
+    }
+
+    #[test]
+    fn more_than_there_is_room_for_is_refused() {
+        let close = |at| Boundary { position: Position(at), ..boundary(BoundaryKind::Read, 0, "9:9:", 100) };
+        let [first, second] = [close(10), Boundary { snapshot: "20:20:".parse().unwrap(), ..close(12) }];
+        let three = [9, 10, 11].map(|xid| Outboxed { xid, last: xid });
+        assert!(place(&[first.clone(), second.clone()], &three).is_err());
+        let placed = place(&[first, second], &three[..1]).unwrap();
+        assert_eq!(placed, [Some(Position(12))]);
     }
 
     /// Transaction 8 had left nothing on disk when the server crashed, and its number was given again.

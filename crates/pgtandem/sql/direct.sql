@@ -48,7 +48,7 @@ CREATE INDEX ON pgtandem.queued (table_id, key);
 CREATE TABLE pgtandem.sent (
     token   uuid PRIMARY KEY,
     xid     xid8 NOT NULL,
-    last_id bigint NOT NULL DEFAULT 0,                  -- of its rows in the outbox
+    last_id bigint NOT NULL DEFAULT 0,                  -- of its rows in the outbox; the first one's, until there is a doubt
     outcome "char" NOT NULL                             -- 'l': landed; '?': nobody knows yet; 'n': it did not
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 CREATE INDEX ON pgtandem.sent (xid) WHERE outcome <> 'l';
@@ -68,13 +68,11 @@ CREATE TABLE pgtandem.receipt (
     noted      int8range                                -- it has been put back: what was noted of it, which the sender is yet to get
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 
+-- It is kept for moments: compressing it would take longer than writing it.
+ALTER TABLE pgtandem.receipt ALTER befores SET STORAGE EXTERNAL, ALTER olds SET STORAGE EXTERNAL, ALTER news SET STORAGE EXTERNAL;
+
 -- Numbers what is on record as written here alone: positions that no change has, below the first one.
 CREATE SEQUENCE pgtandem.alone_number;
-
--- Rows of the outbox go again at once: deleted ones are to be removed.
-ALTER TABLE pgtandem.outbox_0 SET (autovacuum_enabled = on, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
-ALTER TABLE pgtandem.outbox_1 SET (autovacuum_enabled = on, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
-ALTER TABLE pgtandem.outbox_2 SET (autovacuum_enabled = on, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
 -- Connects to the peer. From PostgreSQL 16 on dblink waits for a frozen server without end, whatever `connect_timeout` says:
 -- so another session of this server is sent ahead, which we need not wait for. False: the time is up.
@@ -119,98 +117,101 @@ END
 $$;
 
 -- Asks the peer something and waits for the answer, no longer than that. `state`: 'a' it answered; 'n' it was not asked;
--- '?' it was asked, and what became of it is not known.
+-- '?' it was asked, and what became of it is not known. An error: as '?'.
+--
+-- A sleep takes a millisecond at least, and whoever waits awake keeps the processor from others, who may be the ones that
+-- answer. So of all sessions here only one waits awake, for a millisecond; and if that was too short, or the processor was
+-- taken away meanwhile, it sleeps at once the next times.
 CREATE FUNCTION pgtandem.ask(query text, wait_ms integer, OUT state "char", OUT answer text)
-LANGUAGE plpgsql SET search_path = '' SET client_min_messages = error AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
-    until   timestamptz := pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => wait_ms / 1000.0);
-    begun   timestamptz;
-    took    numeric;
-    usual   numeric := coalesce(nullif(pg_catalog.current_setting('pgtandem.round_trip_ms', true), ''), '0')::numeric;
-    spinning timestamptz;
+    until    timestamptz := pg_catalog.clock_timestamp() + wait_ms * interval '1 ms';
+    asleep   integer := coalesce(nullif(pg_catalog.current_setting('pgtandem.asleep', true), ''), '0')::integer;
+    is_awake boolean := false;
+    -- More than the network takes without the other side: it must be known to listen, or the sending would not end.
+    is_large boolean := pg_catalog.octet_length(query) > 60000;
+    opening  text := CASE WHEN is_large THEN 'SELECT ''''' ELSE query END;
+    ignored  text;
 BEGIN
+    IF asleep > 0 THEN
+        ignored := pg_catalog.set_config('pgtandem.asleep', (asleep - 1)::text, false);
+    ELSIF pg_catalog.pg_try_advisory_xact_lock(1346851182, 1) THEN
+        is_awake := true;
+    END IF;
     state := 'n';
-    IF 'pgtandem' = ANY (coalesce({dblink}.dblink_get_connections(), '{}')) THEN
+    IF 'pgtandem' = ANY ({dblink}.dblink_get_connections()) THEN
         -- Notices when the other side has closed it, as after a restart.
-        PERFORM {dblink}.dblink_is_busy('pgtandem');
-        IF {dblink}.dblink_send_query('pgtandem', CASE WHEN pg_catalog.octet_length(query) > 60000 THEN 'SELECT ''''' ELSE query END) <> 1 THEN
-            PERFORM {dblink}.dblink_disconnect('pgtandem');
-        ELSE
+        IF {dblink}.dblink_is_busy('pgtandem') = 0 AND {dblink}.dblink_send_query('pgtandem', opening) = 1 THEN
             state := '?';
+        ELSE
+            ignored := {dblink}.dblink_disconnect('pgtandem');
         END IF;
     END IF;
     IF state = 'n' THEN
-        IF NOT pgtandem.reach(until) THEN
-            answer := 'the peer cannot be reached';
+        BEGIN
+            IF NOT pgtandem.reach(until) THEN
+                answer := 'the peer cannot be reached';
+                RETURN;
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            answer := SQLERRM;
             RETURN;
-        END IF;
-        IF {dblink}.dblink_send_query('pgtandem', CASE WHEN pg_catalog.octet_length(query) > 60000 THEN 'SELECT ''''' ELSE query END) <> 1 THEN
-            PERFORM {dblink}.dblink_disconnect('pgtandem');
+        END;
+        IF {dblink}.dblink_send_query('pgtandem', opening) <> 1 THEN
+            ignored := {dblink}.dblink_disconnect('pgtandem');
             RETURN;
         END IF;
         state := '?';
     END IF;
-    IF pg_catalog.octet_length(query) > 60000 THEN
-        -- More than the network takes without the other side: it must be known to listen, or the sending would not end.
+    IF is_large THEN
         state := 'n';
-        IF NOT pgtandem.await(until, pg_catalog.clock_timestamp()) THEN
-            PERFORM {dblink}.dblink_disconnect('pgtandem');
-            RETURN;
-        END IF;
-        PERFORM t FROM {dblink}.dblink_get_result('pgtandem', false) AS r (t text);
-        PERFORM t FROM {dblink}.dblink_get_result('pgtandem', false) AS r (t text);
-        IF {dblink}.dblink_send_query('pgtandem', query) <> 1 THEN
-            PERFORM {dblink}.dblink_disconnect('pgtandem');
+        IF pgtandem.reply(until, false) IS NULL OR {dblink}.dblink_send_query('pgtandem', query) <> 1 THEN
+            ignored := {dblink}.dblink_disconnect('pgtandem');
             RETURN;
         END IF;
         state := '?';
     END IF;
-    begun := pg_catalog.clock_timestamp();
-    -- Where answers usually come at once, one is waited for awake; a sleep takes a millisecond at least, but leaves the
-    -- processor to those who answer. Now and then it is tried anew.
-    spinning := CASE WHEN usual < 0.8 OR pg_catalog.random() < 0.02 THEN begun + interval '1 ms' ELSE begun END;
-    IF NOT pgtandem.await(until, spinning) THEN
-        PERFORM {dblink}.dblink_disconnect('pgtandem');
+    answer := pgtandem.reply(until, is_awake);
+    IF answer IS NULL THEN
+        ignored := {dblink}.dblink_disconnect('pgtandem');
         RETURN;
     END IF;
-    took := extract(epoch FROM pg_catalog.clock_timestamp() - begun) * 1000;
-    PERFORM pg_catalog.set_config('pgtandem.round_trip_ms', pg_catalog.round(usual * 0.8 + least(took, 2) * 0.2, 3)::text, false);
-    SELECT t INTO answer FROM {dblink}.dblink_get_result('pgtandem', false) AS r (t text);
-    IF NOT FOUND OR answer IS NULL OR NOT pgtandem.await(until, until) THEN
-        PERFORM {dblink}.dblink_disconnect('pgtandem');
-        RETURN;
-    END IF;
-    PERFORM t FROM {dblink}.dblink_get_result('pgtandem', false) AS r (t text);
     state := 'a';
 END
 $$;
 
--- Until there is an answer; awake up to `spinning`. False: the time is up.
-CREATE FUNCTION pgtandem.await(until timestamptz, spinning timestamptz) RETURNS boolean
-LANGUAGE plpgsql SET search_path = '' AS $$
+-- What the peer answers. None: the time is up, or the connection is gone.
+CREATE FUNCTION pgtandem.reply(until timestamptz, is_awake boolean) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
+    looked timestamptz := pg_catalog.clock_timestamp();
+    -- Until then it waits awake.
+    awake  timestamptz := CASE WHEN is_awake THEN looked + interval '1 ms' ELSE looked END;
     now_is timestamptz;
+    answer text;
 BEGIN
     WHILE {dblink}.dblink_is_busy('pgtandem') = 1 LOOP
         now_is := pg_catalog.clock_timestamp();
+        IF now_is < awake AND now_is - looked < interval '0.3 ms' THEN
+            looked := now_is;
+            CONTINUE;
+        END IF;
         IF now_is > until THEN
-            RETURN false;
-        ELSIF now_is > spinning THEN
-            PERFORM pg_catalog.pg_sleep(0.001);
+            RETURN NULL;
+        END IF;
+        IF is_awake THEN
+            is_awake := pg_catalog.set_config('pgtandem.asleep', '20', false) IS NULL;
+            awake := looked;
+        END IF;
+        PERFORM pg_catalog.pg_sleep(0.001);
+    END LOOP;
+    SELECT r.t INTO answer FROM {dblink}.dblink_get_result('pgtandem', false) AS r (t text);
+    -- With the answer comes that the peer is ready for the next question: seen here, it need not be waited for there.
+    WHILE {dblink}.dblink_is_busy('pgtandem') = 1 LOOP
+        IF pg_catalog.clock_timestamp() > until THEN
+            RETURN NULL;
         END IF;
     END LOOP;
-    RETURN true;
-END
-$$;
-
--- The first change of a transaction since it was last collected.
-CREATE FUNCTION pgtandem.is_first(xid xid8) RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN
-    IF pg_catalog.current_setting('pgtandem.transaction', true) OPERATOR(pg_catalog.=) xid::text THEN
-        RETURN false;
-    END IF;
-    PERFORM pg_catalog.set_config('pgtandem.transaction', xid::text, true);
-    RETURN true;
+    RETURN answer;
 END
 $$;
 
@@ -219,8 +220,10 @@ CREATE FUNCTION pgtandem.enqueue(mine xid8) RETURNS void LANGUAGE plpgsql SET se
 DECLARE
     part record;
 BEGIN
-    FOR part IN SELECT o.table_id, pg_catalog.count(*) AS changes, pg_catalog.bool_or(o.op = 'T') AS truncates
-                FROM pgtandem.outbox AS o WHERE o.xid = mine GROUP BY o.table_id LOOP
+    FOR part IN SELECT o.table_id, pg_catalog.sum(CASE WHEN o.new_rows IS NULL THEN 1 WHEN pg_catalog.pg_column_size(o.new_rows) > 100000
+                           THEN 1001 ELSE pg_catalog.cardinality(o.new_rows) END) AS changes,
+                       pg_catalog.bool_or(o.op = 'T') AS truncates
+                FROM pgtandem.outbox_stored AS o WHERE o.xid = mine GROUP BY o.table_id LOOP
         IF part.changes > 1000 OR part.truncates
             OR NOT EXISTS (SELECT FROM pgtandem.direct_table AS t WHERE t.table_id = part.table_id) THEN
             INSERT INTO pgtandem.queued VALUES (part.table_id, NULL, mine);
@@ -283,154 +286,211 @@ $$;
 -- behind what is waiting now.
 CREATE FUNCTION pgtandem.collect() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
 DECLARE
-    closed bigint;
+    ignored text := pg_catalog.set_config('pgtandem.transaction', '', true);
+    -- None: it was never set, since the peer has always answered.
+    closed  bigint := pg_catalog.pg_sequence_last_value('pgtandem.direct_closed_until'::regclass);
 BEGIN
-    PERFORM pg_catalog.set_config('pgtandem.transaction', '', true);
-    SELECT s.last_value INTO closed FROM pgtandem.direct_closed_until AS s;
     IF closed > 0 AND closed > extract(epoch FROM pg_catalog.clock_timestamp()) * 1000 THEN
-        PERFORM pgtandem.enqueue(NEW.xid), pg_catalog.set_config('pgtandem.why_queued', 'the peer does not answer', false);
+        PERFORM pgtandem.enqueue(NEW.xid);
+        ignored := pg_catalog.set_config('pgtandem.why_queued', 'the peer does not answer', false);
         RETURN NULL;
     END IF;
     -- What is prepared may still be rolled back.
-    IF pg_catalog.current_query() ~* 'prepare\s+transaction' THEN
+    IF pg_catalog.current_query() ILIKE '%prepare%transaction%' AND pg_catalog.current_query() ~* 'prepare\s+transaction' THEN
         PERFORM pgtandem.enqueue(NEW.xid);
         RETURN NULL;
     END IF;
-    INSERT INTO pgtandem.sent (token, xid, outcome) VALUES (pg_catalog.gen_random_uuid(), NEW.xid, 'l');
+    INSERT INTO pgtandem.sent (token, xid, last_id, outcome) VALUES (pg_catalog.gen_random_uuid(), NEW.xid, NEW.id, 'l');
     RETURN NULL;
 END
 $$;
 
--- Why a transaction cannot go directly; none: it can.
-CREATE FUNCTION pgtandem.obstacle(mine xid8, tables integer[], ops text, most integer) RETURNS text
-LANGUAGE plpgsql SET search_path = '' AS $$
+-- Why a transaction cannot go directly; none: it can. `changed`: its tables.
+CREATE FUNCTION pgtandem.obstacle(mine xid8, changed integer[], ops text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-    fit bigint;
+    found record;
 BEGIN
-    IF pg_catalog.length(ops) > most THEN
-        RETURN 'it is too large';
-    END IF;
     -- What was committed since its snapshot it does not see, and so not that a key it inserts is in the queue.
     IF pg_catalog.current_setting('transaction_isolation') <> 'read committed' AND ops ~ '[IKT]' THEN
         RETURN 'it sees only what its snapshot does';
     END IF;
-    SELECT pg_catalog.count(*) INTO fit
-    FROM pgtandem.linked_table AS l JOIN pgtandem.direct_table AS t ON t.table_id = l.id
-    JOIN pg_catalog.pg_class AS c ON c.oid = l.relid
-    WHERE l.id = ANY (tables) AND l.state = 'live' AND l.paused_by IS NULL AND c.relnatts = t.natts;
-    IF fit < pg_catalog.cardinality(tables) THEN
+    -- Not joined: of tables that nobody analyzes the planner would think that reading all of pg_class is best.
+    SELECT pg_catalog.bool_and(l.state = 'live' AND l.paused_by IS NULL
+               AND (SELECT t.natts FROM pgtandem.direct_table AS t WHERE t.table_id = l.id)
+                   = (SELECT c.relnatts FROM pg_catalog.pg_class AS c WHERE c.oid = l.relid)) AS fit,
+           pg_catalog.count(*) AS linked,
+           EXISTS (SELECT FROM pgtandem.restore AS r WHERE r.kind = 'rejoin') AS is_brought_back,
+           EXISTS (SELECT FROM pgtandem.held AS h WHERE h.table_id = ANY (changed)) AS holds,
+           EXISTS (SELECT FROM pgtandem.queued) AS waits
+        INTO found FROM pgtandem.linked_table AS l WHERE l.id = ANY (changed);
+    IF found.fit IS NOT TRUE OR found.linked < pg_catalog.cardinality(changed) THEN
         RETURN 'a table is paused, or not as it was linked';
-    END IF;
-    -- A copy of the database has the way to the peer, too.
-    IF NOT EXISTS (SELECT FROM pgtandem.node AS n, pg_catalog.pg_control_system() AS c, pg_catalog.pg_database AS d
-                   WHERE n.system_identifier = c.system_identifier::text AND n.database_oid = d.oid
-                     AND d.datname = pg_catalog.current_database()) THEN
-        RETURN 'this is a copy of the database that was linked';
-    END IF;
-    IF EXISTS (SELECT FROM pgtandem.restore AS r WHERE r.kind = 'rejoin') THEN
+    ELSIF found.is_brought_back THEN
         RETURN 'this node is being brought back';
-    END IF;
-    IF EXISTS (SELECT FROM pgtandem.held AS h WHERE h.table_id = ANY (tables)) THEN
+    ELSIF found.holds THEN
         RETURN 'rows are held';
     END IF;
     -- The peer writes without asking foreign keys, and a child may be on its way. The hub looks for children.
-    IF ops ~ '[DKT]' AND EXISTS (SELECT FROM pgtandem.direct_table AS t WHERE t.table_id = ANY (tables)
+    IF ops ~ '[DKT]' AND EXISTS (SELECT FROM pgtandem.direct_table AS t WHERE t.table_id = ANY (changed)
                                  AND pg_catalog.cardinality(t.related) > 0) THEN
         RETURN 'what foreign keys tie together is deleted by the hub';
     END IF;
-    IF EXISTS (SELECT FROM pgtandem.queued) AND pgtandem.must_wait(mine, tables) THEN
+    IF found.waits AND pgtandem.must_wait(mine, changed) THEN
         RETURN 'earlier changes wait';
     END IF;
     RETURN NULL;
 END
 $$;
 
--- Sends a transaction to the peer, or leaves it to the hub. Nothing that goes wrong here reaches the application.
-CREATE FUNCTION pgtandem.deliver() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+-- Whether the database is a copy of the one that was linked: it has the way to the peer, too. Asked whenever a session connects.
+CREATE FUNCTION pgtandem.is_a_copy() RETURNS boolean LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT NOT EXISTS (SELECT FROM pgtandem.node AS n, pg_catalog.pg_control_system() AS c, pg_catalog.pg_database AS d
+                       WHERE n.system_identifier = c.system_identifier::text AND n.database_oid = d.oid
+                         AND d.datname = pg_catalog.current_database())
+$$;
+
+-- A transaction's changes in order, no more than so many; and in which table of the outbox they are, if in one. `first_id`: of
+-- one of them. Most transactions are one row there, and where it is follows from numbers: that is quickest to read.
+CREATE FUNCTION pgtandem.pack(mine xid8, first_id bigint, most integer, OUT leaf bigint, OUT stored bigint, OUT last bigint,
+    OUT tables integer[], OUT ops text, OUT olds text[], OUT news text[], OUT changed integer[])
+LANGUAGE plpgsql AS $$
 DECLARE
-    landed  text := pg_catalog.current_setting('pgtandem.landed', true);
-    last    bigint;
-    tables  integer[];
-    ops     text;
-    olds    text[];
-    news    text[];
-    setting record;
-    query   text;
-    reply   record;
-    begun   timestamptz;
-    why     text;
+    one       record;
+    is_packed boolean;
 BEGIN
-    PERFORM pg_catalog.set_config('pgtandem.transaction', '', true);
+    -- Numbers only grow, and each four billion the next table takes over.
+    IF first_id >> 32 = pg_catalog.pg_sequence_last_value('pgtandem.outbox_id'::regclass) >> 32 THEN
+        leaf := (first_id >> 32) % 3;
+    END IF;
+    IF leaf = 0 THEN
+        SELECT u.*, pg_catalog.count(*) OVER () AS stored INTO one FROM pgtandem.outbox_0 AS u WHERE u.xid = mine LIMIT 1;
+    ELSIF leaf = 1 THEN
+        SELECT u.*, pg_catalog.count(*) OVER () AS stored INTO one FROM pgtandem.outbox_1 AS u WHERE u.xid = mine LIMIT 1;
+    ELSIF leaf = 2 THEN
+        SELECT u.*, pg_catalog.count(*) OVER () AS stored INTO one FROM pgtandem.outbox_2 AS u WHERE u.xid = mine LIMIT 1;
+    ELSE
+        SELECT u.*, pg_catalog.count(*) OVER () AS stored INTO one FROM pgtandem.outbox_stored AS u WHERE u.xid = mine LIMIT 1;
+    END IF;
+    stored := coalesce(one.stored, 0);
+    IF stored = 0 THEN
+        RETURN;
+    END IF;
+    IF stored = 1 THEN
+        last := one.id;
+        changed := ARRAY[one.table_id];
+        olds := ARRAY[one.old_row];
+        IF one.new_rows IS NULL THEN
+            tables := changed;
+            ops := one.op;
+            news := ARRAY[one.new_row];
+        ELSE
+            news := one.new_rows;
+            tables := pg_catalog.array_fill(one.table_id, ARRAY[pg_catalog.cardinality(news)]);
+            ops := pg_catalog.repeat(one.op::text, pg_catalog.cardinality(news));
+        END IF;
+        RETURN;
+    END IF;
+    SELECT pg_catalog.array_agg(o.table_id), pg_catalog.string_agg(o.op::text, ''), pg_catalog.array_agg(o.old_row),
+           pg_catalog.array_agg(o.new_row), pg_catalog.max(o.id)
+        INTO tables, ops, olds, news, last
+        FROM (SELECT u.* FROM pgtandem.outbox AS u WHERE u.xid = mine ORDER BY u.id LIMIT most + 1) AS o;
+    changed := ARRAY(SELECT DISTINCT t FROM pg_catalog.unnest(tables) AS t);
+END
+$$;
+
+-- Sends a transaction to the peer, or leaves it to the hub. Nothing that goes wrong here reaches the application. Plans are made
+-- once: with arrays among the parameters they would seem worth making anew each time, which takes longer than all else.
+CREATE FUNCTION pgtandem.deliver() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = '' SET client_min_messages = error SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    ignored text := pg_catalog.set_config('pgtandem.transaction', '', true);
+    landed  text := nullif(pg_catalog.current_setting('pgtandem.landed', true), '');
+    wait_ms integer;
+    most    integer;
+    sending record;
+    closed  bigint;
+    query   text;
+    begun   timestamptz;
+    reply   record;
+    state   "char";
+    answer  text;
+BEGIN
     BEGIN
-        SELECT * INTO STRICT setting FROM pgtandem.direct;
-        SELECT pg_catalog.array_agg(o.table_id ORDER BY o.id), pg_catalog.string_agg(o.op::text, '' ORDER BY o.id),
-               pg_catalog.array_agg(o.old_row ORDER BY o.id), pg_catalog.array_agg(o.new_row ORDER BY o.id), pg_catalog.max(o.id)
-            INTO tables, ops, olds, news, last FROM pgtandem.outbox AS o WHERE o.xid = NEW.xid;
-        IF last IS NULL THEN
+        SELECT d.wait_ms, d.most INTO STRICT wait_ms, most FROM pgtandem.direct AS d;
+        sending := pgtandem.pack(NEW.xid, NEW.last_id, most);
+        IF sending.stored = 0 THEN
             DELETE FROM pgtandem.sent AS s WHERE s.token = NEW.token;
             RETURN NULL;
         END IF;
-        why := pgtandem.obstacle(NEW.xid, ARRAY(SELECT DISTINCT t FROM pg_catalog.unnest(tables) AS t), ops, setting.most);
-        IF why IS NULL THEN
-            query := pg_catalog.format('SELECT pgtandem.arrive(%L, %L, %L, %L, %L, %L, %L)', NEW.token, NEW.xid,
-                                       nullif(landed, ''), tables, ops, olds, news);
+        answer := CASE WHEN pg_catalog.length(sending.ops) > most THEN 'it is too large'
+            ELSE pgtandem.obstacle(NEW.xid, sending.changed, sending.ops) END;
+        IF answer IS NULL AND ('pgtandem' = ANY ({dblink}.dblink_get_connections())) IS NOT TRUE AND pgtandem.is_a_copy() THEN
+            answer := 'this is a copy of the database that was linked';
+        END IF;
+        IF answer IS NULL THEN
+            closed := coalesce(pg_catalog.pg_sequence_last_value('pgtandem.direct_closed_until'::regclass), 0);
+            -- The first one after a pause tries for all.
+            IF closed > 0 THEN
+                PERFORM pg_catalog.setval('pgtandem.direct_closed_until',
+                    (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint + wait_ms + 2000);
+            END IF;
+            -- What the peer is given must not be forgotten here.
+            IF pg_catalog.current_setting('synchronous_commit') = 'off' THEN
+                ignored := pg_catalog.set_config('synchronous_commit', 'local', true);
+            END IF;
+            IF pg_catalog.cardinality(sending.changed) = 1 AND sending.ops !~ 'T' THEN
+                query := pg_catalog.format('SELECT pgtandem.land_%s(%L, %L, %L, %L, %L, %L)', sending.changed[1], NEW.token, NEW.xid,
+                    landed, sending.ops, CASE WHEN sending.ops ~ '[DK]' THEN sending.olds END, sending.news);
+            ELSE
+                query := pg_catalog.format('SELECT pgtandem.arrive(%L, %L, %L, %L, %L, %L, %L)', NEW.token, NEW.xid,
+                    landed, sending.tables, sending.ops, sending.olds, sending.news);
+            END IF;
             IF coalesce(pg_catalog.current_setting('pgtandem.recognised', true), '') = '' THEN
                 query := pgtandem.introduce(query);
             END IF;
+            begun := pg_catalog.clock_timestamp();
+            reply := pgtandem.ask(query, wait_ms);
+            state := reply.state;
+            answer := reply.answer;
         END IF;
     EXCEPTION WHEN OTHERS THEN
-        why := SQLERRM;
-        query := NULL;
+        answer := SQLERRM;
+        IF begun IS NOT NULL THEN
+            state := '?';
+            IF 'pgtandem' = ANY ({dblink}.dblink_get_connections()) THEN
+                PERFORM {dblink}.dblink_disconnect('pgtandem');
+            END IF;
+        END IF;
     END;
-    IF query IS NULL THEN
-        PERFORM pg_catalog.set_config('pgtandem.why_queued', coalesce(why, ''), false);
-        DELETE FROM pgtandem.sent AS s WHERE s.token = NEW.token;
-        PERFORM pgtandem.enqueue(NEW.xid);
+    ignored := pg_catalog.set_config('pgtandem.why_queued', coalesce(answer, 'no answer'), false);
+    IF state = 'a' AND closed > 0 THEN
+        PERFORM pg_catalog.setval('pgtandem.direct_closed_until', 0), pg_catalog.setval('pgtandem.direct_pause_ms', 0);
+    END IF;
+    IF state = 'a' AND answer = 'landed' THEN
+        IF sending.leaf = 0 OR sending.leaf IS NULL THEN
+            DELETE FROM pgtandem.outbox_0 AS o WHERE o.xid = NEW.xid;
+        END IF;
+        IF sending.leaf = 1 OR sending.leaf IS NULL THEN
+            DELETE FROM pgtandem.outbox_1 AS o WHERE o.xid = NEW.xid;
+        END IF;
+        IF sending.leaf = 2 OR sending.leaf IS NULL THEN
+            DELETE FROM pgtandem.outbox_2 AS o WHERE o.xid = NEW.xid;
+        END IF;
+        IF landed IS NOT NULL THEN
+            DELETE FROM pgtandem.sent AS s WHERE s.token = landed::uuid AND s.outcome = 'l';
+        END IF;
+        -- For this session's next transaction, if this one commits: the peer need not remember it then.
+        ignored := pg_catalog.set_config('pgtandem.landed', NEW.token::text, false);
+        ignored := pg_catalog.set_config('pgtandem.recognised', 'yes', false);
         RETURN NULL;
     END IF;
-    -- The first one after a pause tries for all.
-    IF (SELECT s.last_value FROM pgtandem.direct_closed_until AS s) > 0 THEN
-        PERFORM pg_catalog.setval('pgtandem.direct_closed_until',
-            (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint + setting.wait_ms + 2000);
-    END IF;
-    -- What the peer is given must not be forgotten here.
-    IF pg_catalog.current_setting('synchronous_commit') = 'off' THEN
-        PERFORM pg_catalog.set_config('synchronous_commit', 'local', true);
-    END IF;
-    begun := pg_catalog.clock_timestamp();
-    BEGIN
-        SELECT * INTO reply FROM pgtandem.ask(query, setting.wait_ms);
-    EXCEPTION WHEN OTHERS THEN
-        -- Without a connection nothing has been sent. With one it may have been, whatever then went wrong.
-        SELECT 'n'::"char" AS state, SQLERRM AS answer INTO reply;
-        IF 'pgtandem' = ANY (coalesce({dblink}.dblink_get_connections(), '{}')) THEN
-            reply.state := '?';
-            PERFORM {dblink}.dblink_disconnect('pgtandem');
-        END IF;
-    END;
-    PERFORM pg_catalog.set_config('pgtandem.why_queued', coalesce(reply.answer, 'no answer'), false);
-    IF reply.state = 'a' THEN
-        IF (SELECT s.last_value FROM pgtandem.direct_closed_until AS s) > 0 THEN
-            PERFORM pg_catalog.setval('pgtandem.direct_closed_until', 0), pg_catalog.setval('pgtandem.direct_pause_ms', 0);
-        END IF;
-        IF reply.answer = 'landed' THEN
-            DELETE FROM pgtandem.outbox_0 AS o WHERE o.xid = NEW.xid;
-            DELETE FROM pgtandem.outbox_1 AS o WHERE o.xid = NEW.xid;
-            DELETE FROM pgtandem.outbox_2 AS o WHERE o.xid = NEW.xid;
-            DELETE FROM pgtandem.sent AS s WHERE s.token = nullif(landed, '')::uuid AND s.outcome = 'l';
-            -- For this session's next transaction, if this one commits: the peer need not remember it then.
-            PERFORM pg_catalog.set_config('pgtandem.landed', NEW.token::text, false),
-                pg_catalog.set_config('pgtandem.recognised', 'yes', false);
-            RETURN NULL;
-        END IF;
-        DELETE FROM pgtandem.sent AS s WHERE s.token = NEW.token;
+    IF state = '?' THEN
+        UPDATE pgtandem.sent AS s SET outcome = '?', last_id = sending.last WHERE s.token = NEW.token;
     ELSE
+        DELETE FROM pgtandem.sent AS s WHERE s.token = NEW.token;
+    END IF;
+    IF state <> 'a' THEN
         PERFORM pgtandem.close_breaker((extract(epoch FROM pg_catalog.clock_timestamp() - begun) * 1000)::integer);
-        IF reply.state = '?' THEN
-            UPDATE pgtandem.sent AS s SET outcome = '?', last_id = last WHERE s.token = NEW.token;
-        ELSE
-            DELETE FROM pgtandem.sent AS s WHERE s.token = NEW.token;
-        END IF;
     END IF;
     PERFORM pgtandem.enqueue(NEW.xid);
     RETURN NULL;
@@ -438,73 +498,13 @@ END
 $$;
 
 CREATE CONSTRAINT TRIGGER collect AFTER INSERT ON pgtandem.outbox_0 DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (pgtandem.is_first(NEW.xid)) EXECUTE FUNCTION pgtandem.collect();
+    FOR EACH ROW WHEN (NEW.is_first) EXECUTE FUNCTION pgtandem.collect();
 CREATE CONSTRAINT TRIGGER collect AFTER INSERT ON pgtandem.outbox_1 DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (pgtandem.is_first(NEW.xid)) EXECUTE FUNCTION pgtandem.collect();
+    FOR EACH ROW WHEN (NEW.is_first) EXECUTE FUNCTION pgtandem.collect();
 CREATE CONSTRAINT TRIGGER collect AFTER INSERT ON pgtandem.outbox_2 DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (pgtandem.is_first(NEW.xid)) EXECUTE FUNCTION pgtandem.collect();
+    FOR EACH ROW WHEN (NEW.is_first) EXECUTE FUNCTION pgtandem.collect();
 CREATE CONSTRAINT TRIGGER deliver AFTER INSERT ON pgtandem.sent DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION pgtandem.deliver();
-
--- Called by the peer: writes one of its transactions, whole or not at all. `ops`: one letter for each change. `acked`: what
--- its sender has committed before. Answers 'landed', or why not.
-CREATE FUNCTION pgtandem.arrive(token uuid, sender_xid xid8, acked uuid, tables integer[], ops text, olds text[], news text[])
-RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
-DECLARE
-    total   integer := pg_catalog.length(ops);
-    at      integer := 1;
-    upto    integer;
-    befores text[] := '{}';
-    part    text[];
-    names   text;
-BEGIN
-    BEGIN
-        IF acked IS NOT NULL THEN
-            DELETE FROM pgtandem.receipt AS r WHERE r.token = acked AND NOT r.refused;
-        END IF;
-        PERFORM pg_catalog.set_config('pgtandem.delivery', node.secret::text, true) FROM pgtandem.node;
-        IF EXISTS (SELECT FROM pgtandem.linked_table AS l
-                   WHERE l.id = ANY (tables) AND (l.state <> 'live' OR l.paused_by IS NOT NULL)) THEN
-            PERFORM pgtandem.refuse('PT004', 'a table is paused');
-        END IF;
-        IF EXISTS (SELECT FROM pgtandem.restore AS r WHERE r.kind = 'rejoin') THEN
-            PERFORM pgtandem.refuse('PT004', 'this node is being brought back');
-        END IF;
-        WHILE at <= total LOOP
-            upto := at;
-            IF pg_catalog.substr(ops, at, 1) = 'T' THEN
-                -- Tables that refer to each other can only be emptied together.
-                WHILE pg_catalog.substr(ops, upto + 1, 1) = 'T' LOOP
-                    upto := upto + 1;
-                END LOOP;
-                SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', l.schema_name, l.table_name), ', ') INTO names
-                FROM pgtandem.linked_table AS l WHERE l.id = ANY (tables[at:upto]);
-                EXECUTE 'TRUNCATE ' || names;
-                IF EXISTS (SELECT FROM pgtandem.queued AS q WHERE q.table_id = ANY (tables[at:upto])) THEN
-                    PERFORM pgtandem.refuse('PT004', 'changes of the table wait here');
-                END IF;
-                part := pg_catalog.array_fill(NULL::text, ARRAY[upto - at + 1]);
-            ELSE
-                WHILE upto < total AND tables[upto + 1] = tables[at] AND pg_catalog.substr(ops, upto + 1, 1) <> 'T' LOOP
-                    upto := upto + 1;
-                END LOOP;
-                EXECUTE pg_catalog.format('SELECT pgtandem.arrive_%s($1, $2, $3)', tables[at]) INTO part
-                    USING pg_catalog.substr(ops, at, upto - at + 1), olds[at:upto], news[at:upto];
-            END IF;
-            befores := befores || part;
-            at := upto + 1;
-        END LOOP;
-        IF EXISTS (SELECT FROM pgtandem.held AS h WHERE h.table_id = ANY (tables)) THEN
-            PERFORM pgtandem.refuse('PT004', 'rows are held here');
-        END IF;
-        INSERT INTO pgtandem.receipt (token, sender_xid, tables, ops, befores, olds, news)
-            VALUES (token, sender_xid, tables, ops, befores, olds, news);
-    EXCEPTION WHEN OTHERS OR query_canceled THEN
-        RETURN 'refused: ' || SQLERRM;
-    END;
-    RETURN 'landed';
-END
-$$;
 
 -- Called by the peer: what it sent under this name will not be written here any more, unless it has been. Waits for one
 -- that is at it. Answers 'landed' or 'not landed'.

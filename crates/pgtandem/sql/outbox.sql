@@ -5,8 +5,9 @@
 -- become visible in any order. Each 2^32 numbers the next table takes over: the hub jumps there to turn over a new leaf.
 CREATE SEQUENCE pgtandem.outbox_id CACHE 1;
 
--- Positions in this node's order of changes: of reads of the outbox, and of landings. 2^20 apart: the transactions in
--- between have positions of their own.
+-- Counts reads of the outbox, and landings: their positions in this node's order of changes are this plus what had been
+-- drawn of the outbox's numbers. The transactions in between have positions of their own, counted back from the later one:
+-- for those that had drawn numbers since the earlier one there is room by that, for those that were open then by the 2^20.
 CREATE SEQUENCE pgtandem.outbox_position START 1048576 INCREMENT 1048576 CACHE 1;
 
 -- The changes of linked tables, each with its row as the type's output functions write it. Three tables take turns, and
@@ -62,13 +63,50 @@ BEGIN
     ELSE
         PERFORM pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended('pgtandem outbox', 0));
     END IF;
-    -- A statement of its own, so that it sees what had committed when the lock was had.
-    SELECT '0/0'::pg_catalog.pg_lsn OPERATOR(pg_catalog.+) pg_catalog.nextval('pgtandem.outbox_position')::numeric,
-           pg_catalog.pg_current_snapshot()
-        INTO at, snapshot;
-    SELECT o.last_value INTO drawn FROM pgtandem.outbox_id AS o;
+    -- A statement of its own, so that it sees what had committed when the lock was had. What it sees was drawn before.
+    SELECT '0/0'::pg_catalog.pg_lsn OPERATOR(pg_catalog.+)
+               (pg_catalog.nextval('pgtandem.outbox_position') OPERATOR(pg_catalog.+) o.last_value)::numeric,
+           pg_catalog.pg_current_snapshot(), o.last_value
+        INTO at, snapshot, drawn FROM pgtandem.outbox_id AS o;
     IF NOT landing THEN
         PERFORM pg_catalog.pg_advisory_unlock(pg_catalog.hashtextextended('pgtandem outbox', 0));
+    END IF;
+END
+$$;
+
+-- The hub's next read. Looks for what the last read has not seen (transactions from `next` on, and those in `in_progress`)
+-- or a landing behind `passed` (null: anything will do), up to `looks` times, each before a pause of so many seconds:
+-- waiting here costs both sides less than asking again, and ends sooner. Records the read if there is something in it, and
+-- says which landing is the last one before it. All null: nothing new. Once this has committed, what the read saw and the
+-- landings before it are on disk.
+CREATE FUNCTION pgtandem.read_on(next xid8, in_progress xid8[], passed pg_lsn, looks integer, pause double precision,
+    OUT recorded boolean, OUT at pg_lsn, OUT snapshot pg_snapshot, OUT drawn bigint, OUT landed pg_lsn)
+LANGUAGE plpgsql AS $$
+BEGIN
+    LOOP
+        recorded := EXISTS (SELECT FROM pgtandem.outbox AS o
+                            WHERE o.xid OPERATOR(pg_catalog.>=) next OR o.xid OPERATOR(pg_catalog.=) ANY (in_progress));
+        EXIT WHEN recorded OR passed IS NULL;
+        EXIT WHEN (SELECT l.position FROM pgtandem.landing AS l ORDER BY l.id DESC LIMIT 1)
+            OPERATOR(pg_catalog.>) passed;
+        PERFORM pg_catalog.pg_sleep(pause);
+        looks := looks OPERATOR(pg_catalog.-) 1;
+        IF looks OPERATOR(pg_catalog.<=) 0 THEN
+            recorded := NULL;
+            RETURN;
+        END IF;
+    END LOOP;
+    SELECT m.at, m.snapshot, m.drawn INTO at, snapshot, drawn FROM pgtandem.mark(false) AS m;
+    landed := (SELECT l.position FROM pgtandem.landing AS l ORDER BY l.id DESC LIMIT 1);
+    -- Something may have come after the look.
+    recorded := recorded OR EXISTS (SELECT FROM pgtandem.outbox AS o
+        WHERE (o.xid OPERATOR(pg_catalog.>=) next OR o.xid OPERATOR(pg_catalog.=) ANY (in_progress))
+          AND pg_catalog.pg_visible_in_snapshot(o.xid, snapshot));
+    IF recorded THEN
+        INSERT INTO pgtandem.outbox_read VALUES (at, snapshot, drawn);
+    ELSE
+        -- A landing that a crash takes back must not have been passed: now this commit waits for the disk.
+        PERFORM pg_catalog.pg_logical_emit_message(true, 'pgtandem', '');
     END IF;
 END
 $$;
@@ -113,6 +151,7 @@ DECLARE
     old_row  text;
     new_row  text;
     is_plain boolean;
+    ignored  text;
 BEGIN
     IF pg_catalog.current_setting('pgtandem.delivery', true) OPERATOR(pg_catalog.<>) '' THEN
         IF pg_catalog.current_setting('pgtandem.delivery', true) OPERATOR(pg_catalog.=)
@@ -120,10 +159,14 @@ BEGIN
             RETURN NULL;
         END IF;
     END IF;
+    -- In the middle of another statement: its rows may be captured later than what is done to them here.
+    IF pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.>) 1 THEN
+        ignored := pg_catalog.set_config('pgtandem.nested', 'yes', true);
+    END IF;
     IF TG_LEVEL OPERATOR(pg_catalog.=) 'ROW' THEN
         is_plain := TG_NARGS OPERATOR(pg_catalog.<) 3
             AND pg_catalog.left(pg_catalog.current_setting('DateStyle'), 3) OPERATOR(pg_catalog.=) 'ISO'
-            AND pg_catalog.current_setting('TimeZone') OPERATOR(pg_catalog.=) 'UTC'
+            AND pg_catalog.current_setting('TimeZone') OPERATOR(pg_catalog.=) ANY ('{UTC,Etc/UTC,GMT}'::text[])
             AND pg_catalog.current_setting('IntervalStyle') OPERATOR(pg_catalog.=) 'postgres'
             AND pg_catalog.current_setting('bytea_output') OPERATOR(pg_catalog.=) 'hex'
             AND pg_catalog.left(pg_catalog.current_setting('extra_float_digits'), 1) OPERATOR(pg_catalog.>) '0';

@@ -47,8 +47,11 @@ INSERT INTO pgtandem.epoch DEFAULT VALUES;
 -- The tables that are kept the same.
 CREATE TABLE pgtandem.linked_table (
     id             integer PRIMARY KEY,                 -- the same on all nodes
-    schema_name    text NOT NULL,
+    schema_name    text NOT NULL,                       -- with the table's name: what pgtandem calls it, the same on all nodes
     table_name     text NOT NULL,
+    own_schema     text NOT NULL,                       -- what this node calls it
+    own_name       text NOT NULL,
+    own_columns    jsonb NOT NULL DEFAULT '{}',         -- columns that this node calls otherwise: its name for each
     relid          oid NOT NULL,                        -- tells a rename from a drop
     resolve        text NOT NULL,                       -- 'newest' or 'prefer:NODE'
     ids            text NOT NULL CHECK (ids IN ('interleave', 'mirror', 'keep')),

@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 
 use super::database::{Database, Transaction, Write};
 use crate::hub::Broken;
-use crate::{Boundary, BoundaryKind, Dot, Key, Micros, Outboxed, Position, SPACE, Snapshot, TableId, place};
+use crate::{Boundary, BoundaryKind, Dot, Key, Micros, Outboxed, Position, Snapshot, TableId, place};
+
+/// In the place of `SPACE`: more than can be open at once, and so few that there is room only because what is drawn
+/// counts, too.
+const SPACE: u64 = 16;
 
 /// A transaction of the application that has not ended.
 #[derive(Clone, Debug)]
@@ -35,6 +39,11 @@ pub struct Outbox {
 pub enum Piece {
     Transaction(Transaction),
     Passed(Position),
+    /// What the read has seen behind `after` was not taken yet.
+    Rest {
+        after: Position,
+        read: Position,
+    },
 }
 
 impl Outbox {
@@ -132,8 +141,9 @@ impl Database {
             Some(Broken::Visible) => Snapshot::new(u64::MAX, []),
             _ => Snapshot::new(outbox.next_xid + 1, in_progress),
         };
+        let position = Position(outbox.marks * SPACE + outbox.drawn);
         let drawn = if broken == Some(Broken::Drawn) { u64::MAX } else { outbox.drawn };
-        Boundary { kind, position: Position(outbox.marks * SPACE), snapshot, drawn }
+        Boundary { kind, position, snapshot, drawn }
     }
 
     /// Reads what no read has seen yet, and says whether there was anything. `None`: nor a landing to be passed.
@@ -160,7 +170,7 @@ impl Database {
         let mut boundaries: Vec<Boundary> = outbox.reads.iter().chain(landings).cloned().collect();
         boundaries.sort_by_key(|b| b.position);
         let transactions: Vec<Outboxed> = outbox.rows.iter().map(|(t, _)| *t).collect();
-        let positions = place(&boundaries, &transactions).expect("few transactions");
+        let positions = place(&boundaries, &transactions).expect("there is room");
         let placed: Vec<(Position, Dot)> =
             outbox.rows.iter().zip(positions).filter_map(|((_, dot), at)| Some((at?, *dot))).collect();
         let mut pieces = Vec::new();

@@ -68,6 +68,8 @@ pub struct Simulation {
     pub flushed: Vec<Option<Box<Database>>>,
     /// The last landing that the hub was told of.
     pub told: Vec<Option<Position>>,
+    /// Noticed where nobody could be told.
+    pub fault: Option<String>,
     pub names: Names,
     /// In direct mode: what is in an outbox and has landed on the other side all the same.
     pub landed_unanswered: BTreeSet<Dot>,
@@ -124,6 +126,7 @@ impl Simulation {
             pending: vec![VecDeque::new(); nodes],
             flushed: (0..nodes).map(|_| None).collect(),
             told: vec![None; nodes],
+            fault: None,
             names: Names::new(),
             landed_unanswered: BTreeSet::new(),
             durable_deliveries,

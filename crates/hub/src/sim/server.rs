@@ -3,7 +3,7 @@
 use rand::Rng;
 
 use super::database::{Database, Image, Transaction, Write};
-use super::outbox::Piece;
+use super::outbox::{Outbox, Piece};
 use super::run::Simulation;
 use crate::hub::Broken;
 use crate::{Boundary, BoundaryKind, Cover, Delivery, Dot, Key, NodeId, Position};
@@ -102,24 +102,39 @@ impl Simulation {
 
     /// Reads the outbox: what is new waits to be judged. Reading records what it saw, on disk.
     fn read(&mut self, index: usize) -> Result<bool, String> {
+        if let Some(Piece::Rest { after, read }) = self.pending[index].back() {
+            let (after, read) = (*after, *read);
+            self.pending[index].pop_back();
+            self.take_piece(index, after, read);
+            return self.no_fault();
+        }
         let Some((position, any)) = self.databases[index].read(self.broken) else {
             return Ok(false);
         };
         let before = self.pending[index].back().map(Piece::position);
         let after = before.unwrap_or_default().max(self.hub.judged(NodeId(index as u8)));
-        let pieces = self.databases[index].read_pieces(after, self.broken);
-        self.keep_names(&pieces)?;
-        self.note(|| {
-            let read = pieces.iter().map(|t| (t.position.0, t.identity.position.0));
-            format!("read {} of node {index}: {:?}", position.0, read.collect::<Vec<_>>())
-        });
-        let pieces = self.without_landed(pieces);
-        self.pending[index].extend(pieces);
-        self.pending[index].push_back(Piece::Passed(position));
+        self.take_piece(index, after, position);
         if (any || !self.durable_deliveries) && self.broken != Some(Broken::Flushed) {
             self.flush(index);
         }
-        Ok(true)
+        self.no_fault()
+    }
+
+    /// Takes some of what a read has seen; the rest when it is asked for.
+    fn take_piece(&mut self, index: usize, after: Position, read: Position) {
+        let mut pieces = self.databases[index].read_pieces(after, self.broken);
+        let most = self.rng.random_range(1..=3);
+        let is_rest = pieces.len() > most;
+        pieces.truncate(most);
+        self.keep_names(&pieces);
+        self.note(|| {
+            let taken = pieces.iter().map(|t| (t.position.0, t.identity.position.0));
+            format!("of read {} of node {index}: {:?}", read.0, taken.collect::<Vec<_>>())
+        });
+        let last = pieces.last().map_or(after, |t| t.position);
+        let pieces = self.without_landed(pieces);
+        self.pending[index].extend(pieces);
+        self.pending[index].push_back(if is_rest { Piece::Rest { after: last, read } } else { Piece::Passed(read) });
     }
 
     /// What has landed on the other side without an answer is left out.
@@ -129,16 +144,19 @@ impl Simulation {
     }
 
     /// A change has one position for ever, whoever reads it.
-    fn keep_names(&mut self, pieces: &[Transaction]) -> Result<(), String> {
+    fn keep_names(&mut self, pieces: &[Transaction]) {
         for Transaction { position, identity, .. } in pieces {
             let dot = Dot { node: identity.node, position: *position };
             let known = self.names.iter().find(|(_, known)| *known == identity).map(|(known, _)| *known);
             if known.is_some_and(|known| known != dot) {
-                return Err(format!("{identity:?} moved from {known:?} to {dot:?}"));
+                self.fault = Some(format!("{identity:?} moved from {known:?} to {dot:?}"));
             }
             self.names.insert(dot, *identity);
         }
-        Ok(())
+    }
+
+    fn no_fault(&mut self) -> Result<bool, String> {
+        self.fault.take().map_or(Ok(true), Err)
     }
 
     pub fn judge_outboxed(&mut self, node: NodeId) -> Result<bool, String> {
@@ -159,8 +177,9 @@ impl Simulation {
                 self.hub.judge(node, position, time, changes);
             }
             Piece::Passed(position) => self.hub.advance(node, Position(position.0 + 1)),
+            Piece::Rest { after, read } => self.take_piece(index, after, read),
         }
-        Ok(true)
+        self.no_fault()
     }
 
     /// The server restarts with what was on disk; the hub goes on unless a landing is lost.
@@ -210,8 +229,11 @@ impl Simulation {
             self.databases[index].outbox_mut().join_reads();
         }
         self.databases[index].outbox_mut().begin_capture();
-        let pieces = self.databases[index].read_pieces(judged, self.broken);
-        self.pending[index] = self.without_landed(pieces).into();
+        self.pending[index].clear();
+        let last = self.databases[index].outbox.as_ref().and_then(Outbox::last_read);
+        if let Some(read) = last.filter(|read| *read > judged) {
+            self.take_piece(index, judged, read);
+        }
     }
 
     /// Whoever recovers finds out from where each outbox is needed, and what is known of it elsewhere.
@@ -235,13 +257,16 @@ impl Simulation {
         if self.databases[index].outbox.is_none() {
             return log.iter().take_while(|t| t.position <= reach).cloned().collect();
         }
-        let (told, rest) = std::mem::take(&mut self.pending[index]).into_iter().partition(|p| p.position() <= reach);
-        self.pending[index] = rest;
-        let transactions = |piece: Piece| match piece {
-            Piece::Transaction(transaction) => Some(transaction),
-            Piece::Passed(_) => None,
-        };
-        Vec::from(told).into_iter().filter_map(transactions).collect()
+        let mut told = Vec::new();
+        while self.pending[index].front().is_some_and(|piece| piece.position() <= reach) {
+            let Some(piece) = self.pending[index].pop_front() else { break };
+            match piece {
+                Piece::Transaction(transaction) => told.push(transaction),
+                Piece::Passed(_) => {}
+                Piece::Rest { after, read } => self.take_piece(index, after, read),
+            }
+        }
+        told
     }
 }
 
@@ -249,7 +274,7 @@ impl Piece {
     pub fn position(&self) -> Position {
         match self {
             Piece::Transaction(transaction) => transaction.position,
-            Piece::Passed(position) => *position,
+            Piece::Passed(position) | Piece::Rest { after: position, .. } => *position,
         }
     }
 }

@@ -8,12 +8,14 @@ use hub::{Position, TableId};
 use super::error::CaptureError;
 use super::key::Spelling;
 use super::{Shape, ShapeId, Shapes};
-use crate::sql::{Ident, QualifiedName, WrittenColumn};
+use crate::sql::{Ident, Naming, QualifiedName, WrittenColumn};
 
 /// A linked table on the node that is read.
 #[derive(Debug, Clone)]
 pub struct CapturedTable {
     pub id: TableId,
+    /// What the node calls it and its columns.
+    pub naming: Naming,
     /// Key columns in key order.
     pub key: Vec<KeyColumn>,
     /// Columns that say in which partition a row is.
@@ -32,7 +34,7 @@ pub struct KeyColumn {
 /// By the table's oid on the node.
 pub type CapturedTables = HashMap<u32, CapturedTable>;
 
-/// A column as the stream describes it.
+/// A column as the stream describes it, by the name that is the same on all nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceColumn {
     pub name: String,
@@ -62,31 +64,34 @@ pub(super) fn plan(
     relation: &wire::Relation,
     shapes: &Shapes,
 ) -> Result<(RelationPlan, Vec<SourceColumn>), CaptureError> {
-    let name = QualifiedName::new(relation.namespace.as_str(), relation.name.as_str());
-    let place = |column: &Ident| relation.columns.iter().position(|c| c.name == column.as_str());
+    let own = QualifiedName::new(relation.namespace.as_str(), relation.name.as_str());
+    let name = table.naming.table.called(&own);
+    let columns: Vec<Ident> = relation.columns.iter().map(|column| table.naming.column(&column.name)).collect();
+    let place = |column: &Ident| columns.iter().position(|c| c == column);
     let mut key = Vec::new();
     for of_key in &table.key {
         let column = &of_key.column.name;
         let gone = || CaptureError::KeyColumnGone { table: name.plain(), column: column.as_str().to_owned() };
         key.push((place(column).ok_or_else(gone)?, of_key.clone()));
     }
-    let columns: Vec<String> = relation.columns.iter().map(|column| column.name.clone()).collect();
+    let names: Vec<String> = columns.iter().map(|column| column.as_str().to_owned()).collect();
+    let described = names.iter().zip(&relation.columns).map(|(name, column)| SourceColumn {
+        name: name.clone(),
+        type_oid: column.type_oid,
+        type_modifier: column.type_modifier,
+    });
+    let described = described.collect();
     let plan = RelationPlan {
         table: table.id,
         name: Arc::new(name),
-        columns: columns.iter().map(|name| Ident::new(name.as_str())).collect(),
-        shape: shapes.intern(Shape { table: table.id, columns }),
+        columns: columns.into(),
+        shape: shapes.intern(Shape { table: table.id, columns: names }),
         asks: key.iter().any(|(_, column)| column.spelling == Spelling::CaseFolded),
         kept_in_move: kept_in_move(table, &key),
         key: key.into(),
         start: table.start,
     };
-    let described = relation.columns.iter().map(|column| SourceColumn {
-        name: column.name.clone(),
-        type_oid: column.type_oid,
-        type_modifier: column.type_modifier,
-    });
-    Ok((plan, described.collect()))
+    Ok((plan, described))
 }
 
 fn kept_in_move(table: &CapturedTable, key: &[(usize, KeyColumn)]) -> Arc<[usize]> {

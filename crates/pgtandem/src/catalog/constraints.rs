@@ -1,6 +1,6 @@
 //! Keys, foreign keys, unique indexes and triggers of tables.
 
-use super::tables::letter;
+use super::tables::{TableShape, letter};
 use crate::sql::{Ident, QualifiedName};
 use std::collections::HashMap;
 use tokio_postgres::{Error, GenericClient};
@@ -19,6 +19,24 @@ pub struct ForeignKey {
     pub deferrable: bool,
     /// Every row that is there fulfils it.
     pub validated: bool,
+}
+
+impl ForeignKey {
+    /// From here on what belongs to `shapes` is known by the names that are the same on all nodes. What does not, but
+    /// has such a name here, is none of them.
+    pub(super) fn rename(&mut self, shapes: &[TableShape]) {
+        for (relid, table, columns) in [
+            (self.relid, &mut self.table, &mut self.columns),
+            (self.referenced_relid, &mut self.referenced, &mut self.referenced_columns),
+        ] {
+            if let Some(shape) = shapes.iter().find(|shape| shape.relid == relid) {
+                *table = shape.name.clone();
+                columns.iter_mut().for_each(|name| *name = shape.naming.column(name.own_str()));
+            } else if shapes.iter().any(|shape| shape.name == *table) {
+                *table = table.alone();
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! What may refer to a table without a foreign key, and what a table's rows must fulfil.
 
+use super::TableShape;
 use crate::sql::{Ident, QualifiedName};
 use tokio_postgres::{Error, GenericClient};
 
@@ -57,17 +58,20 @@ pub struct CheckConstraint {
     pub condition: String,
 }
 
-pub async fn read_check_constraints(client: &impl GenericClient, relid: u32) -> Result<Vec<CheckConstraint>, Error> {
+pub async fn read_check_constraints(
+    client: &impl GenericClient,
+    table: &TableShape,
+) -> Result<Vec<CheckConstraint>, Error> {
     const QUERY: &str = "
         SELECT con.conname::text, pg_catalog.pg_get_expr(con.conbin, con.conrelid),
                ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
                      WHERE a.attrelid = con.conrelid AND a.attnum = ANY (con.conkey) ORDER BY a.attnum)
         FROM pg_catalog.pg_constraint con WHERE con.contype = 'c' AND con.conrelid = $1 ORDER BY con.conname";
-    let rows = client.query(QUERY, &[&relid]).await?;
+    let rows = client.query(QUERY, &[&table.relid]).await?;
     let constraints = rows.iter().map(|row| CheckConstraint {
         name: Ident::new(row.get::<_, String>(0)),
         condition: row.get(1),
-        columns: row.get::<_, Vec<String>>(2).into_iter().map(Ident::new).collect(),
+        columns: row.get::<_, Vec<&str>>(2).into_iter().map(|name| table.naming.column(name)).collect(),
     });
     Ok(constraints.collect())
 }

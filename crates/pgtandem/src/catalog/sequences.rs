@@ -1,6 +1,6 @@
 //! Sequences that make the keys of tables.
 
-use super::tables::letter;
+use super::tables::{TableShape, letter};
 use crate::sql::{self, Ident, QualifiedName, SequenceOptions};
 use tokio_postgres::{Error, GenericClient};
 
@@ -42,7 +42,7 @@ pub enum ServedBy {
 }
 
 /// The sequences behind columns of these tables: of identity columns, and those that a column's default draws from.
-pub async fn read_sequences(client: &impl GenericClient, relids: &[u32]) -> Result<Vec<Sequence>, Error> {
+pub async fn read_sequences(client: &impl GenericClient, tables: &[TableShape]) -> Result<Vec<Sequence>, Error> {
     const QUERY: &str = "
         SELECT DISTINCT ON (s.seqrelid, a.attrelid, a.attnum)
                s.seqrelid AS oid, n.nspname::text AS schema, c.relname::text AS name, a.attrelid AS relid,
@@ -69,8 +69,11 @@ pub async fn read_sequences(client: &impl GenericClient, relids: &[u32]) -> Resu
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         JOIN pg_catalog.pg_attribute a ON a.attrelid = link.relid AND a.attnum = link.attnum
         ORDER BY s.seqrelid, a.attrelid, a.attnum";
+    let relids: Vec<u32> = tables.iter().map(|table| table.relid).collect();
     let mut sequences = Vec::new();
     for row in client.query(QUERY, &[&relids]).await? {
+        let relid = row.get("relid");
+        let Some(table) = tables.iter().find(|table| table.relid == relid) else { continue };
         let name = QualifiedName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
         // What may not be read may not be altered either, which `check` reports.
         let (last_value, is_called) = if row.get("is_readable") {
@@ -81,8 +84,8 @@ pub async fn read_sequences(client: &impl GenericClient, relids: &[u32]) -> Resu
         };
         sequences.push(Sequence {
             oid: row.get("oid"),
-            relid: row.get("relid"),
-            column: Ident::new(row.get::<_, String>("column")),
+            relid,
+            column: table.naming.column(row.get("column")),
             served_by: match letter(&row, "served_by") {
                 'i' => ServedBy::Identity,
                 's' => ServedBy::Serial,

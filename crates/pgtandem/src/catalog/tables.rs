@@ -1,7 +1,7 @@
 //! Tables and their columns.
 
 use super::constraints::{self, ForeignKey, Trigger, TriggerFiring, UniqueIndex};
-use crate::sql::{Ident, QualifiedName, WrittenColumn};
+use crate::sql::{Ident, Naming, QualifiedName, WrittenColumn};
 use std::collections::HashMap;
 use tokio_postgres::{Error, GenericClient, Row};
 
@@ -9,6 +9,8 @@ use tokio_postgres::{Error, GenericClient, Row};
 pub struct TableShape {
     pub relid: u32,
     pub name: QualifiedName,
+    /// What its node calls it and its columns.
+    pub naming: Naming,
     pub kind: TableKind,
     pub persistence: Persistence,
     pub owner: String,
@@ -78,6 +80,25 @@ impl TableShape {
             equals: column.equals.clone(),
             is_fixed: column.identity == Some(Identity::Always),
         }
+    }
+
+    /// With nothing but the node's own names, to be compared with what else is read of its catalog.
+    #[must_use]
+    pub fn own(&self) -> Self {
+        let mut own = self.clone();
+        own.naming = Naming::plain(self.name.own());
+        own.name = self.name.own();
+        own.columns.iter_mut().for_each(|column| column.name = column.name.own());
+        let indexed = own.unique_indexes.iter_mut().flat_map(|index| index.columns.iter_mut().flatten());
+        let keys = own.foreign_keys_out.iter_mut().chain(&mut own.foreign_keys_in);
+        let keyed = keys.flat_map(|key| {
+            (key.table, key.referenced) = (key.table.own(), key.referenced.own());
+            key.columns.iter_mut().chain(&mut key.referenced_columns)
+        });
+        for name in own.primary_key.iter_mut().chain(&mut own.partitioned_by).chain(indexed).chain(keyed) {
+            *name = name.own();
+        }
+        own
     }
 
     /// The key's columns in key order.
@@ -209,10 +230,11 @@ pub async fn list_tables(client: &impl GenericClient) -> Result<Vec<QualifiedNam
     Ok(rows.iter().map(|row| QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
 }
 
-/// The shapes of those of `names` that exist, in the order given.
-pub async fn read_tables(client: &impl GenericClient, names: &[QualifiedName]) -> Result<Vec<TableShape>, Error> {
+/// The shapes of those tables that exist, in the order given. From here on they, and their columns, are known by the
+/// names that are the same on all nodes.
+pub async fn read_tables(client: &impl GenericClient, namings: &[Naming]) -> Result<Vec<TableShape>, Error> {
     const QUERY: &str = "
-        SELECT c.oid AS relid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind,
+        SELECT wanted.place, c.oid AS relid, c.relkind::text AS kind,
                c.relpersistence::text AS persistence, pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
                coalesce((SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = c.relowner), false)
                    AS owner_is_superuser,
@@ -232,10 +254,11 @@ pub async fn read_tables(client: &impl GenericClient, names: &[QualifiedName]) -
         JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
         ORDER BY wanted.place";
-    let schemas: Vec<&str> = names.iter().map(|name| name.schema.as_str()).collect();
-    let tables: Vec<&str> = names.iter().map(|name| name.name.as_str()).collect();
+    let schemas: Vec<&str> = namings.iter().map(|naming| naming.table.schema.own_str()).collect();
+    let tables: Vec<&str> = namings.iter().map(|naming| naming.table.name.own_str()).collect();
     let rows = client.query(QUERY, &[&schemas, &tables]).await?;
-    let mut shapes: Vec<TableShape> = rows.iter().map(table).collect();
+    let naming = |row: &Row| usize::try_from(row.get::<_, i64>("place") - 1).ok().and_then(|at| namings.get(at));
+    let mut shapes: Vec<TableShape> = rows.iter().filter_map(|row| Some(table(row, naming(row)?))).collect();
     let relids: Vec<u32> = shapes.iter().map(|shape| shape.relid).collect();
 
     let mut columns = read_columns(client, &relids).await?;
@@ -243,14 +266,20 @@ pub async fn read_tables(client: &impl GenericClient, names: &[QualifiedName]) -
     let mut keys = constraints::read_primary_keys(client, &relids).await?;
     let mut unique_indexes = constraints::read_unique_indexes(client, &relids).await?;
     let mut triggers = constraints::read_triggers(client, &relids).await?;
-    let foreign_keys = constraints::read_foreign_keys(client, &relids).await?;
+    let mut foreign_keys = constraints::read_foreign_keys(client, &relids).await?;
+    foreign_keys.iter_mut().for_each(|key| key.rename(&shapes));
     for shape in &mut shapes {
         let relid = shape.relid;
         shape.columns = columns.remove(&relid).unwrap_or_default();
+        shape.columns.iter_mut().for_each(|column| column.name = shape.naming.column(column.name.own_str()));
         shape.leaves = leaves.remove(&relid).unwrap_or_default();
         shape.has_toast = shape.leaves.iter().any(|leaf| leaf.has_toast);
         (shape.primary_key, shape.deferrable_pk) = keys.remove(&relid).unwrap_or_default();
         shape.unique_indexes = unique_indexes.remove(&relid).unwrap_or_default();
+        let indexed = shape.unique_indexes.iter_mut().flat_map(|index| index.columns.iter_mut().flatten());
+        for name in shape.primary_key.iter_mut().chain(indexed) {
+            *name = shape.naming.column(name.own_str());
+        }
         shape.triggers = triggers.remove(&relid).unwrap_or_default();
         shape.foreign_keys_out = foreign_keys.iter().filter(|key| key.relid == relid).cloned().collect();
         shape.foreign_keys_in = foreign_keys.iter().filter(|key| key.referenced_relid == relid).cloned().collect();
@@ -258,10 +287,11 @@ pub async fn read_tables(client: &impl GenericClient, names: &[QualifiedName]) -
     Ok(shapes)
 }
 
-fn table(row: &Row) -> TableShape {
+fn table(row: &Row, naming: &Naming) -> TableShape {
+    let partitioned_by = row.get::<_, Vec<&str>>("partitioned_by");
     TableShape {
         relid: row.get("relid"),
-        name: QualifiedName::new(row.get::<_, String>("schema"), row.get::<_, String>("name")),
+        name: naming.table.clone(),
         kind: match letter(row, "kind") {
             'r' => TableKind::Ordinary,
             'p' => TableKind::Partitioned,
@@ -280,7 +310,8 @@ fn table(row: &Row) -> TableShape {
         replica_identity: replica_identity(row),
         has_toast: false,
         leaves: Vec::new(),
-        partitioned_by: row.get::<_, Vec<String>>("partitioned_by").into_iter().map(Ident::new).collect(),
+        partitioned_by: partitioned_by.into_iter().map(|name| naming.column(name)).collect(),
+        naming: naming.clone(),
         is_partition: row.get("is_partition"),
         inherits: row.get("inherits"),
         row_security: row.get("row_security"),

@@ -13,3 +13,5 @@ pub const TIMESTAMP: u32 = 1114;
 pub const TIMESTAMPTZ: u32 = 1184;
 pub const INTERVAL: u32 = 1186;
 pub const BPCHAR: u32 = 1042;
+pub const TIME: u32 = 1083;
+pub const TIMETZ: u32 = 1266;

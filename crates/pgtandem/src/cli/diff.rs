@@ -98,7 +98,8 @@ impl Diff {
         let nodes = open_nodes(config).await.all()?;
         let (ranges, looks) = (others(&nodes).await?, others(&nodes).await?);
         let sessions = Sessions { sums: sides(&nodes), ranges: sides(&ranges), looks: sides(&looks), ask_ahead: true };
-        let tables = compare::read_shapes(&sessions.looks, names).await.map_err(LifecycleError::from)?;
+        let tables = compare::read_shapes(&sessions.looks, names, |node, table| config.naming(node, table)).await;
+        let tables = tables.map_err(LifecycleError::from)?;
         let options = Options { frozen: false, max_load: self.max_load, examples: self.examples };
         let comparison = Comparison { sessions, tables, options };
         let mut stream = match &self.form {

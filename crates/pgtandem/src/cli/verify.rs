@@ -66,7 +66,9 @@ impl Verify {
         for name in names {
             let began = Instant::now();
             let compared = async {
-                let shapes = read_shapes(&sides, std::slice::from_ref(name)).await?.remove(0);
+                let shapes = read_shapes(&sides, std::slice::from_ref(name), |node, table| config.naming(node, table))
+                    .await?
+                    .remove(0);
                 let subject = shapes.subject(&sides).await?;
                 compare_rows(&subject, &Sessions::single(sides.clone()), options, None, &mut Nobody).await
             };

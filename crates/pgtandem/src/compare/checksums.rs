@@ -18,6 +18,10 @@ pub(super) struct Suspect {
     pub key: Vec<String>,
     /// Its texts on each node; where the key is missing, those of one that has it.
     pub texts: Vec<Vec<String>>,
+    /// Numbers of the nodes that have it, ascending.
+    pub on: Vec<usize>,
+    /// Those have rows with the same hash.
+    pub uncontested: bool,
 }
 
 /// What is in a range.
@@ -40,23 +44,32 @@ struct Part<'a> {
     extent: &'a Extent,
 }
 
-/// `walker`: where the range's boundaries were read.
+/// `walker`: where the range's boundaries were read. `as_one`: the range is expected to be the same on all nodes, and only
+/// otherwise split up: putting rows into groups costs the servers almost as much as hashing them.
 pub(super) async fn summarise(
     sides: &[Side<'_>],
     subject: &Subject,
     walker: usize,
     range: Range,
+    as_one: bool,
 ) -> Result<Summary, CompareError> {
     let extent = range.extent(&subject.key_types[walker]);
     let part = |node: usize| Part { side: sides[node], subject, node, range: &range, extent: &extent };
     let parts: Vec<Part<'_>> = (0..sides.len()).map(part).collect();
+    if as_one {
+        let totals = try_join_all(parts.iter().map(Part::total)).await?;
+        if totals.iter().all(|total| *total == totals[0]) {
+            let rows = totals.iter().map(|total| total[0].unsigned_abs()).collect();
+            return Ok(Summary { rows, suspects: Vec::new(), range });
+        }
+    }
     let groups = try_join_all(parts.iter().map(Part::groups)).await?;
     let rows = groups.iter().map(|groups| groups.iter().map(|group| group[0].unsigned_abs()).sum()).collect();
     let mut suspects = Vec::new();
     for numbers in differing(&groups) {
         suspects.extend(suspects_of(&parts, &numbers).await?);
     }
-    suspects.sort_by(|a, b| order(&a.key, &b.key));
+    suspects.sort_by_cached_key(|suspect| order(&suspect.key));
     Ok(Summary { rows, suspects, range })
 }
 
@@ -80,12 +93,37 @@ fn differing(groups: &[Vec<Group>]) -> Vec<Vec<i32>> {
 }
 
 async fn suspects_of(parts: &[Part<'_>], numbers: &Vec<i32>) -> Result<Vec<Suspect>, CompareError> {
+    match parts[0].range.runs(parts[0].subject, numbers) {
+        Some(runs) => suspects_of_runs(parts, &runs).await,
+        None => suspects_of_groups(parts, numbers).await,
+    }
+}
+
+async fn suspects_of_runs(parts: &[Part<'_>], runs: &Vec<i64>) -> Result<Vec<Suspect>, CompareError> {
+    let answers = try_join_all(parts.iter().map(|part| part.rows_of_runs(runs))).await?;
+    let rows = answers
+        .iter()
+        .enumerate()
+        .flat_map(|(node, rows)| rows.iter().map(move |row| (row.get::<_, i64>(0), node, row.get::<_, i64>(1))));
+    let mut rows: Vec<(i64, usize, i64)> = rows.collect();
+    rows.sort_unstable();
+    let suspect = |of_key: &[(i64, usize, i64)]| {
+        let uncontested = of_key.iter().all(|row| row.2 == of_key[0].2);
+        let is_equal = uncontested && of_key.len() == parts.len();
+        let text = || vec![of_key[0].0.to_string()];
+        let on = || of_key.iter().map(|row| row.1).collect();
+        (!is_equal).then(|| Suspect { key: text(), texts: vec![text(); parts.len()], on: on(), uncontested })
+    };
+    Ok(rows.chunk_by(|a, b| a.0 == b.0).filter_map(suspect).collect())
+}
+
+async fn suspects_of_groups(parts: &[Part<'_>], numbers: &Vec<i32>) -> Result<Vec<Suspect>, CompareError> {
     #[derive(Default)]
     struct Entry {
         hashes: Vec<Option<i64>>,
         texts: Vec<Option<Vec<String>>>,
     }
-    let answers = try_join_all(parts.iter().map(|part| part.rows(numbers))).await?;
+    let answers = try_join_all(parts.iter().map(|part| part.rows_of_groups(numbers))).await?;
     let mut keys: HashMap<Vec<String>, Entry> = HashMap::new();
     for (node, rows) in answers.into_iter().enumerate() {
         for row in rows {
@@ -99,40 +137,50 @@ async fn suspects_of(parts: &[Part<'_>], numbers: &Vec<i32>) -> Result<Vec<Suspe
     }
     let unequal = keys.into_iter().filter(|(_, entry)| entry.hashes.iter().any(|hash| *hash != entry.hashes[0]));
     let suspects = unequal.map(|(key, entry)| {
+        let on: Vec<usize> = (0..parts.len()).filter(|node| entry.hashes[*node].is_some()).collect();
+        let uncontested = on.iter().all(|node| entry.hashes[*node] == entry.hashes[on[0]]);
         let any = entry.texts.iter().flatten().next().cloned().unwrap_or_default();
-        Suspect { key, texts: entry.texts.into_iter().map(|texts| texts.unwrap_or_else(|| any.clone())).collect() }
+        let texts = entry.texts.into_iter().map(|texts| texts.unwrap_or_else(|| any.clone())).collect();
+        Suspect { key, texts, on, uncontested }
     });
     Ok(suspects.collect())
 }
 
 impl Part<'_> {
+    async fn total(&self) -> Result<Group, CompareError> {
+        let Self { side, subject, node, range, extent } = self;
+        let query = subject.tables[*node].total(extent, range.grouping(subject), subject.seed);
+        let row = side.client.query_one(&query, &range.parameters()).await.on(side.name, || self.doing())?;
+        Ok([row.get(0), row.get::<_, Option<i64>>(1).unwrap_or_default()])
+    }
+
     async fn groups(&self) -> Result<Vec<Group>, CompareError> {
         let Self { side, subject, node, range, extent } = self;
         let mut groups = vec![Group::default(); range.group_count(subject)];
         let query = subject.tables[*node].groups(extent, range.grouping(subject), subject.seed);
-        let rows = side.client.query(&query, &range.parameters()).await;
-        for row in rows.on(side.name, || self.doing())? {
-            let at = usize::try_from(row.get::<_, i32>(0)).unwrap_or_default();
-            groups[at] = [row.get(1), row.get(2)];
+        let row = side.client.query_one(&query, &range.parameters()).await.on(side.name, || self.doing())?;
+        let numbers: Option<Vec<i32>> = row.get(0);
+        let (rows, sums): (Option<Vec<i64>>, Option<Vec<i64>>) = (row.get(1), row.get(2));
+        let sums = rows.into_iter().flatten().zip(sums.into_iter().flatten());
+        for (number, (rows, sum)) in numbers.into_iter().flatten().zip(sums) {
+            groups[usize::try_from(number).unwrap_or_default()] = [rows, sum];
         }
         Ok(groups)
     }
 
-    async fn rows(&self, numbers: &Vec<i32>) -> Result<Vec<tokio_postgres::Row>, CompareError> {
+    async fn rows_of_runs(&self, runs: &Vec<i64>) -> Result<Vec<tokio_postgres::Row>, CompareError> {
         let Self { side, subject, node, range, extent } = self;
-        let table = &subject.tables[*node];
-        let runs = range.runs(subject, numbers);
         let mut parameters = range.parameters();
-        let query = match &runs {
-            Some(runs) => {
-                parameters.push(runs);
-                table.rows_of_runs(extent, subject.seed)
-            }
-            None => {
-                parameters.push(numbers);
-                table.rows_of_groups(extent, range.grouping(subject), subject.seed)
-            }
-        };
+        parameters.push(runs);
+        let query = subject.tables[*node].rows_of_runs(extent, subject.seed);
+        side.client.query(&query, &parameters).await.on(side.name, || self.doing())
+    }
+
+    async fn rows_of_groups(&self, numbers: &Vec<i32>) -> Result<Vec<tokio_postgres::Row>, CompareError> {
+        let Self { side, subject, node, range, extent } = self;
+        let mut parameters = range.parameters();
+        parameters.push(numbers);
+        let query = subject.tables[*node].rows_of_groups(extent, range.grouping(subject), subject.seed);
         side.client.query(&query, &parameters).await.on(side.name, || self.doing())
     }
 
@@ -141,11 +189,13 @@ impl Part<'_> {
     }
 }
 
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Number(i128),
+    Text(String),
+}
+
 /// As a person would sort them: numbers by their value.
-fn order(a: &[String], b: &[String]) -> std::cmp::Ordering {
-    let each = a.iter().zip(b).map(|(a, b)| match (a.parse::<i128>(), b.parse::<i128>()) {
-        (Ok(a), Ok(b)) => a.cmp(&b),
-        _ => a.cmp(b),
-    });
-    each.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
+fn order(key: &[String]) -> Vec<Rank> {
+    key.iter().map(|text| text.parse().map_or_else(|_| Rank::Text(text.clone()), Rank::Number)).collect()
 }

@@ -23,8 +23,11 @@ pub(super) enum Verdict {
 pub(super) async fn look(
     sides: &[Side<'_>],
     subject: &Subject,
-    suspects: &[Suspect],
+    suspects: &[&Suspect],
 ) -> Result<Vec<Seen>, CompareError> {
+    if suspects.is_empty() {
+        return Ok(Vec::new());
+    }
     let keys: Vec<&[Vec<String>]> = suspects.iter().map(|suspect| suspect.texts.as_slice()).collect();
     read_rows(sides, subject, &keys, ComparedTable::look, "looking at rows").await
 }

@@ -5,7 +5,7 @@ use super::error::On;
 use super::report::Shapes;
 use super::subject::Side;
 use crate::catalog::{ForeignKey, TableShape};
-use crate::sql::{self, QualifiedName, Reference};
+use crate::sql::{self, Ident, QualifiedName, Reference};
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use std::pin::pin;
@@ -109,14 +109,16 @@ impl Search<'_> {
         pairs.map(reference).collect()
     }
 
+    /// In the first node's order.
+    fn key_of_child(&self, node: usize) -> Vec<Ident> {
+        let key = self.child.shapes[0].primary_key.iter();
+        key.filter_map(|name| Some(self.child.shapes[node].column(name)?.name.clone())).collect()
+    }
+
     async fn on_node(&self, node: usize, references: &[Reference], orphans: &mut Orphans) -> Result<(), CompareError> {
         let (side, shape) = (self.sides[node], &self.child.shapes[node]);
-        let query = sql::rows_without_parent(
-            &shape.name,
-            &self.child.shapes[0].primary_key,
-            &self.parent.shapes[node].name,
-            references,
-        );
+        let query =
+            sql::rows_without_parent(&shape.name, &self.key_of_child(node), &self.parent.shapes[node].name, references);
         let parameters: [&str; 0] = [];
         let rows = side.client.query_raw(&query, parameters).await.on(side.name, || self.doing())?;
         let mut portions = pin!(rows.map_err(|error| self.failed(side, error)).try_chunks(AT_ONCE));

@@ -8,7 +8,7 @@ use super::sequences::{Overlap, find_overlaps};
 use super::subject::{Columns, Side, Subject, columns_by_name};
 use super::tally::Tally;
 use crate::catalog::{TableShape, read_tables};
-use crate::sql::{Ident, QualifiedName};
+use crate::sql::{Ident, Naming, QualifiedName};
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
@@ -47,23 +47,31 @@ pub struct Shapes {
     pub shapes: Vec<TableShape>,
 }
 
-/// Reads the shapes of the tables. One that is missing somewhere is an error.
-pub async fn read_shapes(sides: &[Side<'_>], names: &[QualifiedName]) -> Result<Vec<Shapes>, CompareError> {
-    let reading = sides.iter().map(|side| async move {
-        read_tables(side.client, names).await.on(side.name, || "reading the catalog".to_owned())
+/// Reads the shapes of the tables. One that is missing somewhere is an error. `naming`: what a node calls a table.
+pub async fn read_shapes(
+    sides: &[Side<'_>],
+    names: &[QualifiedName],
+    naming: impl Fn(&str, &QualifiedName) -> Naming,
+) -> Result<Vec<Shapes>, CompareError> {
+    let called = |side: &Side<'_>| names.iter().map(|name| naming(side.name, name)).collect::<Vec<Naming>>();
+    let by_side: Vec<Vec<Naming>> = sides.iter().map(called).collect();
+    let reading = sides.iter().zip(&by_side).map(|(side, namings)| async move {
+        read_tables(side.client, namings).await.on(side.name, || "reading the catalog".to_owned())
     });
     let by_node = try_join_all(reading).await?;
     names
         .iter()
-        .map(|name| {
-            let shapes = by_node.iter().zip(sides).map(|(shapes, side)| {
+        .enumerate()
+        .map(|(at, name)| {
+            let shapes = by_node.iter().zip(sides).zip(&by_side).map(|((shapes, side), namings)| {
                 let shape = shapes.iter().find(|shape| shape.name == *name);
                 shape.cloned().ok_or_else(|| {
+                    let own = namings[at].table.own();
                     CompareError::unfit(
-                        format!("node {}: there is no table {}", side.name, name.plain()),
+                        format!("node {}: there is no table {}", side.name, own.plain()),
                         format!(
                             "correct the name in the configuration, or GRANT USAGE ON SCHEMA {} to the role",
-                            name.schema
+                            own.schema
                         ),
                     )
                 })

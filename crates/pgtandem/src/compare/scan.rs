@@ -11,15 +11,20 @@ use super::ranges::{Range, Ranges};
 use super::subject::{Side, Subject};
 use super::tally::{Found, Tally};
 use crate::sql;
+use futures::future::try_join;
 use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, mpsc};
 
 /// Keys that were unequal at first and wait for the second look. Each wait for what is on its way takes about a second.
 const WAITING_KEYS: usize = 16_384;
 /// A key that is written between each two looks is given up after so many.
 const LOOKS: usize = 6;
+/// So many ranges are summed up before those in front of them have been looked into.
+const AHEAD: usize = 3;
 /// So often a comparison can be taken up again.
 const CHECKPOINT: Duration = Duration::from_secs(1);
 
@@ -40,6 +45,9 @@ pub trait Watch {
     fn rows(&mut self, _done: u64) {}
     /// Called once for each key, in the order of the ranges.
     fn found(&mut self, _found: &Found) {}
+    /// Called instead where all that matters of a key is that some node lacks it: its texts, node by node. Only of a
+    /// comparison of rows that nobody changes.
+    fn missing(&mut self, _keys: &[Vec<String>]) {}
     /// From here another comparison can go on. Only called if `wants_checkpoints`.
     fn checkpoint(&mut self, _checkpoint: &Checkpoint) {}
     fn wants_checkpoints(&self) -> bool {
@@ -110,42 +118,67 @@ pub async fn compare_rows(
     let mut scan = Scan { sides: &sessions.looks, subject, options, watch, tally, waiting: Vec::new() };
     let ranges = Ranges::new(subject, &sessions.ranges, after.as_ref());
     let walker = ranges.walker;
+    // While some ranges are looked into, others are being summed up.
+    let pace = Pace::new(options.max_load);
+    let ahead = if pace.is_full() && sessions.ask_ahead { AHEAD } else { 0 };
+    let under_way = &Semaphore::new(ahead + 1);
     let ranges = stream::unfold(Some(ranges), |ranges| async move {
         let mut ranges = ranges?;
+        // Never closed.
+        if let Ok(permit) = under_way.acquire().await {
+            permit.forget();
+        }
         match ranges.next().await {
             Ok(range) => Some((Ok(range?), Some(ranges))),
             Err(error) => Some((Err(error), None)),
         }
     });
-    // While one range is waited for or looked into, the next one is being summed up.
-    let pace = Pace::new(options.max_load);
-    let summaries = ranges.map(|range| async move { summarise(sides, subject, walker, range?).await });
-    let mut summaries = pin!(summaries.buffered(if pace.is_full() && sessions.ask_ahead { 2 } else { 1 }));
-    let (mut began, mut last_checkpoint) = (Instant::now(), Instant::now());
-    while let Some(summary) = summaries.next().await {
-        let summary = summary?;
-        scan.tally.add_rows(&summary.rows);
-        scan.look_first(summary.suspects).await?;
-        scan.watch.rows(scan.tally.rows.iter().copied().max().unwrap_or_default());
-        if scan.watch.wants_checkpoints() && last_checkpoint.elapsed() >= CHECKPOINT {
-            scan.look_again().await?;
-            let checkpoint = Checkpoint { after: summary.range, tally: scan.tally.clone() };
-            scan.watch.checkpoint(&checkpoint);
-            last_checkpoint = Instant::now();
+    // What the last range was the next one is expected to be.
+    let equal = &AtomicBool::new(true);
+    let summaries = ranges.map(|range| async move {
+        let summary = summarise(sides, subject, walker, range?, equal.load(Ordering::Relaxed)).await?;
+        equal.store(summary.suspects.is_empty(), Ordering::Relaxed);
+        Ok::<_, CompareError>(summary)
+    });
+    let (found, mut summed_up) = mpsc::channel(ahead + 1);
+    let sum_up = async {
+        let mut summaries = pin!(summaries.buffered(ahead.max(1)));
+        while let Some(summary) = summaries.next().await {
+            // Nobody is there any more only if the other half has failed.
+            let _ = found.send(summary?).await;
         }
-        pace.rest(began.elapsed()).await;
-        began = Instant::now();
-    }
-    scan.look_again().await?;
+        drop(found);
+        Ok(())
+    };
+    let look = async {
+        let (mut began, mut last_checkpoint) = (Instant::now(), Instant::now());
+        while let Some(summary) = summed_up.recv().await {
+            scan.tally.add_rows(&summary.rows);
+            scan.look_first(summary.suspects).await?;
+            scan.watch.rows(scan.tally.rows.iter().copied().max().unwrap_or_default());
+            if scan.watch.wants_checkpoints() && last_checkpoint.elapsed() >= CHECKPOINT {
+                scan.look_again().await?;
+                let checkpoint = Checkpoint { after: summary.range, tally: scan.tally.clone() };
+                scan.watch.checkpoint(&checkpoint);
+                last_checkpoint = Instant::now();
+            }
+            pace.rest(began.elapsed()).await;
+            began = Instant::now();
+            under_way.add_permits(1);
+        }
+        scan.look_again().await
+    };
+    try_join(sum_up, look).await?;
     Ok(scan.tally)
 }
 
 impl Scan<'_> {
     async fn look_first(&mut self, suspects: Vec<Suspect>) -> Result<(), CompareError> {
         for portion in suspects.chunks(self.looked_at_once()) {
-            let seen = look(self.sides, self.subject, portion).await?;
+            let portion: Vec<&Suspect> = portion.iter().filter(|suspect| !self.is_missing_for_sure(suspect)).collect();
+            let seen = look(self.sides, self.subject, &portion).await?;
             let mut sure = Vec::new();
-            for (suspect, seen) in portion.iter().zip(&seen) {
+            for (suspect, seen) in portion.into_iter().zip(&seen) {
                 match verdict(self.subject, seen) {
                     Verdict::Equal => {}
                     Verdict::Different | Verdict::Missing if self.options.frozen => {
@@ -160,6 +193,19 @@ impl Scan<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Where nobody changes rows, one that is not there is not looked at, unless it is to be shown or may clash: there may
+    /// be as many as there are rows. If so, it is counted.
+    fn is_missing_for_sure(&mut self, suspect: &Suspect) -> bool {
+        let Suspect { on, texts, uncontested, .. } = suspect;
+        let is_known = self.options.frozen && *uncontested && on.len() < self.sides.len();
+        if !is_known || !self.subject.unique.is_empty() || self.tally.wants_example(on, self.options.examples) {
+            return false;
+        }
+        self.tally.add_partial(on);
+        self.watch.missing(texts);
+        true
     }
 
     /// What was unequal and is still, though everything has arrived and nobody wrote it since, is different.
@@ -183,7 +229,7 @@ impl Scan<'_> {
     }
 
     async fn decide(&mut self, portion: &[(Suspect, Vec<Option<String>>)], landed: Landed) -> Result<(), CompareError> {
-        let suspects: Vec<Suspect> = portion.iter().map(|(suspect, _)| suspect.clone()).collect();
+        let suspects: Vec<&Suspect> = portion.iter().map(|(suspect, _)| suspect).collect();
         let mut sure = Vec::new();
         for ((suspect, before), seen) in portion.iter().zip(look(self.sides, self.subject, &suspects).await?) {
             if verdict(self.subject, &seen) == Verdict::Equal {

@@ -32,7 +32,7 @@ pub(super) async fn find_overlaps(sides: &[Side<'_>], table: &Shapes) -> Result<
             shape.is_key(column)
                 || shape.unique_indexes.iter().any(|index| index.columns.iter().flatten().any(|name| name == column))
         };
-        let sequences = read_sequences(side.client, &[shape.relid]).await;
+        let sequences = read_sequences(side.client, std::slice::from_ref(shape)).await;
         let sequences = sequences.on(side.name, || format!("reading the sequences of {}", table.name.plain()))?;
         for sequence in sequences.iter().filter(|sequence| sequence.is_readable && unique(&sequence.column)) {
             let column = sequence.column.as_str();

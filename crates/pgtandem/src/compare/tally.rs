@@ -79,17 +79,29 @@ impl Tally {
     /// At most `examples` are kept of rows that differ, and of rows that only the same nodes have.
     pub(super) fn add(&mut self, found: &Found, examples: usize) {
         let on = found.on();
+        if self.wants_example(&on, examples) {
+            self.examples.push(found.clone());
+        }
         if found.is_everywhere() {
             self.different += 1;
         } else {
-            match self.partial.iter_mut().find(|partial| partial.on == on) {
-                Some(partial) => partial.keys += 1,
-                None => self.partial.push(Partial { on: on.clone(), keys: 1 }),
-            }
-            self.partial.sort_by(|a, b| (a.on.len(), &a.on).cmp(&(b.on.len(), &b.on)));
+            self.add_partial(&on);
         }
-        if self.examples.iter().filter(|example| example.on() == on).count() < examples {
-            self.examples.push(found.clone());
+    }
+
+    /// Of keys that only these nodes have.
+    pub(super) fn wants_example(&self, on: &[usize], examples: usize) -> bool {
+        self.examples.iter().filter(|example| example.on() == on).count() < examples
+    }
+
+    /// A key that only these nodes have.
+    pub(super) fn add_partial(&mut self, on: &[usize]) {
+        match self.partial.iter_mut().find(|partial| partial.on == on) {
+            Some(partial) => partial.keys += 1,
+            None => {
+                self.partial.push(Partial { on: on.to_vec(), keys: 1 });
+                self.partial.sort_by(|a, b| (a.on.len(), &a.on).cmp(&(b.on.len(), &b.on)));
+            }
         }
     }
 

@@ -11,12 +11,13 @@ mod names;
 mod read;
 mod report;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::connect::{Endpoint, Environment};
-use crate::sql::{Ident, QualifiedName};
+use crate::sql::{Ident, Naming, QualifiedName};
 
 pub use matching::{Matching, Reference};
 pub use measure::read_interval;
@@ -61,7 +62,10 @@ pub enum Capture {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
+    /// What it is called everywhere in pgtandem, and on the nodes that call it nothing else.
     pub name: QualifiedName,
+    /// By node, where that calls it or its columns otherwise.
+    pub namings: BTreeMap<String, Naming>,
     pub resolve: Resolve,
     pub ids: Ids,
     pub merge: Merge,
@@ -197,6 +201,27 @@ impl Config {
 
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name == name)
+    }
+
+    pub fn table(&self, name: &QualifiedName) -> Option<&Table> {
+        self.tables.iter().find(|table| table.name == *name)
+    }
+
+    /// What the node calls a table and its columns.
+    pub fn naming(&self, node: &str, table: &QualifiedName) -> Naming {
+        self.table(table).map_or_else(|| Naming::plain(table.clone()), |table| table.naming(node))
+    }
+
+    /// Of all tables, in the order of the file.
+    pub fn namings(&self, node: &str) -> Vec<Naming> {
+        self.tables.iter().map(|table| table.naming(node)).collect()
+    }
+}
+
+impl Table {
+    /// What the node calls it and its columns.
+    pub fn naming(&self, node: &str) -> Naming {
+        self.namings.get(node).cloned().unwrap_or_else(|| Naming::plain(self.name.clone()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! From the text of `pgtandem.toml` to a [`Config`], collecting every fault on the way.
 
 mod matching;
+mod naming;
 
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
@@ -273,27 +274,29 @@ impl<'a> Reader<'a> {
         if items.is_empty() {
             self.fault(value.span(), "there are no tables", EXAMPLE);
         }
-        let mut tables: Vec<Table> = Vec::new();
+        let mut tables: Vec<(Table, Range<usize>)> = Vec::new();
         for item in items.iter() {
             if let Some((table, span)) = self.table(item, nodes) {
-                match tables.iter().find(|other| other.name == table.name) {
-                    Some(first) => {
+                match tables.iter().find(|(other, _)| other.name == table.name) {
+                    Some((first, _)) => {
                         let message =
                             format!("the table {} is listed twice, first in line {}", table.name.plain(), first.line);
                         self.fault(span, message, "remove one of the two");
                     }
-                    None => tables.push(table),
+                    None => tables.push((table, span)),
                 }
             }
         }
-        tables
+        self.check_names_once(&tables, nodes);
+        tables.into_iter().map(|(table, _)| table).collect()
     }
 
     fn table(&mut self, item: &'a Spanned<DeValue<'a>>, nodes: &[&str]) -> Option<(Table, Range<usize>)> {
         const NAME: &str = "name = \"products\" or name = \"shop.products\"";
         let section =
             self.section(item, "an entry of `tables`", "write [[tables]] and below it name = \"products\"")?;
-        let known = [["name", "resolve", "ids", "merge", "merge_by"], matching::KEYS].concat();
+        let known =
+            [["name", "resolve", "ids", "merge", "merge_by"].as_slice(), &matching::KEYS, &naming::KEYS].concat();
         self.only_known(&section, "of a table", &known);
         let resolve = self.resolve(&section, nodes);
         let ids = self.ids(&section);
@@ -307,7 +310,8 @@ impl<'a> Reader<'a> {
         match table_name(&name) {
             Ok(name) => {
                 let line = self.line_of(span.start);
-                Some((Table { name, resolve, ids, merge, merge_by, matching, line }, span))
+                let namings = self.namings(&section, &name, nodes);
+                Some((Table { name, namings, resolve, ids, merge, merge_by, matching, line }, span))
             }
             Err((message, remedy)) => {
                 self.fault(span, message, remedy);

@@ -52,6 +52,7 @@ keep_conflicts_mib = 1_00
         [
             Table {
                 name: QualifiedName::new("public", "products"),
+                namings: BTreeMap::new(),
                 resolve: Resolve::Newest,
                 ids: Ids::Interleave,
                 merge: Merge::Refuse,
@@ -61,6 +62,7 @@ keep_conflicts_mib = 1_00
             },
             Table {
                 name: QualifiedName::new("shop", "orders"),
+                namings: BTreeMap::new(),
                 resolve: Resolve::Prefer("legacy".to_owned()),
                 ids: Ids::Keep,
                 merge: Merge::Newest,
@@ -312,6 +314,54 @@ write_pause = "2 hours"
 [[tables]]
 name = "b"
 dismiss = ["a.b_id"]
+"#
+    )));
+}
+
+#[test]
+fn what_nodes_call_otherwise() {
+    let config = parse(&with_nodes(
+        r#"
+[[tables]]
+name = "products"
+names = { legacy = "shop.legacy_products" }
+[tables.columns.legacy]
+name = "title"
+"Price" = "PriceCents"
+[[tables]]
+name = "orders"
+columns = { new = { a = "b", b = "a" } }
+[[tables]]
+name = "legacy_products"
+"#,
+    ))
+    .expect("no faults");
+    let [products, orders, other] = &config.tables[..] else { panic!("{:?}", config.tables) };
+    assert_eq!(products.naming("legacy").table.to_string(), r#""shop"."legacy_products""#);
+    assert_eq!(products.naming("legacy").table.plain(), "products");
+    assert_eq!(products.naming("legacy").in_words(), "shop.legacy_products (PriceCents for Price, title for name)");
+    assert_eq!(products.naming("new"), Naming::plain(products.name.clone()));
+    assert_eq!(orders.naming("new").in_words(), "orders (a for b, b for a)");
+    assert_eq!(other.naming("legacy").in_words(), "legacy_products");
+}
+
+#[test]
+fn faults_of_other_names() {
+    insta::assert_snapshot!(report(&with_nodes(
+        r#"
+[[tables]]
+name = "a"
+names = { lagacy = "b", legacy = "Things" }
+columns = { legacy = { name = "title", label = "title" }, newt = { x = "y" } }
+[[tables]]
+name = "b"
+names = "legacy_b"
+columns = { new = "title", legacy = { name = 1, "" = "x" } }
+[[tables]]
+name = "c"
+names = { legacy = "d" }
+[[tables]]
+name = "d"
 "#
     )));
 }

@@ -17,7 +17,7 @@ use super::reach::end_old_backends;
 use super::start::node_id;
 use crate::config::{Capture, Config, Node};
 use crate::connect::Retry;
-use crate::link;
+use crate::link::{self, RestoreKind};
 
 /// For `status`.
 const AT_WORK: &str = "
@@ -33,17 +33,36 @@ const OUTBOX_AT_REST: i64 = 16 << 20;
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// What one node keeps for its peers, in bytes: of its WAL, or of its outbox.
-pub(super) async fn kept_bytes(control: &Control) -> Result<u64, ReachError> {
-    const WAL: &str = "SELECT (pg_catalog.pg_current_wal_lsn() - restart_lsn)::bigint
-                       FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
-    let bytes = match control.row.capture {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kept {
+    pub bytes: u64,
+    /// More it should not be.
+    pub most: u64,
+}
+
+impl Kept {
+    pub fn is_too_much(self) -> bool {
+        self.bytes > self.most
+    }
+}
+
+/// `most`: it may be less, since a server that bounds what its slots keep throws more away itself, and the slot with it.
+/// Half of that: it does so at a checkpoint, and it takes a moment to notice here.
+pub(super) async fn kept(control: &Control, most: u64) -> Result<Kept, ReachError> {
+    const WAL: &str = "SELECT (pg_catalog.pg_current_wal_lsn() - s.restart_lsn)::bigint, m.setting::bigint
+                       FROM pg_catalog.pg_replication_slots AS s, pg_catalog.pg_settings AS m
+                       WHERE s.slot_name = $1 AND m.name = 'max_slot_wal_keep_size'";
+    let (bytes, most) = match control.row.capture {
         Capture::Wal => {
             let row = control.client.query_opt(WAL, &[&control.row.slot]).await?;
-            row.and_then(|row| row.get::<_, Option<i64>>(0)).unwrap_or_default()
+            let field = |at: usize| row.as_ref().and_then(|row| row.get::<_, Option<i64>>(at));
+            // In MiB; -1: there is no bound.
+            let bound = field(1).and_then(|mib| u64::try_from(mib).ok());
+            (field(0).unwrap_or_default(), bound.map_or(most, |mib| most.min(mib << 19)))
         }
-        Capture::Trigger => link::outbox_view(&control.client).await?.bytes - OUTBOX_AT_REST,
+        Capture::Trigger => (link::outbox_view(&control.client).await?.bytes - OUTBOX_AT_REST, most),
     };
-    Ok(bytes.max(0).unsigned_abs())
+    Ok(Kept { bytes: bytes.max(0).unsigned_abs(), most })
 }
 
 /// If one of two nodes is away, and the other one keeps more for it than it should: notes the keys that change until it
@@ -61,7 +80,8 @@ pub(super) async fn stand_in(
     let (Some(here), Some(there)) = (here, config.node(away)) else { return Ok(()) };
     let mut control = Control::open(here).await?;
     let mark = link::read_left_behind(&control.client).await.map_err(ReachError::from)?;
-    if mark.is_none() && kept_bytes(&control).await? <= config.keep_wal() {
+    let kept = kept(&control, config.keep_wal()).await?;
+    if mark.is_none() && !kept.is_too_much() {
         return Ok(());
     }
     let peers = link::read_peers(&control.client).await.map_err(ReachError::from)?;
@@ -72,7 +92,7 @@ pub(super) async fn stand_in(
     }
     become_the_only_one(&control, holder).await?;
     if mark.is_none() {
-        let mib = config.hub.keep_wal >> 20;
+        let mib = kept.most >> 20;
         tracing::warn!(
             node = %here.name,
             "keeps more than {mib} MiB of changes for {away}, which is away: from now on only the keys that change are kept"
@@ -120,6 +140,18 @@ pub(super) async fn returned(controls: &[Control]) -> Result<Option<String>, Rea
         }
     }
     Ok(None)
+}
+
+/// Nothing is left behind any more, and a node that returned is still kept away: who brought it back was ended between the
+/// two, when all was done but to say so. To be called by who has the locks of all nodes.
+pub(super) async fn end_returns(controls: &[Control]) -> Result<(), ReachError> {
+    for control in controls {
+        let note = link::read_restore(&control.client, RestoreKind::Rejoin, "node").await?;
+        if note.is_some_and(|note| note.before["returning"] == true) {
+            link::delete_restore(&control.client, RestoreKind::Rejoin, "node").await?;
+        }
+    }
+    Ok(())
 }
 
 /// Notes which keys the nodes have changed up to now, on the one that was not left behind, and lets the changes go. To be

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::catalog::{Column, TableShape};
+use crate::sql::Ident;
 
 /// A table on one node: as it is now, and which columns it had when it was linked (or last fitted).
 pub struct Side<'a> {
@@ -53,7 +54,7 @@ fn missing(column: &Column, source: &Side<'_>, target: &Side<'_>) -> String {
         source.node,
         target.node,
         target.shape.name,
-        column.name,
+        Ident::new(column.name.as_str()),
         column.type_text
     )
 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::Notification;
 use tokio_postgres::types::PgLsn;
 
-use super::alone::kept_bytes;
+use super::alone::{Kept, kept};
 use super::conductor::{Conductor, Ended};
 use super::control::Control;
 use super::direct;
@@ -47,7 +47,7 @@ enum Found {
     /// A node keeps so much for one that is away.
     Kept {
         node: String,
-        bytes: u64,
+        kept: Kept,
     },
     Failed {
         node: String,
@@ -232,11 +232,11 @@ impl Errands {
     fn weigh(&self, conductor: &Conductor) {
         let here = self.present(conductor);
         let ([control], 2) = (here.as_slice(), self.controls.len()) else { return };
-        let (control, limit) = (Arc::clone(control), self.silence_timeout);
+        let (control, limit, most) = (Arc::clone(control), self.silence_timeout, self.keep_wal);
         self.spawn(async move {
             let node = control.name.clone();
-            match answer_of(&node, limit, kept_bytes(&control)).await {
-                Ok(bytes) => Found::Kept { node, bytes },
+            match answer_of(&node, limit, kept(&control, most)).await {
+                Ok(kept) => Found::Kept { node, kept },
                 Err(error) => Found::Failed { node, error },
             }
         });
@@ -352,9 +352,10 @@ impl Errands {
                     tracing::debug!("receipts of direct deliveries were not looked through: {error}");
                 }
             }
-            Found::Kept { node, bytes } => {
-                if bytes > self.keep_wal && self.present(conductor).len() < self.controls.len() {
-                    self.too_much = Some(format!("{node} keeps {} MiB for the other node, which is away", bytes >> 20));
+            Found::Kept { node, kept } => {
+                if kept.is_too_much() && self.present(conductor).len() < self.controls.len() {
+                    let mib = kept.bytes >> 20;
+                    self.too_much = Some(format!("{node} keeps {mib} MiB for the other node, which is away"));
                 }
             }
             Found::Pruned { count: 0, .. } => {}

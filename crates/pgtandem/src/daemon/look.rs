@@ -101,8 +101,8 @@ fn fitting_columns(
 
 async fn view(control: &Control) -> Result<View, ReachError> {
     let own = link::read_linked_tables(&control.client).await?;
-    let names: Vec<_> = own.iter().map(|table| table.name.clone()).collect();
-    let shapes = catalog::read_tables(&control.client, &names).await?;
+    let namings: Vec<_> = own.iter().map(|table| table.naming.clone()).collect();
+    let shapes = catalog::read_tables(&control.client, &namings).await?;
     Ok(View { shapes, own })
 }
 
@@ -119,7 +119,7 @@ fn why_paused(table: &LinkedTable, controls: &[Arc<Control>], views: &[View], at
         let gone = || {
             format!(
                 "{} is not there on {} any more (renamed or dropped); give it its name back",
-                own.name.plain(),
+                own.name.own().plain(),
                 controls[at].name
             )
         };

@@ -172,6 +172,7 @@ async fn begin_from(config: &Config, holder: &str, controls: Vec<Control>) -> Re
             if let Some(node) = alone::returned(&controls).await? {
                 return Err(RunError::Returned { node });
             }
+            alone::end_returns(&controls).await?;
             start::start(config, &controls, holder, &report).await
         } => started?,
         silent = probe::first_silent(&config.nodes, config.hub.silence_timeout) => return Err(silent.into()),

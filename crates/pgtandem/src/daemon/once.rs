@@ -63,11 +63,15 @@ async fn settle(config: &Config) {
 }
 
 async fn mark(control: &Control) -> Result<Mark, ReachError> {
-    const WAL: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn(), ''";
-    const OUTBOX: &str = "SELECT m.at, m.snapshot::text FROM pgtandem.mark(false) m";
-    let query = if control.row.capture == Capture::Wal { WAL } else { OUTBOX };
-    let row = control.client.query_one(query, &[]).await?;
-    Ok(Mark { position: Position(row.get::<_, PgLsn>(0).into()), snapshot: row.get(1) })
+    let client = &control.client;
+    let (position, snapshot) = match control.row.capture {
+        Capture::Wal => {
+            let row = client.query_one("SELECT pg_catalog.pg_current_wal_insert_lsn()", &[]).await?;
+            (Position(row.get::<_, PgLsn>(0).into()), String::new())
+        }
+        Capture::Trigger => link::record_read(client).await?,
+    };
+    Ok(Mark { position, snapshot })
 }
 
 async fn work(

@@ -18,7 +18,7 @@ use crate::config::Capture;
 use crate::connect::{Endpoint, Host, Retry, Session};
 use crate::deliver::{Experience, Landing, LandingId, Patience, Target, TargetRole};
 use crate::link;
-use crate::sql::QualifiedName;
+use crate::sql::Naming;
 
 /// Between attempts to come back to a node, doubled each time.
 pub const SHORTEST_RECONNECT: Duration = Duration::from_millis(50);
@@ -38,7 +38,7 @@ pub struct NodeContext {
     pub secret: Uuid,
     pub epoch: i64,
     pub captured: Arc<CapturedTables>,
-    pub linked: Arc<Vec<(TableId, QualifiedName)>>,
+    pub linked: Arc<Vec<(TableId, Naming)>>,
     pub shapes: Shapes,
     /// Outlives the sessions that gained it.
     pub experience: Arc<Mutex<Experience>>,
@@ -63,7 +63,7 @@ impl NodeContext {
     #[must_use]
     pub fn table_name(&self, id: TableId) -> String {
         let found = self.linked.iter().find(|(table, _)| *table == id);
-        found.map_or_else(|| format!("table {}", id.0), |(_, name)| name.plain())
+        found.map_or_else(|| format!("table {}", id.0), |(_, naming)| naming.table.plain())
     }
 }
 
@@ -115,8 +115,8 @@ pub async fn open_target(context: &NodeContext, client: Client) -> Result<Target
     let (deadlock_timeout, pid): (i32, i32) = (row.get(0), row.get(1));
     let patience = Patience::below(Duration::from_millis(u64::from(deadlock_timeout.unsigned_abs())));
     let is_replica = become_replica(&client).await?;
-    let names: Vec<_> = context.linked.iter().cloned().collect();
-    let tables = read_target_tables(&client, &names, is_replica).await?;
+    let namings: Vec<_> = context.linked.iter().cloned().collect();
+    let tables = read_target_tables(&client, &namings, is_replica).await?;
     let shapes = context.shapes.clone();
     let experience = Arc::clone(&context.experience);
     let role = TargetRole { epoch: context.epoch, capture: context.capture, pid, patience, experience, is_replica };
@@ -293,13 +293,13 @@ pub async fn bring_up(context: &NodeContext, session: Session, from: Position) -
     Ok(NodeUp { target, source, last_landing, flushed })
 }
 
-/// A session that reads the outbox. What is read from now on lies above the position.
+/// A session that reads the outbox, and the position of all that is there now.
 async fn open_outbox(context: &NodeContext, session: &Client) -> Result<(NodeSource, Position), ReachError> {
     link::go_on_above(session, Position(context.known.load(Ordering::Relaxed))).await?;
     let reader = open_session(context, "capture").await?;
     for (name, value) in READING {
         reader.client.execute("SELECT pg_catalog.set_config($1, $2, false)", &[&name, &value]).await?;
     }
-    let position = link::last_position(session).await?;
+    let (position, _) = link::record_read(&reader.client).await?;
     Ok((NodeSource::Outbox(reader.client), position))
 }

@@ -180,7 +180,7 @@ pub(super) async fn context(
         secret: row.secret,
         epoch,
         captured: Arc::new(captured),
-        linked: Arc::new(own.iter().map(|table| (table_id(table.id), table.name.clone())).collect()),
+        linked: Arc::new(own.iter().map(|table| (table_id(table.id), table.naming.clone())).collect()),
         shapes: shapes.clone(),
         experience: Arc::default(),
         known: AtomicU64::new(0),

@@ -11,7 +11,7 @@ use crate::capture::{CapturedTable, CapturedTables, KeyColumn};
 use crate::catalog::{self, Column, ForeignKey, Identity, TableShape, Trigger, TriggerFiring, UniqueIndex};
 use crate::deliver::{Referrer, TargetColumn, TargetTable, TargetTables};
 use crate::link::LinkedTable;
-use crate::sql::{Ident, QualifiedName};
+use crate::sql::{Ident, Naming};
 
 /// How deliveries write the tables of a node as they are now. A table that is gone is left out. `is_replica`: the
 /// session's `session_replication_role`.
@@ -20,14 +20,14 @@ use crate::sql::{Ident, QualifiedName};
 /// When the connection is lost.
 pub async fn read_target_tables(
     client: &Client,
-    linked: &[(TableId, QualifiedName)],
+    linked: &[(TableId, Naming)],
     is_replica: bool,
 ) -> Result<TargetTables, Error> {
-    let names: Vec<_> = linked.iter().map(|(_, name)| name.clone()).collect();
-    let shapes = catalog::read_tables(client, &names).await?;
+    let namings: Vec<_> = linked.iter().map(|(_, naming)| naming.clone()).collect();
+    let shapes = catalog::read_tables(client, &namings).await?;
     let ranks = ranks(&shapes);
-    let tables = linked.iter().filter_map(|(id, name)| {
-        let shape = shapes.iter().find(|shape| shape.name == *name)?;
+    let tables = linked.iter().filter_map(|(id, naming)| {
+        let shape = shapes.iter().find(|shape| shape.name == naming.table)?;
         Some((*id, target_table(*id, shape, ranks[&shape.relid], is_replica)))
     });
     Ok(Arc::new(tables.collect()))
@@ -115,12 +115,13 @@ fn ranks(shapes: &[TableShape]) -> HashMap<u32, usize> {
 /// # Errors
 /// When the connection is lost.
 pub async fn read_captured_tables(client: &Client, linked: &[LinkedTable]) -> Result<CapturedTables, Error> {
-    let names: Vec<_> = linked.iter().map(|table| table.name.clone()).collect();
-    let shapes = catalog::read_tables(client, &names).await?;
+    let namings: Vec<_> = linked.iter().map(|table| table.naming.clone()).collect();
+    let shapes = catalog::read_tables(client, &namings).await?;
     let captured = linked.iter().filter_map(|table| {
         let shape = shapes.iter().find(|shape| shape.name == table.name)?;
         let captured = CapturedTable {
             id: table_id(table.id),
+            naming: table.naming.clone(),
             key: key_columns(shape),
             partitioned_by: shape.partitioned_by.clone(),
             start: Position(table.start_position.into()),

@@ -123,7 +123,8 @@ async fn compare(config: &Config, table: &QualifiedName) -> Result<Tally, String
     let sides: Vec<Side<'_>> =
         sides.map(|(node, session)| Side { name: &node.name, client: &session.client }).collect();
     let compared = async {
-        let shapes = read_shapes(&sides, std::slice::from_ref(table)).await?.remove(0);
+        let shapes =
+            read_shapes(&sides, std::slice::from_ref(table), |node, table| config.naming(node, table)).await?.remove(0);
         let subject = shapes.subject(&sides).await?;
         compare_rows(&subject, &Sessions::single(sides.clone()), OPTIONS, None, &mut Nobody).await
     };

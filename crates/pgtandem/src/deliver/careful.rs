@@ -219,10 +219,54 @@ impl Target {
                 }
             }
             if left.is_empty() || left.len() == before {
-                return Ok(left.iter().flat_map(Rejected::held).collect());
+                return self.without_impossible_keys(left, missed).await;
             }
             rejected = left;
         }
+    }
+
+    /// A key that the column's type cannot hold here is not here: there is nothing to delete, and the row that takes
+    /// another key has none to give up.
+    async fn without_impossible_keys(
+        &self,
+        rejected: Vec<Rejected<'_>>,
+        missed: &Missed,
+    ) -> Result<Vec<Held>, DeliverError> {
+        let mut held = Vec::new();
+        for unit in &rejected {
+            let mut possible = Vec::new();
+            for placed in &unit.rows {
+                if !self.is_impossible(placed, &unit.error, missed).await? {
+                    possible.push(*placed);
+                }
+            }
+            let settled = possible.len() < unit.rows.len()
+                && self.attempt(missed, self.write_rows(&possible, missed)).await?.is_ok();
+            if !settled {
+                held.extend(unit.held());
+            }
+        }
+        Ok(held)
+    }
+
+    async fn is_impossible(
+        &self,
+        placed: &Placed<'_>,
+        error: &DeliverError,
+        missed: &Missed,
+    ) -> Result<bool, DeliverError> {
+        // Class 22, data exceptions: what a text is cast to has no such value.
+        let (Form::Delete(id) | Form::Move(id), true) =
+            (placed.form, error.sqlstate().is_some_and(|state| state.starts_with("22")))
+        else {
+            return Ok(false);
+        };
+        let key = self.tables[&id].key_columns();
+        let values = key_parameters(std::slice::from_ref(placed), key.len());
+        let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = values.iter().map(|v| v as _).collect();
+        let probe = sql::probe_values(&key);
+        let read = async { Ok(self.client.execute(&probe, &parameters).await.map(drop)?) };
+        Ok(self.attempt(missed, read).await?.is_err())
     }
 
     async fn write_rows(&self, rows: &[Placed<'_>], missed: &Missed) -> Result<(), DeliverError> {

@@ -5,8 +5,8 @@ use super::identity::Identity;
 use super::interleave::Interleaving;
 use super::plan::{Plan, Rows, Step};
 use crate::config::{Capture, Merge};
-use crate::link::{OUTBOX_SQL, PUBLICATION, SCHEMA_SQL, direct_sql};
-use crate::sql::{self, Ident, Literal, QualifiedName};
+use crate::link::{OUTBOX_SQL, PUBLICATION, SCHEMA_SQL, direct_sql, renamed_columns};
+use crate::sql::{self, Ident, Literal, Naming, QualifiedName};
 
 impl Plan {
     fn name(&self, node: usize) -> &str {
@@ -76,8 +76,12 @@ impl Plan {
                 self.name(*peer),
                 foreign_table(self.name(*peer), &table.name).plain()
             ),
-            Step::Register { table, .. } => {
-                format!("list {} (conflicts: {}, ids: {})", table.name.plain(), table.resolve, table.ids)
+            Step::Register { table, naming, .. } => {
+                let called = match *naming == Naming::plain(table.name.clone()) {
+                    true => String::new(),
+                    false => format!("here {}; ", naming.in_words()),
+                };
+                format!("list {} ({called}conflicts: {}, ids: {})", table.name.plain(), table.resolve, table.ids)
             }
             Step::Policy { table, .. } => {
                 format!("change {} to conflicts: {}, ids: {}", table.name.plain(), table.resolve, table.ids)
@@ -199,8 +203,8 @@ impl Plan {
                     Literal(&shown_slot(&self.identities[*node]))
                 ),
             ),
-            Step::Capture { node, id, table, key, spell } => {
-                one(node, format!("{};", sql::create_capture(table, *id, key, *spell).join(";\n")))
+            Step::Capture { node, table, capture } => {
+                one(node, format!("{};", sql::create_capture(table, capture).join(";\n")))
             }
             Step::RetireTrigger { node, table, trigger } => {
                 one(node, format!("{};", sql::disable_trigger(table, trigger)))
@@ -208,7 +212,7 @@ impl Plan {
             Step::DirectPeer { node, peer } => one(node, direct_peer_sql(self.name(*peer))),
             Step::DirectWait { node, statements, .. } => one(node, format!("{};", statements.join(";\n"))),
             Step::DirectTable { node, table, .. } => one(node, format!("{};", table.create().join(";\n"))),
-            Step::Register { node, id, table, columns } => one(node, register_sql(*id, table, columns)),
+            Step::Register { node, id, table, naming, columns } => one(node, register_sql(*id, table, naming, columns)),
             Step::Policy { node, id, table } => one(
                 node,
                 format!(
@@ -226,11 +230,18 @@ impl Plan {
                 node,
                 format!(
                     "-- in transactions of at most 1,000 rows, in one statement with all that refers to them:\n\
-                     UPDATE {table} SET … /* the key */; INSERT INTO pgtandem.renumbered …;"
+                     UPDATE {} SET … /* the key */; INSERT INTO pgtandem.renumbered …;",
+                    self.called(*node, table)
                 ),
             ),
             Step::Fill { id, table, rows } => self.fill_sql(*id, table, rows),
         }
+    }
+
+    /// A table as the node calls it.
+    fn called<'t>(&'t self, node: usize, table: &'t QualifiedName) -> &'t QualifiedName {
+        let naming = self.namings[node].iter().find(|naming| naming.table == *table);
+        naming.map_or(table, |naming| &naming.table)
     }
 
     fn install_sql(&self, node: usize, capture: Capture) -> String {
@@ -260,10 +271,11 @@ impl Plan {
         for node in sources {
             all.push((
                 self.name(*node).to_owned(),
-                format!("-- in a snapshot: COPY (SELECT … FROM {table}) TO STDOUT;"),
+                format!("-- in a snapshot: COPY (SELECT … FROM {}) TO STDOUT;", self.called(*node, table)),
             ));
         }
         for node in targets {
+            let table = self.called(*node, table);
             all.push((self.name(*node).to_owned(), format!("COPY {table} (…) FROM STDIN;")));
         }
         let live = format!("UPDATE pgtandem.linked_table SET state = 'live', linked_at = now() WHERE id = {id};");
@@ -307,15 +319,18 @@ fn direct_peer_sql(peer: &str) -> String {
     )
 }
 
-fn register_sql(id: i32, table: &crate::config::Table, columns: &[String]) -> String {
+fn register_sql(id: i32, table: &crate::config::Table, naming: &Naming, columns: &[String]) -> String {
     let columns: Vec<String> = columns.iter().map(|column| Literal(column).to_string()).collect();
     format!(
-        "INSERT INTO pgtandem.linked_table (id, schema_name, table_name, relid, resolve, ids, columns, start_position, \
-         state)\n\
-         VALUES ({id}, {}, {}, {}::regclass, {}, {}, ARRAY[{}], '0/0', 'linking');",
+        "INSERT INTO pgtandem.linked_table (id, schema_name, table_name, own_schema, own_name, own_columns, relid, resolve, \
+         ids, columns, start_position, state)\n\
+         VALUES ({id}, {}, {}, {}, {}, {}, {}::regclass, {}, {}, ARRAY[{}], '0/0', 'linking');",
         Literal(table.name.schema.as_str()),
         Literal(table.name.name.as_str()),
-        Literal(&table.name.to_string()),
+        Literal(naming.table.schema.own_str()),
+        Literal(naming.table.name.own_str()),
+        Literal(&renamed_columns(naming).to_string()),
+        Literal(&naming.table.to_string()),
         Literal(&table.resolve.to_string()),
         Literal(&table.ids.to_string()),
         columns.join(", "),

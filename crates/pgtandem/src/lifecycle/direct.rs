@@ -82,6 +82,8 @@ pub(super) fn inbox_server_options(endpoint: &Endpoint, wait: Duration, is_repli
         "idle_in_transaction_session_timeout=0",
         "row_security=off",
         "jit=off",
+        // Planning takes longer than what is planned.
+        "plan_cache_mode=force_generic_plan",
         // What was answered must not be forgotten.
         "synchronous_commit=on",
     ]
@@ -155,17 +157,14 @@ impl Planner<'_> {
     pub(super) fn mirror(&mut self, table: &Table) {
         let id = self.table_id(table);
         for (node, survey) in self.surveys.iter().enumerate() {
+            let Some(shape) = survey.table(&table.name) else { continue };
             let is_mirrored = self.direct_of(node).is_some_and(|direct| direct.mirrored.contains(&id));
             let wants = table.ids == Ids::Mirror;
-            let name = table.name.clone();
+            let (columns, table) = (mirrored_columns(survey, shape), shape.name.clone());
             if is_mirrored && !wants {
-                self.steps.push(Step::EndMirror { node, id, table: name });
-            } else if wants && !is_mirrored {
-                let shape = survey.table(&table.name);
-                let columns = shape.map(|shape| mirrored_columns(survey, shape)).unwrap_or_default();
-                if !columns.is_empty() {
-                    self.steps.push(Step::Mirror { node, id, table: name, columns });
-                }
+                self.steps.push(Step::EndMirror { node, id, table });
+            } else if wants && !is_mirrored && !columns.is_empty() {
+                self.steps.push(Step::Mirror { node, id, table, columns });
             }
         }
     }
@@ -189,10 +188,10 @@ impl Planner<'_> {
     /// Both sides take what the other one's table is now. If one does not, both are made anew.
     fn is_made(&self, id: i32, node: usize, peer: usize, table: &Table) -> bool {
         let made = self.direct_of(node).and_then(|direct| direct.tables.iter().find(|made| made.id == id));
-        let there = self.surveys[peer].table(&table.name);
-        let (Some(made), Some(there)) = (made, there) else { return false };
-        made.fits
-            && there.columns.iter().map(|column| column.name.as_str()).eq(made.arriving.iter().map(String::as_str))
+        let (here, there) = (self.surveys[node].table(&table.name), self.surveys[peer].table(&table.name));
+        let (Some(made), Some(here), Some(there)) = (made, here, there) else { return false };
+        let arriving = there.columns.iter().map(|column| arriving(here, column).name.own());
+        made.fits && arriving.eq(made.arriving.iter().map(|name| Ident::new(name.as_str())))
     }
 
     fn direct_table(&self, id: i32, node: usize, peer: usize, table: &Table) -> Option<DirectTable> {
@@ -217,22 +216,30 @@ fn mirrored_columns(survey: &NodeSurvey, shape: &TableShape) -> Vec<(Ident, u32)
 
 /// `here`, as changes of `there` arrive at it.
 pub fn direct_table(id: i32, here: &TableShape, there: &TableShape, related: Vec<i32>) -> DirectTable {
-    let arriving = |column: &Column| {
-        let ours = here.column(&column.name);
-        ArrivingColumn {
-            name: column.name.clone(),
-            type_here: ours.map(|ours| ours.type_text.clone()),
-            is_written: column.generated.is_none() && ours.is_some_and(|ours| ours.generated.is_none()),
-        }
-    };
     let equals = |name: &Ident| here.column(name).map_or_else(|| "=".to_owned(), |column| column.equals.clone());
     DirectTable {
         id,
         name: here.name.clone(),
-        columns: there.columns.iter().map(arriving).collect(),
+        columns: there.columns.iter().map(|column| arriving(here, column)).collect(),
         key: here.primary_key.iter().map(|name| (name.clone(), equals(name))).collect(),
         own_columns: here.written_columns().map(|column| column.name.clone()).collect(),
         related,
+    }
+}
+
+/// A column of the peer's table, by the name of ours that it stands for.
+fn arriving(here: &TableShape, column: &Column) -> ArrivingColumn {
+    let ours = here.column(&column.name);
+    let is_taken = here.columns.iter().any(|ours| ours.name.own_str() == column.name.as_str());
+    let name = match ours {
+        Some(ours) => ours.name.clone(),
+        None if is_taken => Ident::truncated(&format!("{} of the peer", column.name.as_str())),
+        None => Ident::truncated(column.name.as_str()),
+    };
+    ArrivingColumn {
+        name,
+        type_here: ours.map(|ours| ours.type_text.clone()),
+        is_written: column.generated.is_none() && ours.is_some_and(|ours| ours.generated.is_none()),
     }
 }
 
@@ -257,7 +264,7 @@ pub(super) async fn remove_table(node: &OpenNode, id: i32, table: &QualifiedName
         node.client().batch_execute(&sql::drop_direct_table(id)).await?;
         node.client().batch_execute(&format!("DROP FUNCTION IF EXISTS pgtandem.mirror_{id}()")).await?;
         let theirs = read_foreign_tables(node, &tables_server(&direct.peer)).await?;
-        match theirs.contains(&foreign) {
+        match theirs.contains(&foreign.own()) {
             true => node.client().batch_execute(&sql::drop_foreign_table(&foreign)).await,
             false => Ok(()),
         }

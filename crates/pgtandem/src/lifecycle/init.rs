@@ -4,7 +4,7 @@ use super::check::{judge_pair, judge_single, survey_all};
 use super::{Finding, LifecycleError, Report, Severity, open_nodes};
 use crate::catalog::list_tables;
 use crate::config::{Config, spell_table_name};
-use crate::sql::QualifiedName;
+use crate::sql::{Naming, QualifiedName};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -63,7 +63,10 @@ pub async fn scan(config: &Config) -> Result<Scan, LifecycleError> {
     let common: Vec<QualifiedName> =
         seen.iter().filter(|(_, count)| **count == nodes.len()).map(|(name, _)| name.clone()).collect();
     let elsewhere = seen.len() - common.len();
-    let surveys = survey_all(&nodes, &common).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let surveys = survey_all(&nodes, |_| common.iter().cloned().map(Naming::plain).collect())
+        .await
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
     let candidates = common.into_iter().map(|name| {
         let mut report = Report::default();
         for survey in &surveys {

@@ -45,9 +45,10 @@ pub struct SequenceBefore {
     pub oid: u32,
     /// The table's.
     pub relid: u32,
-    /// Whose highest value counts when it is restored.
+    /// As pgtandem calls it.
     pub schema: String,
     pub table: String,
+    /// Whose highest value counts when it is restored, as the node calls it.
     pub column: String,
     pub options: SequenceOptions,
     pub last_value: i64,
@@ -183,7 +184,7 @@ pub fn before(table: &QualifiedName, sequence: &Sequence) -> SequenceBefore {
         relid: sequence.relid,
         schema: table.schema.as_str().to_owned(),
         table: table.name.as_str().to_owned(),
-        column: sequence.column.as_str().to_owned(),
+        column: sequence.column.own_str().to_owned(),
         options: sequence.options.clone(),
         last_value: sequence.last_value,
         is_called: sequence.is_called,

@@ -9,13 +9,15 @@ use super::up::Renumbering;
 use super::{LifecycleError, NodeSurvey};
 use crate::catalog::{Column, Leaf, ReplicaIdentity, TableShape};
 use crate::config::{Capture, Config, Ids, Matching, Merge, Table};
-use crate::sql::{self, Ident, QualifiedName};
+use crate::sql::{self, Ident, Naming, QualifiedName, TableCapture};
 
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// In the order of the configuration, as everywhere a node is given by its index.
     pub identities: Vec<Identity>,
     pub captures: Vec<Capture>,
+    /// What each node calls the tables.
+    pub namings: Vec<Vec<Naming>>,
     pub slot_count: i16,
     pub steps: Vec<Step>,
     /// What the steps that renumber rows would do now; empty until it has been looked at.
@@ -66,10 +68,8 @@ pub enum Step {
     /// Triggers that write the table's changes into the outbox.
     Capture {
         node: usize,
-        id: i32,
         table: QualifiedName,
-        key: Vec<(Ident, String)>,
-        spell: bool,
+        capture: TableCapture,
     },
     /// A trigger that writes to the other database by itself: every row would go twice.
     RetireTrigger {
@@ -82,6 +82,8 @@ pub enum Step {
         node: usize,
         id: i32,
         table: Table,
+        /// What the node calls it.
+        naming: Naming,
         /// Those that deliveries write, in the node's order.
         columns: Vec<String>,
     },
@@ -189,7 +191,8 @@ pub fn plan(config: &Config, surveys: &[NodeSurvey]) -> Result<Plan, LifecycleEr
     planner.direct_tables();
     let steps = planner.steps;
     let captures = surveys.iter().map(|survey| survey.capture(config)).collect();
-    Ok(Plan { identities, captures, slot_count, steps, renumberings: Vec::new(), differ: Vec::new() })
+    let namings = surveys.iter().map(|survey| config.namings(&survey.name)).collect();
+    Ok(Plan { identities, captures, namings, slot_count, steps, renumberings: Vec::new(), differ: Vec::new() })
 }
 
 /// Where foreign keys act on our rows too, a row's parent has to be there before it.
@@ -314,7 +317,8 @@ impl Planner<'_> {
                     let shape = self.surveys[node].table(&table.name);
                     let written = shape.into_iter().flat_map(TableShape::written_columns);
                     let columns = written.map(|column| column.name.as_str().to_owned()).collect();
-                    self.steps.push(Step::Register { node, id, table: table.clone(), columns });
+                    let naming = table.naming(&self.surveys[node].name);
+                    self.steps.push(Step::Register { node, id, table: table.clone(), naming, columns });
                 }
                 Some(linked) if linked.resolve != table.resolve.to_string() || linked.ids != table.ids => {
                     self.steps.push(Step::Policy { node, id: linked.id, table: table.clone() });
@@ -346,7 +350,9 @@ impl Planner<'_> {
             let equals = |name: &Ident| shape.column(name).map_or_else(|| "=".to_owned(), |c| c.equals.clone());
             let key = shape.primary_key.iter().map(|name| (name.clone(), equals(name))).collect();
             let spell = !shape.columns.iter().all(is_spelled_alike);
-            self.steps.push(Step::Capture { node, id: self.table_id(table), table: table.name.clone(), key, spell });
+            let inserts_at_once = self.config.direct.is_some();
+            let capture = TableCapture { id: self.table_id(table), key, spell, inserts_at_once };
+            self.steps.push(Step::Capture { node, table: shape.name.clone(), capture });
         }
     }
 
@@ -361,13 +367,10 @@ impl Planner<'_> {
             }
         }
         let published = survey.publication.as_ref().map(|publication| publication.tables.as_slice());
-        let missing: Vec<QualifiedName> = self
-            .config
-            .tables
-            .iter()
-            .map(|table| table.name.clone())
-            .filter(|table| !published.unwrap_or_default().contains(table))
-            .collect();
+        let wanted = self.config.tables.iter().map(|table| table.naming(&survey.name).table);
+        // The publication knows the node's own names only.
+        let missing: Vec<QualifiedName> =
+            wanted.filter(|table| !published.unwrap_or_default().contains(&table.own())).collect();
         if published.is_none() || !missing.is_empty() {
             let (create, generated) = (published.is_none(), survey.server.major() >= 18);
             self.steps.push(Step::Publish { node, create, generated, tables: missing });

@@ -14,6 +14,7 @@ use crate::daemon::{Backlog, read_backlog};
 use crate::link::{self, NodeRow, RestoreKind, Sight};
 use crate::sql;
 use serde_json::json;
+use std::collections::HashMap;
 
 const DOING: &str = "looking what has become of the node";
 
@@ -177,7 +178,8 @@ impl Rejoin {
             tables.push(repair.table(name, whose, options, progress).await?);
         }
         // After the comparison: what was written while it was under way is in it, too.
-        let backlogs = if self.is_copy { Vec::new() } else { self.backlogs(config).await? };
+        let has_others = prefer.is_some() && config.nodes.len() > 2;
+        let backlogs = if self.is_copy && !has_others { Vec::new() } else { self.backlogs(config).await? };
         for table in &mut tables {
             let known = self.known(config, prefer, table.id(), &backlogs);
             table.know(known).await?;
@@ -215,20 +217,35 @@ impl Rejoin {
     /// other keys its state is the later one.
     fn known(&self, config: &Config, prefer: Option<&str>, table: i32, backlogs: &[Backlog]) -> Known {
         let place = |name: &str| config.nodes.iter().position(|node| node.name == name);
-        if let Some(prefer) = prefer {
-            return Known { otherwise: place(prefer), ..Known::default() };
-        }
         let table = hub::TableId(table.unsigned_abs());
+        if let Some(prefer) = prefer {
+            // What other peers have changed and not delivered yet is none of its business: it is to become as they are.
+            let waiting = if prefer == self.node { &[] } else { backlogs };
+            return Known { keys: self.changed(config, table, waiting, Stand::State), otherwise: place(prefer) };
+        }
         if self.is_copy || backlogs.iter().any(|backlog| backlog.truncated.contains(&table)) {
             return Known::default();
         }
+        Known { keys: self.changed(config, table, backlogs, Stand::ChangedBy), otherwise: place(&self.node) }
+    }
+
+    /// What is known of keys that peers have changed. `stand`: of one that a single peer has.
+    fn changed(
+        &self,
+        config: &Config,
+        table: hub::TableId,
+        backlogs: &[Backlog],
+        stand: fn(usize) -> Stand,
+    ) -> HashMap<Vec<u8>, Stand> {
         let peers = (0..config.nodes.len()).filter(|at| config.nodes[*at].name != self.node);
-        let of_peer = |(peer, backlog): (usize, &'_ Backlog)| {
-            let keys = backlog.keys.iter().filter(|key| key.table() == table);
-            keys.map(|key| (key.bytes().to_vec(), Stand::ChangedBy(peer))).collect::<Vec<_>>()
-        };
-        let keys = peers.zip(backlogs).flat_map(of_peer).collect();
-        Known { keys, otherwise: place(&self.node) }
+        let mut keys = HashMap::new();
+        for (peer, backlog) in peers.zip(backlogs) {
+            for key in backlog.keys.iter().filter(|key| key.table() == table) {
+                let several = |by: &mut Stand| *by = Stand::Policy;
+                keys.entry(key.bytes().to_vec()).and_modify(several).or_insert_with(|| stand(peer));
+            }
+        }
+        keys
     }
 
     /// Lets hubs work again.

@@ -80,7 +80,7 @@ impl<'a> Repair<'a> {
         progress: &dyn Progress,
     ) -> Result<TableRepair, LifecycleError> {
         let id = self.require_live(name)?;
-        let shapes = read_shapes(&sides(&self.looks), std::slice::from_ref(name)).await?.remove(0);
+        let shapes = self.shapes(name).await?;
         let subject = shapes.subject(&sides(&self.looks)).await?;
         let sums = sides(&self.nodes);
         let sessions = Sessions { sums, ranges: sides(&self.ranges), looks: sides(&self.looks), ask_ahead: true };
@@ -98,6 +98,16 @@ impl<'a> Repair<'a> {
         Ok(table)
     }
 
+    /// As each node has it, by the names that it was linked with.
+    async fn shapes(&self, name: &QualifiedName) -> Result<Shapes, LifecycleError> {
+        let naming = |node: &str, name: &QualifiedName| {
+            let place = self.nodes.iter().position(|open| open.name == node);
+            let linked = place.and_then(|at| self.links[at].1.iter().find(|table| table.name == *name));
+            linked.map_or_else(|| self.config.naming(node, name), |table| table.naming.clone())
+        };
+        Ok(read_shapes(&sides(&self.looks), std::slice::from_ref(name), naming).await?.remove(0))
+    }
+
     /// The place of the node with this number.
     pub(super) fn place_of(&self, number: i16) -> Option<usize> {
         self.links.iter().position(|(row, _)| row.number == number)
@@ -111,7 +121,7 @@ impl<'a> Repair<'a> {
         keys: impl Iterator<Item = &Vec<u8>>,
     ) -> Result<TableRepair, LifecycleError> {
         let id = self.require_live(name)?;
-        let shapes = read_shapes(&sides(&self.looks), std::slice::from_ref(name)).await?.remove(0);
+        let shapes = self.shapes(name).await?;
         let subject = shapes.subject(&sides(&self.looks)).await?;
         let (winner, policy) = self.policy(name, whose, &shapes, &subject, 1)?;
         let primary_key = &shapes.shapes[0].primary_key;

@@ -37,7 +37,7 @@ pub(super) async fn unlink_table(node: &OpenNode, id: i32, table: &QualifiedName
     const DOING: &str = "taking a table out of the link";
     let client = node.client();
     let publication = read_publication(client, link::PUBLICATION).await.on(&node.name, DOING)?;
-    if publication.is_some_and(|publication| publication.tables.contains(table)) {
+    if publication.is_some_and(|publication| publication.tables.contains(&table.own())) {
         let statement = sql::drop_from_publication(&Ident::new(link::PUBLICATION), table);
         locks::in_short_transaction(node, DOING, table, &[statement]).await?;
     }

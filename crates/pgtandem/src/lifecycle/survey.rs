@@ -7,8 +7,8 @@ use crate::catalog::{
 };
 use crate::config::{Capture, Config};
 use crate::link::{self, DirectFacts, Held, Installed, LinkedTable, NodeRow, Peer, Restore, RestoreKind, TableState};
-use crate::sql::{self, Ident, QualifiedName};
-use std::collections::{BTreeSet, HashSet};
+use crate::sql::{self, Ident, Naming, QualifiedName};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::PgLsn;
 
@@ -17,7 +17,7 @@ pub struct NodeSurvey {
     pub name: String,
     pub server: ServerFacts,
     pub role: RoleFacts,
-    /// Those that exist of the tables asked for and of those that are linked already.
+    /// Those that exist of the tables asked for and of those that are linked already; these as they were linked.
     pub tables: Vec<TableShape>,
     /// Behind the columns of `tables`.
     pub sequences: Vec<Sequence>,
@@ -114,24 +114,21 @@ impl NodeSurvey {
     }
 }
 
-/// Reads a node. `wanted`: the tables of the configuration.
-pub async fn survey(
-    client: &impl GenericClient,
-    name: &str,
-    wanted: &[QualifiedName],
-) -> Result<NodeSurvey, LifecycleError> {
+/// Reads a node. `wanted`: what it calls the tables of the configuration.
+pub async fn survey(client: &impl GenericClient, name: &str, wanted: &[Naming]) -> Result<NodeSurvey, LifecycleError> {
     let read = async {
         let installed = link::is_installed(client).await?;
         let link = match installed {
             Installed::Yes => read_link(client).await?,
             Installed::No | Installed::Foreign => None,
         };
-        let mut names: Vec<QualifiedName> = wanted.to_vec();
-        let known: BTreeSet<&QualifiedName> = wanted.iter().collect();
-        let linked = link.iter().flat_map(|link| &link.tables).map(|table| &table.name);
-        names.extend(linked.filter(|name| !known.contains(name)).cloned());
+        let linked = link.iter().flat_map(|link| &link.tables);
+        let mut linked: HashMap<&QualifiedName, &Naming> = linked.map(|table| (&table.name, &table.naming)).collect();
+        let as_linked = |naming: &Naming| linked.remove(&naming.table).unwrap_or(naming).clone();
+        let mut namings: Vec<Naming> = wanted.iter().map(as_linked).collect();
+        namings.extend(linked.into_values().cloned());
 
-        let tables = read_tables(client, &names).await?;
+        let tables = read_tables(client, &namings).await?;
         let relids: Vec<u32> = tables.iter().map(|table| table.relid).collect();
         let live = |name: &QualifiedName| {
             let tables = link.iter().flat_map(|link| &link.tables);
@@ -151,7 +148,7 @@ pub async fn survey(
         Ok::<_, tokio_postgres::Error>(NodeSurvey {
             name: name.to_owned(),
             role: read_role(client, &relids).await?,
-            sequences: read_sequences(client, &relids).await?,
+            sequences: read_sequences(client, &tables).await?,
             publication: catalog::read_publication(client, link::PUBLICATION).await?,
             server,
             tables,

@@ -3,6 +3,8 @@
 //! It is written on one node as that node's application would write it: triggers and constraints have their say, and
 //! capture reads it like any other change. It has seen what it replaces, so it wins everywhere.
 
+use std::collections::HashSet;
+
 use futures::future::join_all;
 use serde_json::{Map, Value as Json};
 use tokio_postgres::Client;
@@ -46,7 +48,9 @@ pub async fn undo(config: &Config, conflict: &Conflict, force: bool) -> Result<U
     }
     let first = places.iter().position(|place| place.node.name == conflict.winner.node).unwrap_or_default();
     places.swap(0, first);
-    write(&places[0], conflict, force).await?;
+    let known = places.iter().flat_map(|place| place.shape.written_columns());
+    let known: HashSet<String> = known.map(|column| column.name.as_str().to_owned()).collect();
+    write(&places[0], conflict, &known, force).await?;
     for place in &places[1..] {
         link::set_undone(place.node.client(), &conflict.name).await.on(&place.node.name, "keeping note of it")?;
     }
@@ -100,13 +104,23 @@ async fn places(config: &Config, name: &QualifiedName) -> Result<(Vec<Place>, Ve
     if places.is_empty() {
         return Err(LifecycleError::Several(why));
     }
-    let shapes = join_all(places.iter().map(|node| read_tables(node.client(), std::slice::from_ref(name)))).await;
-    let found = places.into_iter().zip(shapes).map(|(node, shapes)| {
-        let shape = shapes.on(&node.name, "reading the table")?.pop();
+    let shapes = join_all(places.iter().map(async |node| shape_of(node, config, name).await)).await;
+    let found = places.into_iter().zip(shapes).map(|(node, shape)| {
+        let shape = shape.on(&node.name, "reading the table")?;
         let gone = || LifecycleError::refused(format!("{}: {} is gone", node.name, name.plain()), "make it again");
         Ok(Place { shape: shape.ok_or_else(gone)?, node })
     });
     Ok((found.collect::<Result<_, LifecycleError>>()?, away))
+}
+
+async fn shape_of(
+    node: &OpenNode,
+    config: &Config,
+    name: &QualifiedName,
+) -> Result<Option<TableShape>, tokio_postgres::Error> {
+    let linked = link::read_linked_tables(node.client()).await?.into_iter().find(|table| table.name == *name);
+    let naming = linked.map_or_else(|| config.naming(&node.name, name), |table| table.naming);
+    Ok(read_tables(node.client(), &[naming]).await?.pop())
 }
 
 /// The row under the conflict's key as it stands, as texts; `None` if there is none.
@@ -158,7 +172,8 @@ fn refuse_changed(conflict: &Conflict, node: &str, stands: Option<&Map<String, J
     ))
 }
 
-async fn write(place: &Place, conflict: &Conflict, force: bool) -> Result<(), LifecycleError> {
+/// `known`: columns of any node.
+async fn write(place: &Place, conflict: &Conflict, known: &HashSet<String>, force: bool) -> Result<(), LifecycleError> {
     let node = place.node.name.as_str();
     // A session that ends before its COMMIT leaves nothing.
     let session = place.node.as_an_application().await?;
@@ -168,7 +183,7 @@ async fn write(place: &Place, conflict: &Conflict, force: bool) -> Result<(), Li
     if !force {
         refuse_changed(conflict, node, stands.as_ref())?;
     }
-    let (text, parameters) = statement(place, conflict)?;
+    let (text, parameters) = statement(place, conflict, known)?;
     let parameters: Vec<Vec<Option<&str>>> = parameters.into_iter().map(|value| vec![value]).collect();
     let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|array| array as _).collect();
     client.execute(&text, &parameters).await.on(node, "writing the row that lost")?;
@@ -176,8 +191,12 @@ async fn write(place: &Place, conflict: &Conflict, force: bool) -> Result<(), Li
     client.batch_execute("COMMIT").await.on(node, "writing the row that lost")
 }
 
-/// What makes the row what it was when it lost, and its parameters.
-fn statement<'c>(place: &Place, conflict: &'c Conflict) -> Result<(String, Vec<Option<&'c str>>), LifecycleError> {
+/// What makes the row what it was when it lost, and its parameters. What only the node that lost has stays there.
+fn statement<'c>(
+    place: &Place,
+    conflict: &'c Conflict,
+    known: &HashSet<String>,
+) -> Result<(String, Vec<Option<&'c str>>), LifecycleError> {
     let shape = &place.shape;
     let Some(row) = values(&conflict.loser) else {
         let key = shape.key_columns();
@@ -186,8 +205,7 @@ fn statement<'c>(place: &Place, conflict: &'c Conflict) -> Result<(String, Vec<O
         return Ok((sql::delete(&shape.name, &key), parameters));
     };
     let written: Vec<WrittenColumn> = shape.written_columns().map(|column| shape.written(column)).collect();
-    let is_there = |name: &&String| written.iter().any(|column| column.name.as_str() == name.as_str());
-    if let Some(gone) = row.keys().find(|name| !is_there(name)) {
+    if let Some(gone) = row.keys().find(|name| !known.contains(*name)) {
         let node = &place.node.name;
         let what = format!("{node}: the row that lost has a column {gone}, which {} no longer has", shape.name.plain());
         return Err(LifecycleError::refused(what, "put the row back by hand"));

@@ -89,8 +89,8 @@ pub async fn unmerge(config: &Config, agreed: &[Merged]) -> Result<Unmerged, Lif
             work.await.on(&node.name, "taking a table out of the link")?;
         }
     }
-    let names: Vec<QualifiedName> = merged.iter().map(|table| table.table.clone()).collect();
-    let surveys: Vec<NodeSurvey> = survey_all(&nodes, &names).await.into_iter().collect::<Result<_, _>>()?;
+    let surveys: Vec<NodeSurvey> =
+        survey_all(&nodes, |node| config.namings(node)).await.into_iter().collect::<Result<_, _>>()?;
     let mut done = Unmerged::default();
     for (node, survey) in nodes.iter().zip(&surveys) {
         rows::take_back(config, node, survey, &merged, &mut done).await?;

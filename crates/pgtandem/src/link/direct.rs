@@ -1,4 +1,5 @@
-//! What direct mode keeps on a node: `sql/direct.sql`, with `sql/set_back.sql` and `sql/mirror.sql`.
+//! What direct mode keeps on a node: `sql/direct.sql`, `direct_outbox.sql`, `direct_arrival.sql`, `set_back.sql` and
+//! `mirror.sql`.
 
 use std::time::SystemTime;
 
@@ -7,16 +8,18 @@ use tokio_postgres::{Error, GenericClient, Row};
 use super::outbox::IS_NEEDED;
 use crate::sql::{DBLINK, Ident};
 
-const SQL: [&str; 3] = [
+const SQL: &str = concat!(
+    include_str!("../../sql/direct_outbox.sql"),
+    include_str!("../../sql/direct_arrival.sql"),
     include_str!("../../sql/direct.sql"),
     include_str!("../../sql/set_back.sql"),
-    include_str!("../../sql/mirror.sql"),
-];
+    include_str!("../../sql/mirror.sql")
+);
 
 /// The text that makes it.
 #[must_use]
 pub fn direct_sql(dblink_schema: &Ident) -> String {
-    SQL.join("\n").replace(DBLINK, &dblink_schema.to_string())
+    SQL.replace(DBLINK, &dblink_schema.to_string())
 }
 
 /// How a node delivers directly.

@@ -5,6 +5,10 @@ use std::time::SystemTime;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Error, GenericClient, Row};
 
+/// Where a row stands that was there before any change that is judged: below every position a node may be acknowledged
+/// at, so that a hub does not wait to read it, and after 0/0, so that it is no part of an empty cover.
+pub const BEFORE_ALL: u64 = 1;
+
 /// A change this node cannot take yet.
 #[derive(Debug, Clone)]
 pub struct Held {

@@ -27,7 +27,7 @@ pub use dirty::{
     read_left_behind,
 };
 pub use epoch::{Epoch, read_epoch, take_epoch};
-pub use held::{Held, delete_held, delete_held_of_table, insert_held, list_held};
+pub use held::{BEFORE_ALL, Held, delete_held, delete_held_of_table, insert_held, list_held};
 pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, ask_to_yield, lock, notify_changed, try_lock, unlock};
 pub use merge::{
     MergeRow, MergedRow, confirm_merges, delete_merge, delete_merged_rows, list_merged_rows, list_merges, note_merged,
@@ -37,7 +37,7 @@ pub use nodes::{
     read_node, read_peers, set_left, set_slot_count, slot_name,
 };
 pub use outbox::{
-    OUTBOX_SQL, OutboxView, go_on_above, install_outbox, last_position, outbox_view, read_acknowledged, read_captured,
+    OUTBOX_SQL, OutboxView, go_on_above, install_outbox, outbox_view, read_acknowledged, read_captured, record_read,
 };
 pub use pulse::{Sight, is_set_back, read_sight, write_pulses};
 pub use rejoin::{begin_anew, forget_positions_of, uncaptured};
@@ -47,7 +47,8 @@ pub use restore::{
 };
 pub use tables::{
     LinkedTable, PausedBy, TableState, delete_linked_table, insert_linked_table, read_last_table_id,
-    read_linked_tables, set_columns, set_linking, set_live, set_paused, set_policy, set_start_position,
+    read_linked_tables, renamed_columns, set_columns, set_linking, set_live, set_paused, set_policy,
+    set_start_position,
 };
 
 use tokio_postgres::{Error, GenericClient};

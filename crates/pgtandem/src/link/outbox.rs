@@ -1,6 +1,7 @@
 //! What trigger capture keeps on a node beside the rest: `sql/outbox.sql`.
 
-use hub::{Position, SPACE};
+use super::held::BEFORE_ALL;
+use hub::Position;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Error, GenericClient};
 
@@ -16,28 +17,35 @@ pub async fn install_outbox(client: &impl GenericClient) -> Result<(), Error> {
 pub async fn read_captured(client: &impl GenericClient) -> Result<Vec<u32>, Error> {
     const QUERY: &str = "
         SELECT DISTINCT t.tgrelid FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
-        WHERE p.pronamespace = pg_catalog.to_regnamespace('pgtandem') AND p.proname = 'capture' AND NOT t.tgisinternal AND t.tgparentid = 0";
+        WHERE p.pronamespace = pg_catalog.to_regnamespace('pgtandem') AND p.proname !~ '^mirror_' AND NOT t.tgisinternal AND t.tgparentid = 0";
     Ok(client.query(QUERY, &[]).await?.iter().map(|row| row.get(0)).collect())
 }
 
-/// Up to where nothing of the node's changes is needed any more.
+/// Up to where nothing of the node's changes is needed any more; at first, [`BEFORE_ALL`].
 pub async fn read_acknowledged(client: &impl GenericClient) -> Result<Position, Error> {
     let row = client.query_one("SELECT position FROM pgtandem.outbox_acknowledged", &[]).await?;
-    Ok(Position(row.get::<_, PgLsn>(0).into()))
+    Ok(Position(u64::from(row.get::<_, PgLsn>(0)).max(BEFORE_ALL)))
 }
 
 /// Positions go on above what is known of the node elsewhere: a crash of its server may have set the sequence back.
 pub async fn go_on_above(client: &impl GenericClient, known: Position) -> Result<(), Error> {
-    const QUERY: &str = "SELECT pg_catalog.setval('pgtandem.outbox_position', $1)
-                         FROM pgtandem.outbox_position AS s WHERE s.last_value <= $1";
-    let next = i64::try_from((known.0 / SPACE + 1) * SPACE).unwrap_or(i64::MAX);
-    client.query(QUERY, &[&next]).await.map(drop)
+    const QUERY: &str = "SELECT pg_catalog.setval('pgtandem.outbox_position', $1 - o.last_value + 1)
+                         FROM pgtandem.outbox_position AS s, pgtandem.outbox_id AS o
+                         WHERE s.last_value + o.last_value <= $1";
+    let known = i64::try_from(known.0).unwrap_or(i64::MAX - 1);
+    client.query(QUERY, &[&known]).await.map(drop)
 }
 
-/// The last position that was given.
-pub async fn last_position(client: &impl GenericClient) -> Result<Position, Error> {
-    let row = client.query_one("SELECT last_value FROM pgtandem.outbox_position", &[]).await?;
-    Ok(Position(row.get::<_, i64>(0).unsigned_abs()))
+/// Records a read of all that is there, on disk: its position, and the snapshot that it was taken with. The next capture
+/// begins with it, so all that is there now lies before it, and not somewhere before a later one.
+pub async fn record_read(client: &impl GenericClient) -> Result<(Position, String), Error> {
+    const RECORD: &str = "
+        INSERT INTO pgtandem.outbox_read SELECT m.at, m.snapshot, m.drawn FROM pgtandem.mark(false) AS m
+        RETURNING position, snapshot::text";
+    client.batch_execute("BEGIN; SET LOCAL synchronous_commit = local").await?;
+    let row = client.query_one(RECORD, &[]).await?;
+    client.batch_execute("COMMIT").await?;
+    Ok((Position(row.get::<_, PgLsn>(0).into()), row.get(1)))
 }
 
 /// How full the outbox is.

@@ -34,7 +34,7 @@ pub async fn begin_anew(client: &Client, node: &NodeRow, known: &[Sight]) -> Res
     );
     const REST: &str = "
         UPDATE pgtandem.linked_table SET start_position = '0/0',
-            relid = coalesce(pg_catalog.to_regclass(pg_catalog.format('%I.%I', schema_name, table_name))::oid, relid);
+            relid = coalesce(pg_catalog.to_regclass(pg_catalog.format('%I.%I', own_schema, own_name))::oid, relid);
         UPDATE pgtandem.restore SET after = NULL WHERE kind = 'sequence';
         DELETE FROM pgtandem.held";
     const WAL: &str = "UPDATE pgtandem.landing SET acknowledged = '0/0', wrote = NULL,
@@ -65,7 +65,7 @@ pub async fn uncaptured(client: &Client) -> Result<Vec<String>, Error> {
         WHERE t.state = 'live' AND pg_catalog.to_regclass('pgtandem.outbox_read') IS NOT NULL
           AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
                           WHERE g.tgrelid = t.relid AND p.pronamespace = pg_catalog.to_regnamespace('pgtandem')
-                            AND p.proname = 'capture' AND g.tgenabled <> 'D')
+                            AND p.proname !~ '^mirror_' AND g.tgenabled <> 'D')
         ORDER BY t.id";
     Ok(client.query(QUERY, &[]).await?.iter().map(|row| row.get(0)).collect())
 }

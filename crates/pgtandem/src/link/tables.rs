@@ -1,7 +1,8 @@
 //! `pgtandem.linked_table`: what is kept the same.
 
 use crate::config::Ids;
-use crate::sql::QualifiedName;
+use crate::sql::{Ident, Naming, QualifiedName};
+use serde_json::{Map, Value as Json};
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Error, GenericClient, Row};
 
@@ -10,6 +11,8 @@ pub struct LinkedTable {
     /// The same on all nodes.
     pub id: i32,
     pub name: QualifiedName,
+    /// What this node calls it and its columns.
+    pub naming: Naming,
     pub relid: u32,
     /// `newest` or `prefer:NODE`.
     pub resolve: String,
@@ -50,15 +53,22 @@ impl PausedBy {
 /// In the order of their ids.
 pub async fn read_linked_tables(client: &impl GenericClient) -> Result<Vec<LinkedTable>, Error> {
     const QUERY: &str =
-        "SELECT id, schema_name, table_name, relid, resolve, ids, columns, start_position, state, linked_at, paused_by,
-                                pause_reason FROM pgtandem.linked_table ORDER BY id";
+        // `down` reads links of older versions, too, which called everything the same on all nodes.
+        "SELECT id, schema_name, table_name,
+                coalesce(pg_catalog.to_jsonb(t) ->> 'own_schema', schema_name) AS own_schema,
+                coalesce(pg_catalog.to_jsonb(t) ->> 'own_name', table_name) AS own_name,
+                coalesce(pg_catalog.to_jsonb(t) -> 'own_columns', '{}') AS own_columns,
+                relid, resolve, ids, columns, start_position, state, linked_at, paused_by, pause_reason
+         FROM pgtandem.linked_table t ORDER BY id";
     Ok(client.query(QUERY, &[]).await?.iter().map(linked_table).collect())
 }
 
 fn linked_table(row: &Row) -> LinkedTable {
+    let naming = naming(row);
     LinkedTable {
         id: row.get("id"),
-        name: QualifiedName::new(row.get::<_, String>("schema_name"), row.get::<_, String>("table_name")),
+        name: naming.table.clone(),
+        naming,
         relid: row.get("relid"),
         resolve: row.get("resolve"),
         ids: match row.get("ids") {
@@ -81,6 +91,20 @@ fn linked_table(row: &Row) -> LinkedTable {
     }
 }
 
+fn naming(row: &Row) -> Naming {
+    let name = |schema, name| QualifiedName::new(row.get::<_, &str>(schema), row.get::<_, &str>(name));
+    let columns: Json = row.get("own_columns");
+    let renamed = columns.as_object().into_iter().flatten();
+    let renamed = renamed.filter_map(|(name, own)| Some(Ident::called(name.as_str(), own.as_str()?)));
+    Naming::new(name("schema_name", "table_name").called(&name("own_schema", "own_name")), renamed.collect())
+}
+
+/// As `own_columns` keeps them.
+pub fn renamed_columns(naming: &Naming) -> Json {
+    let pair = |column: &Ident| (column.as_str().to_owned(), Json::from(column.own_str()));
+    Json::Object(naming.columns().iter().map(pair).collect::<Map<_, _>>())
+}
+
 /// The highest id that any table has or had: decisions tell tables by it, so none is given twice.
 pub async fn read_last_table_id(client: &impl GenericClient) -> Result<i32, Error> {
     const QUERY: &str = "SELECT coalesce(pg_catalog.max(id), 0) FROM (SELECT id FROM pgtandem.linked_table
@@ -92,21 +116,24 @@ pub async fn read_last_table_id(client: &impl GenericClient) -> Result<i32, Erro
 pub async fn insert_linked_table(client: &impl GenericClient, table: &LinkedTable) -> Result<(), Error> {
     const QUERY: &str = "
         INSERT INTO pgtandem.linked_table (id, schema_name, table_name, relid, resolve, ids, columns, start_position,
-                                           state)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'linking')";
-    let (schema, name) = (table.name.schema.as_str(), table.name.name.as_str());
+                                           own_schema, own_name, own_columns, state)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'linking')";
+    let QualifiedName { schema, name } = &table.naming.table;
     client
         .execute(
             QUERY,
             &[
                 &table.id,
-                &schema,
-                &name,
+                &schema.as_str(),
+                &name.as_str(),
                 &table.relid,
                 &table.resolve,
                 &table.ids.to_string(),
                 &table.columns,
                 &table.start_position,
+                &schema.own_str(),
+                &name.own_str(),
+                &renamed_columns(&table.naming),
             ],
         )
         .await?;

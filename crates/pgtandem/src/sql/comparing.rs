@@ -55,12 +55,23 @@ pub struct Seed(pub i64);
 pub const ROW_VERSION: &str = "pg_catalog.concat(t.tableoid, t.ctid, t.xmin)";
 
 impl ComparedTable {
-    /// A group's number, how many rows it has, and the sum (without carry) of the rows' hashes, whatever their order. The
-    /// seed of a row's hash comes from its key: so values that changed places between two rows do not cancel out.
+    /// One row of three arrays, NULL if there are no rows: the groups' numbers, how many rows each has, and the sum
+    /// (without carry) of the rows' hashes, whatever their order. The seed of a row's hash comes from its key: so values
+    /// that changed places between two rows do not cancel out.
     pub fn groups(&self, extent: &Extent, grouping: Grouping, seed: Seed) -> String {
         format!(
-            "SELECT {} AS g, pg_catalog.count(*), pg_catalog.bit_xor({}) FROM {} GROUP BY 1",
+            "SELECT pg_catalog.array_agg(s.g), pg_catalog.array_agg(s.n), pg_catalog.array_agg(s.h) FROM \
+             (SELECT {} AS g, pg_catalog.count(*) AS n, pg_catalog.bit_xor({}) AS h FROM {} GROUP BY 1) AS s",
             self.group(grouping),
+            self.row_hash(grouping, seed),
+            self.within(extent, grouping, seed)
+        )
+    }
+
+    /// All of the extent as one group: how many rows, and the sum of their hashes.
+    pub fn total(&self, extent: &Extent, grouping: Grouping, seed: Seed) -> String {
+        format!(
+            "SELECT pg_catalog.count(*), pg_catalog.bit_xor({}) FROM {}",
             self.row_hash(grouping, seed),
             self.within(extent, grouping, seed)
         )
@@ -80,13 +91,12 @@ impl ComparedTable {
     }
 
     /// As [`Self::rows_of_groups`], of groups whose keys are these runs (a `bigint[]`, the last parameter), which the
-    /// primary key's index leads to: the range need not be read once more.
+    /// primary key's index leads to: the range need not be read once more. Answers with the key, one integer, and the hash.
     pub fn rows_of_runs(&self, extent: &Extent, seed: Seed) -> String {
-        let (token, name) = (self.key[0].canonical.token(&self.key[0].name), &self.key[0].name);
+        let name = &self.key[0].name;
         format!(
-            "SELECT ARRAY[{token}]::pg_catalog.text[], ARRAY[{}], {} FROM unnest(${}::pg_catalog.int8[]) AS v(run) \
+            "SELECT t.{name}::pg_catalog.int8, {} FROM unnest(${}::pg_catalog.int8[]) AS v(run) \
              JOIN {} AS t ON t.{name} >= (v.run << {RUN_BITS}) AND t.{name} <= ((v.run << {RUN_BITS}) | {}) WHERE {}",
-            texts(&self.key),
             self.row_hash(Grouping::Runs { bits: 0 }, seed),
             self.parameters(extent) + 1,
             self.name,
@@ -194,7 +204,7 @@ impl ComparedTable {
     /// A name that no column has.
     fn key_hash(&self) -> Ident {
         let mut name = "key_hash".to_owned();
-        while self.columns.iter().any(|column| column.name.as_str() == name) {
+        while self.columns.iter().any(|column| column.name.own_str() == name) {
             name.push('_');
         }
         Ident::new(name)

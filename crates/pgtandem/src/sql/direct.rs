@@ -84,6 +84,7 @@ impl DirectTable {
             self.arrival_type(),
             self.key_function(),
             self.arrive_function(),
+            self.land_function(),
             self.stands_function(),
             self.revert_function(),
             self.leave_function(),
@@ -135,11 +136,11 @@ impl DirectTable {
         );
         let arrived_of = |rows: &str| arrived.replace("$ROWS", rows);
         format!(
-            "CREATE FUNCTION pgtandem.arrive_{id}(ops text, olds text[], news text[]) RETURNS text[] \
-             LANGUAGE plpgsql SET search_path = '' AS $$
+            "CREATE FUNCTION pgtandem.arrive_{id}(ops text, olds text[], news text[]) RETURNS text[] LANGUAGE plpgsql AS $$
 DECLARE
     total   integer := pg_catalog.length(ops);
-    befores text[] := pg_catalog.array_fill(NULL::text, ARRAY[total]);
+    letters text[];
+    befores text[];
     old_row pgtandem.arrival_{id};
     new_row pgtandem.arrival_{id};
     before  text;
@@ -160,13 +161,17 @@ BEGIN
             DELETE FROM {name} AS t USING ({arrived_old}) AS a WHERE {key_t_a};
         END IF;
     ELSE
+        -- A letter of a long text is found by counting.
+        letters := pg_catalog.string_to_array(ops, NULL);
+        befores := pg_catalog.array_fill(NULL::text, ARRAY[total]);
         FOR i IN 1 .. total LOOP
-            old_row := coalesce(olds[i], news[i])::pgtandem.arrival_{id};
             new_row := news[i]::pgtandem.arrival_{id};
-            CASE pg_catalog.substr(ops, i, 1)
-            WHEN 'I' THEN
+            IF letters[i] = 'I' THEN
                 {insert} VALUES ({new_row_columns});
-            WHEN 'D' THEN
+                CONTINUE;
+            END IF;
+            old_row := coalesce(olds[i], news[i])::pgtandem.arrival_{id};
+            IF letters[i] = 'D' THEN
                 DELETE FROM {name} AS t WHERE {key_t_old} RETURNING {whole_t} INTO before;
                 IF NOT FOUND THEN
                     PERFORM pgtandem.refuse('PT004', 'a row is not here');
@@ -179,15 +184,16 @@ BEGIN
                 END IF;
                 befores[i] := before;
                 UPDATE {name} AS t SET {set_new_row} WHERE {key_t_old};
-            END CASE;
+            END IF;
         END LOOP;
     END IF;
     -- Its rows are locked now: whoever changed them before has committed, and is seen.
-    IF EXISTS (SELECT FROM pgtandem.queued AS q WHERE q.table_id = {id} AND q.key IS NULL)
-        OR EXISTS (SELECT FROM pgtandem.queued AS q WHERE q.table_id = {id})
-        AND EXISTS (SELECT FROM ({arrived_all}) AS a, pgtandem.queued AS q
-                    WHERE NOT a.arrived IS NULL AND q.table_id = {id} AND q.key = {hash_arrived}) THEN
-        PERFORM pgtandem.refuse('PT004', 'changes of the key wait here');
+    IF EXISTS (SELECT FROM pgtandem.queued AS q WHERE q.table_id = {id}) THEN
+        IF EXISTS (SELECT FROM pgtandem.queued AS q WHERE q.table_id = {id} AND q.key IS NULL)
+            OR EXISTS (SELECT FROM ({arrived_all}) AS a, pgtandem.queued AS q
+                       WHERE NOT a.arrived IS NULL AND q.table_id = {id} AND q.key = {hash_arrived}) THEN
+            PERFORM pgtandem.refuse('PT004', 'changes of the key wait here');
+        END IF;
     END IF;
     RETURN befores;
 END
@@ -205,6 +211,30 @@ $$",
             key_t_old = self.same_key("t", "old_row"),
             set_a = self.set("(a.arrived)"),
             set_new_row = self.set("new_row"),
+        )
+    }
+
+    /// As `pgtandem.arrive`, for a transaction that changes rows of this table only: nothing has to be put together anew.
+    fn land_function(&self) -> String {
+        let id = self.id;
+        format!(
+            "CREATE FUNCTION pgtandem.land_{id}(token uuid, sender_xid xid8, acked uuid, ops text, olds text[], news text[]) \
+             RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE
+    befores text[];
+    is_done boolean;
+BEGIN
+    BEGIN
+        is_done := pgtandem.begin_arrival('{{{id}}}');
+        befores := pgtandem.arrive_{id}(ops, olds, news);
+        is_done := pgtandem.end_arrival(token, sender_xid, acked, '{{{id}}}',
+            pg_catalog.array_fill({id}, ARRAY[pg_catalog.length(ops)]), ops, befores, olds, news);
+    EXCEPTION WHEN OTHERS OR query_canceled THEN
+        RETURN 'refused: ' || SQLERRM;
+    END;
+    RETURN 'landed';
+END
+$$"
         )
     }
 
@@ -339,6 +369,7 @@ pub fn drop_direct_table(id: i32) -> String {
     format!(
         "DROP TYPE IF EXISTS pgtandem.arrival_{id} CASCADE; DROP FUNCTION IF EXISTS pgtandem.key_{id}(text); \
          DROP FUNCTION IF EXISTS pgtandem.arrive_{id}(text, text[], text[]); \
+         DROP FUNCTION IF EXISTS pgtandem.land_{id}(uuid, xid8, uuid, text, text[], text[]); \
          DROP FUNCTION IF EXISTS pgtandem.stands_{id}(text, text); \
          DROP FUNCTION IF EXISTS pgtandem.revert_{id}(text, text, text, text); \
          DROP FUNCTION IF EXISTS pgtandem.leave_{id}(text, text, text, text, text); \
@@ -387,8 +418,8 @@ pub fn create_foreign_table(
     let columns = list(columns.iter().map(|(column, type_text)| format!("{column} {type_text}")));
     format!(
         "CREATE FOREIGN TABLE {name} ({columns}) SERVER {server} OPTIONS (schema_name {}, table_name {})",
-        Literal(there.schema.as_str()),
-        Literal(there.name.as_str())
+        Literal(there.schema.own_str()),
+        Literal(there.name.own_str())
     )
 }
 

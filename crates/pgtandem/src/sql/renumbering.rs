@@ -319,10 +319,18 @@ pub fn keys_inside(table: &QualifiedName, column: &Ident, most: usize) -> String
     )
 }
 
-/// Keys of rows that a condition does not hold for.
-pub fn rows_against(table: &QualifiedName, key: &[Ident], condition: &str, most: usize) -> String {
+/// Keys of rows that a condition of another node does not hold for. `columns`: the name of each here, and there, where
+/// the condition comes from; `key`: as there.
+pub fn rows_against(
+    table: &QualifiedName,
+    columns: &[(Ident, Ident)],
+    key: &[Ident],
+    condition: &str,
+    most: usize,
+) -> String {
+    let renamed = list(columns.iter().map(|(here, there)| format!("t.{here} AS {there}")));
     format!(
-        "SELECT ARRAY[{}] FROM {table} WHERE NOT ({condition}) LIMIT {most}",
+        "SELECT ARRAY[{}] FROM (SELECT {renamed} FROM {table} AS t) AS t WHERE NOT ({condition}) LIMIT {most}",
         list(key.iter().map(|name| format!("{name}::pg_catalog.text")))
     )
 }

@@ -40,6 +40,12 @@ pub(super) fn arrays(columns: &[WrittenColumn]) -> String {
     format!("unnest({parameters}) AS v({names})")
 }
 
+/// Fails where a text is no value of its column's type.
+#[must_use]
+pub fn probe_values(columns: &[WrittenColumn]) -> String {
+    format!("SELECT {} FROM {}", values(columns), arrays(columns))
+}
+
 /// Writes each row, whether its key is there or not.
 ///
 /// `rewrite_keys`: the key's type calls differently spelled values equal (citext, numeric), so a found row's key may

@@ -2,6 +2,7 @@
 
 const CAPTURE: &str = "direct";
 
+mod link;
 #[path = "../it/s01_both_ways.rs"]
 mod s01_both_ways;
 #[path = "../it/s03_toast.rs"]
@@ -12,6 +13,11 @@ mod s04_unique_values;
 mod s05_truncate;
 #[path = "../it/s06_columns.rs"]
 mod s06_columns;
+mod s07_at_commit;
+#[path = "../it/s07_names.rs"]
+mod s07_names;
+#[path = "../it/s07_types.rs"]
+mod s07_types;
 #[path = "../it/s09_keys.rs"]
 mod s09_keys;
 #[path = "../it/s11_whole_transactions.rs"]

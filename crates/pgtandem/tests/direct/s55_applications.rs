@@ -111,3 +111,55 @@ fn s55_an_application_may_set_what_it_likes() {
     }
     assert_eq!(pair["new"].sql("SELECT count(*) FROM odd WHERE ratio = 1.0::float8 / 3"), "2");
 }
+
+/// The rows of one INSERT are captured together, behind what the application's triggers have made of them.
+#[test]
+fn s55_triggers_that_change_what_is_being_inserted() {
+    let pair = linked(Setup::shared());
+    let new = &pair["new"];
+    new.sql(
+        "CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            CASE NEW.name WHEN 'gone' THEN DELETE FROM products WHERE id = NEW.id;
+                WHEN 'moved' THEN UPDATE products SET id = id + 100 WHERE id = NEW.id;
+                WHEN 'twice' THEN INSERT INTO products (id, name) VALUES (NEW.id + 200, 'once');
+                ELSE UPDATE products SET name = name || '!' WHERE id = NEW.id; END CASE;
+            RETURN NULL; END $$;
+         CREATE TRIGGER change AFTER INSERT ON products FOR EACH ROW EXECUTE FUNCTION change()",
+    );
+    new.sql("INSERT INTO products (id, name) VALUES (1, 'a'), (2, 'gone'), (3, 'moved'), (4, 'twice')");
+    assert_eq!(new.sql(ROWS), "1a!,4twice,103moved,204once!");
+    pair.pgtandem(["run", "--once"]).ok();
+    pair.equal("products");
+    new.sql("DROP TRIGGER change ON products; INSERT INTO products (id, name) VALUES (7, 'x'), (8, 'y')");
+    assert_eq!(pair["legacy"].sql("SELECT count(*) FROM products WHERE id IN (7, 8)"), "2");
+}
+
+#[test]
+fn s55_an_insert_of_many_rows_whatever_they_are() {
+    let create = "CREATE TABLE many (id int PRIMARY KEY, gone int, at timestamptz, body text); ALTER TABLE many DROP COLUMN gone";
+    let pair = Pair::with(Setup::shared().table("many", create));
+    pair.link();
+    let new = &pair["new"];
+    let session = new.session();
+    session.run("SET datestyle = 'German'; SET timezone = 'Asia/Kathmandu'; BEGIN").unwrap();
+    session.run("INSERT INTO many SELECT i, now(), 'row ' || i FROM generate_series(1, 3) i").unwrap();
+    let settings = "SELECT current_setting('datestyle') || ' ' || current_setting('timezone')";
+    assert_eq!(session.run(settings).unwrap(), "German, DMY Asia/Kathmandu");
+    session.run("INSERT INTO many SELECT 4, now(), repeat('long ', 2000); COMMIT").unwrap();
+    assert_eq!(session.run(settings).unwrap(), "German, DMY Asia/Kathmandu");
+    assert_eq!(session.run("SELECT current_setting('pgtandem.why_queued')").unwrap(), "landed");
+    session.run("INSERT INTO many SELECT i, now(), 'row' FROM generate_series(11, 20020) i WHERE i % 2 = 0").unwrap();
+    pair.equal("many");
+    pair.apart();
+    session.run("INSERT INTO many SELECT i, now(), 'row' FROM generate_series(30001, 50010) i").unwrap();
+    session.run("INSERT INTO many SELECT i, now(), repeat(i::text, 6000) FROM generate_series(5, 10) i").unwrap();
+    session
+        .run("INSERT INTO many SELECT i, now(), repeat(i::text, i) FROM generate_series(21, 30) i WHERE i % 2 = 1")
+        .unwrap();
+    // Of many it would take too long to say which keys wait; of few it is said.
+    let waiting = "SELECT count(*) FILTER (WHERE key IS NULL), count(key) FROM pgtandem.queued";
+    assert_eq!(new.sql(waiting), "1|11");
+    pair.pgtandem(["run", "--once"]).ok();
+    pair.equal("many");
+    assert_eq!(pair["legacy"].sql("SELECT count(*) FROM many"), new.sql("SELECT count(*) FROM many"));
+}

@@ -142,6 +142,28 @@ fn the_applications_go_on_writing_meanwhile() {
     assert!(lost >= unseen, "{lost} {unseen}");
 }
 
+/// What stands is written once more only while it is what was compared: otherwise the record would tell of a row that was
+/// not there any more.
+#[test]
+fn a_row_that_is_written_as_it_is_to_stand_is_looked_at_again() {
+    let pair = filled(Setup::default());
+    let hub = pair.linked();
+    pair.settle();
+    hub.terminate();
+    let new = &pair["new"];
+    write_unseen(new, "UPDATE items SET what = 'new', updated_at = '2026-02-02' WHERE id = 1");
+    let application = new.session();
+    application.run("BEGIN; UPDATE items SET what = 'late', updated_at = '2026-03-03' WHERE id = 1").unwrap();
+    let mut repair = pair.command(["repair", "--yes"]).spawn().unwrap();
+    wait_until("the row is to be written", PATIENCE, || new.waits_for_a_row());
+    application.run("COMMIT").unwrap();
+    assert!(repair.wait().unwrap().success());
+    pair.equal("items");
+    assert_eq!(pair["legacy"].sql("SELECT what FROM items WHERE id = 1"), "late");
+    let won = "SELECT count(*) FROM pgtandem.decision WHERE winner_row->>'what' = 'new'";
+    assert_eq!(new.sql(won), "0", "it had been written over by then");
+}
+
 #[test]
 fn what_is_not_linked_or_paused_or_undecided_is_refused() {
     let table = "CREATE TABLE items (id int PRIMARY KEY, what text)";

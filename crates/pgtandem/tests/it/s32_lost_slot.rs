@@ -1,7 +1,8 @@
 //! S32: a slot is gone. What was written meanwhile is unknown, and nobody may go on as if nothing were missing.
 
-use crate::support::{PATIENCE, PRODUCTS, Pair, Setup, wait_until};
+use crate::support::{PATIENCE, PRODUCTS, Pair, Setup, Trio, wait_until};
 
+const ITEMS: &str = "CREATE TABLE items (id int PRIMARY KEY, what text, updated_at timestamptz NOT NULL DEFAULT now())";
 const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
 
 #[test]
@@ -86,25 +87,26 @@ fn s32_a_slot_that_lost_wal_is_found_out() {
     assert_eq!(new.sql(SLOTS), "0");
 }
 
+/// One row from there on is changed, the next is gone, and another one is new.
+fn write(node: &str, from: u32) -> String {
+    format!(
+        "UPDATE items SET what = '{node}', updated_at = now() WHERE id = {from}; DELETE FROM items WHERE id = {};
+         INSERT INTO items VALUES ({}, '{node}')",
+        from + 1,
+        from + 10
+    )
+}
+
 /// What was done in the dark, and what waits on the other side: each stands where only one side has changed a row, and
 /// where both have, the policy decides and the row that loses is kept.
 #[test]
 fn s32_what_each_side_wrote_while_the_slot_was_gone_is_settled() {
-    let table = "CREATE TABLE items (id int PRIMARY KEY, what text, updated_at timestamptz NOT NULL DEFAULT now())";
-    let pair = Pair::with(Setup::default().table("items", table));
+    let pair = Pair::with(Setup::default().table("items", ITEMS));
     pair["new"].sql("INSERT INTO items SELECT n, 'old' FROM generate_series(1, 9) n");
     let hub = pair.linked();
     pair.settle();
     hub.terminate();
     let (new, legacy) = (&pair["new"], &pair["legacy"]);
-    let write = |node: &str, from: u32| {
-        format!(
-            "UPDATE items SET what = '{node}', updated_at = now() WHERE id = {from}; DELETE FROM items WHERE id = {};
-             INSERT INTO items VALUES ({}, '{node}')",
-            from + 1,
-            from + 10
-        )
-    };
     legacy.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
     legacy.sql(&write("legacy", 1));
     new.sql(&write("new", 4));
@@ -120,6 +122,63 @@ fn s32_what_each_side_wrote_while_the_slot_was_gone_is_settled() {
     let hub = pair.hub();
     pair.settle();
     assert!(hub.is_running());
+}
+
+/// As above, and the two that are left have changes for each other, too.
+#[test]
+fn s32_of_three_nodes_one_has_lost_its_slot() {
+    let trio = Trio::with(Setup::default().table("items", ITEMS));
+    trio["new"].sql("INSERT INTO items SELECT n, 'old' FROM generate_series(1, 9) n");
+    let hub = trio.linked();
+    trio.settle();
+    hub.terminate();
+    let third = &trio["third"];
+    third.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+    for (node, from) in [("third", 1), ("new", 3), ("legacy", 5)] {
+        trio[node].sql(&write(node, from));
+    }
+    for (node, id) in [("third", 7), ("new", 7), ("new", 8), ("legacy", 8), ("legacy", 9), ("third", 9)] {
+        trio[node].sql(&format!("UPDATE items SET what = '{node} at last', updated_at = now() WHERE id = {id}"));
+    }
+    let run = trio.pgtandem(["run"]).exits(3).stderr;
+    assert!(run.contains("pgtandem rejoin third"), "{run}");
+    trio.pgtandem(["rejoin", "third", "--yes"]).ok();
+    trio.equal("items");
+    let rows = "SELECT string_agg(id || ' ' || what, ', ' ORDER BY id) FROM items";
+    let expected = "1 third, 3 new, 5 legacy, 7 new at last, 8 legacy at last, 9 third at last, \
+                    11 third, 13 new, 15 legacy";
+    assert_eq!(third.sql(rows), expected);
+    let hub = trio.hub();
+    for node in trio.nodes() {
+        node.sql("UPDATE items SET what = what || '!' WHERE id = 1");
+        trio.settle();
+    }
+    assert_eq!(third.sql("SELECT what FROM items WHERE id = 1"), "third!!!");
+    assert!(hub.is_running());
+}
+
+/// A row is deleted, because it is on the node that was in the dark, while its own application has it locked. What that
+/// one wrote is the row that is kept as the one that lost.
+#[test]
+fn s32_what_is_written_to_a_row_that_is_about_to_go_is_kept() {
+    let pair = Pair::with(Setup::default().table("items", ITEMS));
+    let new = &pair["new"];
+    new.sql("INSERT INTO items VALUES (1, 'old')");
+    let hub = pair.linked();
+    pair.settle();
+    hub.terminate();
+    pair["legacy"].sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+    pair["legacy"].sql("DELETE FROM items");
+    let application = new.session();
+    application.run("BEGIN; UPDATE items SET what = 'late'").unwrap();
+    let mut rejoin = pair.command(["rejoin", "legacy", "--yes"]).spawn().unwrap();
+    wait_until("the row is to be deleted", PATIENCE, || new.waits_for_a_row());
+    application.run("COMMIT").unwrap();
+    assert!(rejoin.wait().unwrap().success());
+    pair.equal("items");
+    assert_eq!(new.sql("SELECT count(*) FROM items"), "0");
+    let lost = "SELECT string_agg(DISTINCT loser_row->>'what', ', ') FROM pgtandem.decision WHERE kind = 'repair'";
+    assert_eq!(new.sql(lost), "late");
 }
 
 /// Until it has ended, nobody goes on as if nothing were missing.

@@ -5,52 +5,52 @@ use std::process::Command;
 
 use pgtandem::cluster::{Cluster, Stop};
 
-use crate::support::{Hub, PATIENCE, Pair, Setup, back_up, restore, wait_until};
+use crate::support::{Fleet, Hub, PATIENCE, Pair, Setup, Trio, back_up, restore, wait_until};
 
 const ITEMS: &str =
     "CREATE TABLE items (id bigserial PRIMARY KEY, what text, updated_at timestamptz NOT NULL DEFAULT now())";
 const ROWS: &str = "SELECT string_agg(id || ' ' || what, ', ' ORDER BY id) FROM items";
 
-fn linked() -> (Pair, Hub) {
-    let pair = Pair::with(Setup::default().table("items", ITEMS));
-    pair["new"].sql("INSERT INTO items (what) SELECT 'old' FROM generate_series(1, 4)");
-    let hub = pair.linked();
-    pair.settle();
-    (pair, hub)
+fn linked<const N: usize>() -> (Fleet<N>, Hub) {
+    let fleet = Fleet::with(Setup::default().table("items", ITEMS));
+    fleet["new"].sql("INSERT INTO items (what) SELECT 'old' FROM generate_series(1, 4)");
+    let hub = fleet.linked();
+    fleet.settle();
+    (fleet, hub)
 }
 
 /// What happens on both sides between the backup and its return.
-fn life_goes_on(pair: &Pair) {
-    pair["new"].sql("UPDATE items SET what = 'new', updated_at = now() WHERE id = 1");
-    pair["legacy"].sql("UPDATE items SET what = 'legacy', updated_at = now() WHERE id = 2");
-    pair["legacy"].sql("INSERT INTO items (what) VALUES ('made on legacy')");
-    pair.settle();
+fn life_goes_on<const N: usize>(fleet: &Fleet<N>) {
+    fleet["new"].sql("UPDATE items SET what = 'new', updated_at = now() WHERE id = 1");
+    fleet["legacy"].sql("UPDATE items SET what = 'legacy', updated_at = now() WHERE id = 2");
+    fleet["legacy"].sql("INSERT INTO items (what) VALUES ('made on legacy')");
+    fleet.settle();
 }
 
-fn is_refused(pair: &Pair, why: &str) {
-    let run = pair.pgtandem(["run"]).exits(3).stderr;
+fn is_refused<const N: usize>(fleet: &Fleet<N>, why: &str) {
+    let run = fleet.pgtandem(["run"]).exits(3).stderr;
     assert!(run.contains(why) && run.contains("pgtandem rejoin legacy"), "{run}");
-    let status = pair.pgtandem(["status"]).exits(1).stdout;
+    let status = fleet.pgtandem(["status"]).exits(1).stdout;
     assert!(status.contains("pgtandem rejoin legacy"), "{status}");
 }
 
 /// And whatever either side writes arrives, under an id that nobody else has.
-fn goes_on(pair: &Pair) {
-    let hub = pair.hub();
+fn goes_on<const N: usize>(fleet: &Fleet<N>) {
+    let hub = fleet.hub();
     hub.wait_for_log("working");
-    for node in pair.nodes() {
+    for node in fleet.nodes() {
         node.sql("INSERT INTO items (what) SELECT 'after' FROM generate_series(1, 20)");
         node.sql("UPDATE items SET what = what || '!' WHERE id = 3");
-        pair.settle();
+        fleet.settle();
     }
-    assert_eq!(pair["new"].sql("SELECT what FROM items WHERE id = 3"), "old!!");
-    assert_eq!(pair["new"].sql("SELECT count(*) FROM items WHERE what = 'after'"), "40");
-    pair.pgtandem(["status"]).ok();
+    assert_eq!(fleet["new"].sql("SELECT what FROM items WHERE id = 3"), format!("old{}", "!".repeat(N)));
+    assert_eq!(fleet["new"].sql("SELECT count(*) FROM items WHERE what = 'after'"), (20 * N).to_string());
+    fleet.pgtandem(["status"]).ok();
 }
 
 #[test]
 fn s33_a_restored_data_directory_is_recognised_and_becomes_what_its_peers_are() {
-    let (pair, hub) = linked();
+    let (pair, hub): (Pair, _) = linked();
     hub.terminate();
     let backup = back_up(&pair["legacy"]);
     let hub = pair.hub();
@@ -70,8 +70,29 @@ fn s33_a_restored_data_directory_is_recognised_and_becomes_what_its_peers_are() 
 }
 
 #[test]
+fn s33_one_of_three_is_set_back_and_becomes_what_the_others_are() {
+    let (trio, hub): (Trio, _) = linked();
+    hub.terminate();
+    let backup = back_up(&trio["legacy"]);
+    let hub = trio.hub();
+    life_goes_on(&trio);
+    trio["third"].sql("DELETE FROM items WHERE id = 4; INSERT INTO items (what) VALUES ('made on third')");
+    trio.settle();
+    let before = trio["new"].sql(ROWS);
+    // What third has written last is on its way to nobody when the hub ends.
+    hub.terminate();
+    trio["third"].sql("INSERT INTO items (id, what) VALUES (1000, 'waits')");
+    restore(&trio["legacy"], &backup);
+    is_refused(&trio, "set back to an earlier state");
+    trio.pgtandem(["rejoin", "legacy", "--prefer", "new", "--yes"]).ok();
+    trio.equal("items");
+    assert_eq!(trio["legacy"].sql(ROWS), format!("{before}, 1000 waits"));
+    goes_on(&trio);
+}
+
+#[test]
 fn s33_a_node_that_is_set_back_while_the_hub_works_ends_it() {
-    let (pair, hub) = linked();
+    let (pair, hub): (Pair, _) = linked();
     hub.terminate();
     let backup = back_up(&pair["legacy"]);
     let hub = pair.hub();
@@ -92,7 +113,7 @@ fn s33_a_node_that_is_set_back_while_the_hub_works_ends_it() {
 
 #[test]
 fn s33_a_clone_on_another_server_is_recognised_and_settled() {
-    let (pair, hub) = linked();
+    let (pair, hub): (Pair, _) = linked();
     let legacy = &pair["legacy"];
     let dump = legacy.cluster.dir().join("dump");
     let tool = |cluster: &Cluster, name: &str, args: &[&str]| {
@@ -127,7 +148,7 @@ fn s33_a_clone_on_another_server_is_recognised_and_settled() {
 
 #[test]
 fn s33_a_standby_that_was_promoted_with_loss_is_recognised_and_settled() {
-    let (pair, hub) = linked();
+    let (pair, hub): (Pair, _) = linked();
     let legacy = &pair["legacy"];
     let standby = legacy.cluster.dir().join("standby");
     let url = legacy.cluster.url("postgres");

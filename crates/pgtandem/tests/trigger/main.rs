@@ -3,6 +3,7 @@
 
 const CAPTURE: &str = "trigger";
 
+mod link;
 #[path = "../it/plain_role.rs"]
 mod plain_role;
 #[path = "../it/repair.rs"]
@@ -17,6 +18,10 @@ mod s04_unique_values;
 mod s05_truncate;
 #[path = "../it/s06_columns.rs"]
 mod s06_columns;
+#[path = "../it/s07_names.rs"]
+mod s07_names;
+#[path = "../it/s07_three_nodes.rs"]
+mod s07_three_nodes;
 #[path = "../it/s08_partitions.rs"]
 mod s08_partitions;
 #[path = "../it/s09_keys.rs"]
@@ -32,6 +37,7 @@ mod s28_random_writes;
 #[path = "../it/s30_delivery_in_doubt.rs"]
 mod s30_delivery_in_doubt;
 mod s31_s32_away;
+mod s33_set_back;
 #[path = "../it/s35_passing_faults.rs"]
 mod s35_passing_faults;
 #[path = "../it/s36_refused_rows.rs"]

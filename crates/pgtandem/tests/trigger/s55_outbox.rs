@@ -122,6 +122,59 @@ fn s55_what_is_written_while_no_hub_runs_is_delivered_later() {
     }
 }
 
+/// More than is taken at once (256 changes, in a debug build), in an order that numbers of transactions do not tell.
+#[test]
+fn s55_a_backlog_is_read_in_pieces_and_gone_on_with_by_the_next_hub() {
+    let (pair, hub) = linked();
+    for node in pair.nodes() {
+        node.sql(
+            "CREATE PROCEDURE write_rows(first int, count int) LANGUAGE plpgsql AS $$ BEGIN
+                 FOR i IN first..first + count - 1 LOOP
+                     INSERT INTO products (id, name) VALUES (i, 'row ' || i);
+                     UPDATE products SET price = i WHERE id = first + i % 7;
+                     COMMIT;
+                 END LOOP;
+             END $$",
+        );
+    }
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    new.sql("INSERT INTO products (id, name) VALUES (1, 'one'), (2, 'two'), (3, 'three')");
+    pair.settle();
+    hub.terminate();
+    new.sql("CALL write_rows(10, 700)");
+    legacy.sql("CALL write_rows(200000, 700)");
+    pair.pgtandem(["run", "--once"]).ok();
+    pair.equal("products");
+    let (early, long) = (new.session(), new.session());
+    long.run("BEGIN; UPDATE products SET name = 'long' WHERE id = 3").unwrap();
+    early.run("BEGIN; UPDATE products SET name = 'early' WHERE id = 2").unwrap();
+    new.sql("CALL write_rows(1000, 700)");
+    new.sql("UPDATE products SET name = 'late' WHERE id = 1");
+    legacy.sql("CALL write_rows(100000, 700)");
+    new.sql("CALL write_rows(2000, 700)");
+    early.run("UPDATE products SET name = name || ', early' WHERE id = 1; COMMIT").unwrap();
+    new.sql("CALL write_rows(3000, 700)");
+    let arrived =
+        || legacy.sql("SELECT count(*) FROM products WHERE id BETWEEN 1000 AND 99999").parse::<u32>().unwrap();
+    let mut hub = pair.hub();
+    for least in [300, 1_000] {
+        wait_until("a part has arrived", PATIENCE, || arrived() > least);
+        hub.kill9();
+        hub = pair.hub();
+    }
+    pair.settle();
+    assert_eq!((arrived(), new.sql(NO_CONFLICT)), (2_100, "0".to_owned()));
+    assert_eq!(
+        legacy.sql("SELECT string_agg(name, ';' ORDER BY id) FROM products WHERE id < 4"),
+        "late, early;early;three"
+    );
+    assert_eq!(legacy.sql("SELECT max(price) FROM products WHERE id < 4000"), "3699");
+    long.run("COMMIT").unwrap();
+    shows(legacy, "SELECT name FROM products WHERE id = 3", "long");
+    pair.settle();
+    assert!(hub.is_running(), "{}", hub.log());
+}
+
 #[test]
 fn s55_the_outbox_stays_small_behind_an_open_transaction() {
     let (pair, _hub) = linked();

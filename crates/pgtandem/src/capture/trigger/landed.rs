@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use super::{BACKLOG, CaptureError, OutboxRow, answered};
+use super::read::OutboxRow;
+use super::{BACKLOG, CaptureError, answered};
 
 /// Between two questions while the peer does not answer.
 const PAUSE: Duration = Duration::from_millis(200);

@@ -4,14 +4,17 @@
 //! there, before anything of it is handed on: so every transaction has a position for good (`hub::place`), and what is
 //! judged cannot be lost by a crash of the server. The commit of the record flushes what was read with it, and the
 //! landings before it; a read that found nothing to record flushes them, too, before it passes them.
+//!
+//! A read of much is a [`backlog`]: it has the same order, and comes in pieces.
 
+mod backlog;
 mod columns;
 mod landed;
 mod leaves;
 mod read;
+mod reading;
 mod record;
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use hub::{Boundary, BoundaryKind, Position};
@@ -23,8 +26,8 @@ use super::{Assembler, CaptureError, Captured, CapturedTables};
 use columns::Columns;
 use landed::Landed;
 use leaves::Leaves;
-use read::{OutboxRow, OutboxRows, Queries};
-use wire::Message;
+use read::{Passing, Queries, Waiting};
+use reading::Reading;
 
 /// Settings of the session that reads, beside those of every session: what is found by index stays found by index, and a
 /// read is on disk when it is recorded.
@@ -36,17 +39,19 @@ pub const READING: [(&str, &str); 5] = [
     ("work_mem", "32MB"),
 ];
 
-/// Between two looks while there is something to read now and then.
-const BUSY_PAUSE: Duration = Duration::from_millis(1);
+/// How the server looks for something new while there is something now and then.
+const BUSY: Waiting = Waiting { looks: 20, pause_s: 0.001 };
 /// So long after the last change the looks become rarer.
 const BUSY_FOR: Duration = Duration::from_secs(2);
-/// The longest pause of a node where nothing happens.
-const IDLE_PAUSE: Duration = Duration::from_millis(50);
+/// How it looks where nothing happens.
+const IDLE: Waiting = Waiting { looks: 2, pause_s: 0.025 };
 /// A landing behind which nothing was written is passed no sooner after the last read.
 const PASS_PAUSE: Duration = Duration::from_millis(20);
 
 /// A backlog is put in order by the server before it says anything.
 const BACKLOG: u32 = 20;
+/// So many changes are taken at once; whole transactions of any size. Tests have little, and are to see many pieces.
+const PIECE: u64 = if cfg!(debug_assertions) { 256 } else { 16_384 };
 
 /// A connection on which nothing is heard may be dead without anybody having been told.
 async fn answered<T>(
@@ -114,65 +119,74 @@ impl TriggerCapture {
         if !self.go_on(&out).await? {
             return Ok(());
         }
-        loop {
-            let look = answered(self.silence, self.queries.look(&self.client, self.last_boundary_read())).await?;
-            let passes = look.last_landing > self.passed && self.last_read.elapsed() >= PASS_PAUSE;
-            if (look.any || passes) && !self.read(&out).await? {
+        let mut passing = Passing::Now;
+        while !out.is_closed() {
+            if !self.read(passing, &out).await? {
                 return Ok(());
             }
             answered(self.silence, self.leaves.turn(&self.client, &mut self.boundaries)).await?;
-            if !look.any {
-                let pause = if self.last_change.elapsed() < BUSY_FOR { BUSY_PAUSE } else { IDLE_PAUSE };
-                tokio::time::sleep(pause).await;
-            }
-            if out.is_closed() {
-                return Ok(());
-            }
+            passing = match self.last_read.elapsed() >= PASS_PAUSE {
+                true => Passing::Behind(self.passed),
+                false => Passing::None,
+            };
         }
+        Ok(())
     }
 
     fn last_boundary_read(&self) -> Option<&Boundary> {
         self.boundaries.iter().rfind(|boundary| boundary.kind == BoundaryKind::Read)
     }
 
-    /// What an earlier capture has recorded as read and the hub has not judged, then all that is there now.
+    /// What an earlier capture has recorded as read and the hub has not judged. Reads of little are taken together.
     async fn go_on(&mut self, out: &mpsc::Sender<Captured>) -> Result<bool, CaptureError> {
-        self.boundaries = self.queries.boundaries(&self.client, Position(0)).await?;
-        if let Some(last) = self.last_boundary_read() {
-            let (position, seen) = (last.position, last.clone());
-            let transactions = self.queries.seen(&self.client, &seen).await?;
-            if !self.hand_on(transactions, Rows::Seen(seen), out).await? || !self.pass(position, out).await? {
+        self.boundaries = answered(self.silence, self.queries.boundaries(&self.client, Position(0))).await?;
+        let reads = self.boundaries.iter().filter(|boundary| boundary.kind == BoundaryKind::Read);
+        let (judged, left): (Vec<Boundary>, _) = reads.cloned().partition(|read| read.position <= self.passed);
+        let mut before = judged.last().cloned();
+        let Some(landed) = self.landed(out).await? else { return Ok(false) };
+        let mut left = left.into_iter().peekable();
+        while let Some(mut end) = left.next() {
+            while let Some(next) = left.next_if(|next| is_little(before.as_ref(), next)) {
+                end = next;
+            }
+            if !self.hand_on(before.as_ref(), &end, &landed, out).await? {
                 return Ok(false);
             }
+            before = Some(end);
         }
-        self.read(out).await
+        Ok(true)
     }
 
-    /// Reads what is new. False: nobody listens.
-    async fn read(&mut self, out: &mpsc::Sender<Captured>) -> Result<bool, CaptureError> {
+    /// Waits a little for something new, and reads it. False: nobody listens.
+    async fn read(&mut self, passing: Passing, out: &mpsc::Sender<Captured>) -> Result<bool, CaptureError> {
         let before = self.last_boundary_read().cloned();
-        let mark = answered(self.silence, self.queries.mark(&self.client)).await?;
-        let known = self.boundaries.last().map_or(Position(0), |boundary| boundary.position);
-        let marks = self.queries.landings(&self.client, known);
-        let transactions = self.queries.unread(&self.client, before.as_ref(), &mark);
-        let both = async { tokio::try_join!(marks, transactions) };
-        let (marks, transactions) = answered(self.silence * BACKLOG, both).await?;
+        let waiting = if self.last_change.elapsed() < BUSY_FOR { BUSY } else { IDLE };
+        let begun = self.queries.read_on(&self.client, before.as_ref(), passing, waiting);
+        let Some(read) = answered(self.silence, begun).await? else { return Ok(true) };
         self.last_read = Instant::now();
-        let position = mark.position;
-        // One that landed since the read was begun bounds nothing yet: the next read is behind it.
-        let before_this = marks.into_iter().map(|mark| mark.boundary).filter(|boundary| boundary.position < position);
-        self.boundaries.extend(before_this);
-        if !transactions.is_empty() {
-            self.last_change = Instant::now();
-            self.boundaries.push(mark.clone());
-            if !self.hand_on(transactions, Rows::Unread(before, mark), out).await? {
-                return Ok(false);
-            }
-        } else {
-            // A landing that a crash takes back must not have been passed.
-            answered(self.silence, self.queries.flush(&self.client)).await?;
+        let end = read.boundary;
+        if !read.is_recorded {
+            return self.pass(end.position, out).await;
         }
-        self.pass(position, out).await
+        self.last_change = self.last_read;
+        let known = self.boundaries.last().map_or(Position(0), |boundary| boundary.position);
+        if read.last_landing > known {
+            let marks = answered(self.silence, self.queries.landings(&self.client, known)).await?;
+            // One that landed since the read was begun bounds nothing yet: the next read is behind it.
+            let before_this = marks.into_iter().map(|mark| mark.boundary).filter(|mark| mark.position < end.position);
+            self.boundaries.extend(before_this);
+        }
+        self.boundaries.push(end.clone());
+        let Some(landed) = self.landed(out).await? else { return Ok(false) };
+        self.hand_on(before.as_ref(), &end, &landed, out).await
+    }
+
+    /// What has reached the peer already. None: nobody listens.
+    async fn landed(&self, out: &mpsc::Sender<Captured>) -> Result<Option<Landed>, CaptureError> {
+        match self.is_direct {
+            true => landed::find_out(&self.client, self.silence, || out.is_closed()).await,
+            false => Ok(Some(Landed::default())),
+        }
     }
 
     async fn pass(&mut self, position: Position, out: &mpsc::Sender<Captured>) -> Result<bool, CaptureError> {
@@ -180,104 +194,44 @@ impl TriggerCapture {
         Ok(out.send(Captured::Passed(position)).await.is_ok())
     }
 
-    /// Puts transactions together and hands them on in order, once what was read is recorded. False: nobody listens.
+    /// Hands on what `end` sees and `before` does not, in order. False: nobody listens.
     async fn hand_on(
         &mut self,
-        transactions: Vec<read::Transaction>,
-        rows: Rows,
+        before: Option<&Boundary>,
+        end: &Boundary,
+        landed: &Landed,
         out: &mpsc::Sender<Captured>,
     ) -> Result<bool, CaptureError> {
-        let landed = match self.is_direct {
-            true => match landed::find_out(&self.client, self.silence, || out.is_closed()).await? {
-                Some(landed) => landed,
-                None => return Ok(false),
-            },
-            false => Landed::default(),
-        };
-        let placed = read::placed(&self.boundaries, &transactions)?;
         answered(self.silence, self.columns.look(&self.client)).await?;
-        let Self { client, queries, assembler, columns, silence, .. } = self;
-        let recorded = async {
-            match &rows {
-                Rows::Unread(_, mark) => answered(*silence, queries.record(client, mark)).await,
-                Rows::Seen(_) => Ok(()),
-            }
+        let all = match is_little(before, end) {
+            true => self.hand_on_at_once(before, end, landed, out).await?,
+            false => self.hand_on_in_pieces(before, end, landed, out).await?,
         };
-        let mut reading = Reading { assembler, columns, placed, landed, silence: *silence, ready: Vec::new() };
-        let read = async {
-            let found = match &rows {
-                Rows::Unread(before, mark) => queries.rows_unread(client, before.as_ref(), mark).await?,
-                Rows::Seen(read) => queries.rows_seen(client, read).await?,
-            };
-            reading.read(found).await
-        };
-        tokio::try_join!(recorded, read)?;
-        let mut ready = reading.ready;
-        ready.sort_by_key(position_of);
-        for captured in ready {
-            if out.send(captured).await.is_err() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(all && self.pass(end.position, out).await?)
+    }
+
+    async fn hand_on_at_once(
+        &mut self,
+        before: Option<&Boundary>,
+        end: &Boundary,
+        landed: &Landed,
+        out: &mpsc::Sender<Captured>,
+    ) -> Result<bool, CaptureError> {
+        let Self { client, queries, assembler, columns, silence, boundaries, .. } = self;
+        let transactions = queries.transactions(client, before, end);
+        let rows = queries.rows(client, before, end);
+        let both = async { tokio::try_join!(transactions, rows) };
+        let (transactions, rows) = answered(*silence * BACKLOG, both).await?;
+        let placed = read::placed(boundaries, &transactions)?;
+        let mut reading = Reading::new(assembler, columns, placed, landed, *silence);
+        reading.read(rows).await?;
+        reading.hand_on(out).await
     }
 }
 
-/// Which rows of the outbox.
-enum Rows {
-    /// Those that the second sees and the first does not.
-    Unread(Option<Boundary>, Boundary),
-    Seen(Boundary),
-}
-
-/// Transactions as they are put together.
-struct Reading<'a> {
-    assembler: &'a mut Assembler,
-    columns: &'a mut Columns,
-    placed: HashMap<u64, read::Place>,
-    landed: Landed,
-    silence: Duration,
-    ready: Vec<Captured>,
-}
-
-impl Reading<'_> {
-    async fn read(&mut self, mut rows: OutboxRows) -> Result<(), CaptureError> {
-        let mut open = None;
-        while let Some(row) = answered(self.silence, rows.next()).await? {
-            if self.landed.has(&row) {
-                continue;
-            }
-            if open != Some(row.xid) {
-                if open.is_some() {
-                    self.take(read::commit()).await?;
-                }
-                let Some(place) = self.placed.get(&row.xid) else {
-                    return Err(CaptureError::Unreadable(format!("transaction {} came from nowhere", row.xid)));
-                };
-                let begin = place.begin(row.xid);
-                self.take(begin).await?;
-                open = Some(row.xid);
-            }
-            for message in self.columns.messages(row)? {
-                self.take(message).await?;
-            }
-        }
-        if open.is_some() {
-            self.take(read::commit()).await?;
-        }
-        Ok(())
-    }
-
-    async fn take(&mut self, message: Message) -> Result<(), CaptureError> {
-        self.ready.extend(self.assembler.take(message).await?);
-        Ok(())
-    }
-}
-
-/// Shapes go ahead of what has them.
-fn position_of(captured: &Captured) -> Position {
-    match captured {
-        Captured::Transaction { position, .. } | Captured::Passed(position) => *position,
-        Captured::Shape { .. } => Position(0),
-    }
+/// Whether not much lies between the two. Every change in between has drawn its number there, but for those of
+/// transactions that were open at the first. (Where the outbox turns over a new leaf, numbers leap; then it counts as
+/// much.)
+fn is_little(before: Option<&Boundary>, end: &Boundary) -> bool {
+    end.drawn - before.map_or(0, |before| before.drawn.min(end.drawn)) <= PIECE
 }

@@ -1,34 +1,50 @@
-//! The outbox's SQL: marks, what is new, what bounds it.
+//! The outbox's SQL: reads, what is in them, what bounds it.
 
 use std::collections::HashMap;
 use std::pin::Pin;
 
 use futures::TryStreamExt;
-use hub::{Boundary, BoundaryKind, Outboxed, Position, Snapshot};
+use hub::{Boundary, BoundaryKind, Crowded, Outboxed, Position, Snapshot};
 use tokio_postgres::types::{PgLsn, ToSql};
 use tokio_postgres::{Client, Row, RowStream, Statement};
 use wire::{Lsn, Message};
 
 use super::CaptureError;
+use crate::sql::LAST_WRITTEN_MICROS;
 
-/// What a look finds.
-pub struct Look {
-    /// Something that no read has seen.
-    pub any: bool,
+/// A read that the node has begun.
+pub struct Read {
+    pub boundary: Boundary,
+    /// There is something in it, and it is kept.
+    pub is_recorded: bool,
     pub last_landing: Position,
+}
+
+/// How the node is to wait for something new.
+pub struct Waiting {
+    pub looks: i32,
+    pub pause_s: f64,
+}
+
+/// Which landing is to end it.
+pub enum Passing {
+    None,
+    Behind(Position),
+    /// Nor is anything else waited for.
+    Now,
 }
 
 /// A transaction in the outbox.
 pub struct Transaction {
-    outboxed: Outboxed,
+    pub outboxed: Outboxed,
     /// When its last row was written, in microseconds since 2000-01-01.
-    time: i64,
+    pub time: i64,
 }
 
 /// Where a transaction lies.
 pub struct Place {
-    position: Position,
-    time: i64,
+    pub position: Position,
+    pub time: i64,
 }
 
 impl Place {
@@ -57,7 +73,7 @@ pub struct OutboxRow {
 /// By transaction number.
 pub fn placed(boundaries: &[Boundary], transactions: &[Transaction]) -> Result<HashMap<u64, Place>, CaptureError> {
     let outboxed: Vec<Outboxed> = transactions.iter().map(|transaction| transaction.outboxed).collect();
-    let positions = hub::place(boundaries, &outboxed).map_err(|error| CaptureError::Unreadable(error.to_string()))?;
+    let positions = hub::place(boundaries, &outboxed).map_err(crowded)?;
     let places = transactions.iter().zip(positions);
     places
         .map(|(Transaction { outboxed, time }, position)| {
@@ -67,76 +83,74 @@ pub fn placed(boundaries: &[Boundary], transactions: &[Transaction]) -> Result<H
         .collect()
 }
 
+pub(super) fn crowded(error: Crowded) -> CaptureError {
+    CaptureError::Unreadable(error.to_string())
+}
+
 const UNREAD: &str = "(o.xid >= $1::text::xid8 OR o.xid = ANY ($2::text[]::xid8[]))";
-const SEEN: &str = "pg_catalog.pg_visible_in_snapshot(o.xid, $1::text::pg_snapshot) AND o.id <= $2";
-const NOW_SEEN: &str = "pg_catalog.pg_visible_in_snapshot(o.xid, $3::text::pg_snapshot) AND o.id <= $4";
-const TRANSACTIONS: &str = "SELECT o.xid::text, pg_catalog.max(o.id), \
-    (extract(epoch FROM pg_catalog.max(o.at) - timestamptz '2000-01-01 00:00:00+00') * 1000000)::int8 \
-    FROM pgtandem.outbox o WHERE";
+const SEEN: &str = "pg_catalog.pg_visible_in_snapshot(o.xid, $3::text::pg_snapshot) AND o.id <= $4";
 const ROWS: &str = "SELECT o.xid::text, o.relid, o.op::text, o.old_row, o.new_row, o.id FROM pgtandem.outbox o WHERE";
 
 pub struct Queries {
-    look: Statement,
-    mark: Statement,
+    read_on: Statement,
     landings: Statement,
     reads: Statement,
-    record: Statement,
-    flush: Statement,
-    unread: Statement,
-    rows_unread: Statement,
-    seen: Statement,
-    rows_seen: Statement,
+    transactions: Statement,
+    rows: Statement,
+    rows_of: Statement,
 }
 
 impl Queries {
     pub async fn prepare(client: &Client) -> Result<Self, CaptureError> {
-        let look = format!(
-            "SELECT EXISTS (SELECT FROM pgtandem.outbox o WHERE {UNREAD}), \
-             (SELECT l.position FROM pgtandem.landing l ORDER BY l.id DESC LIMIT 1)"
-        );
-        let unread = format!("{TRANSACTIONS} {UNREAD} AND {NOW_SEEN} GROUP BY o.xid");
-        let rows_unread = format!("{ROWS} {UNREAD} AND {NOW_SEEN} ORDER BY o.xid, o.id");
-        let seen = format!("{TRANSACTIONS} {SEEN} GROUP BY o.xid");
-        let rows_seen = format!("{ROWS} {SEEN} ORDER BY o.xid, o.id");
+        const READ_ON: &str = "SELECT recorded, at, snapshot::text, drawn, landed \
+            FROM pgtandem.read_on($1::text::xid8, $2::text[]::xid8[], $3, $4, $5)";
         const LANDINGS: &str = "SELECT position, snapshot::text, drawn, before FROM pgtandem.landing \
             WHERE position > $1 AND snapshot IS NOT NULL ORDER BY position";
+        const READS: &str = "SELECT position, snapshot::text, drawn FROM pgtandem.outbox_read WHERE position > $1";
+        let transactions = format!(
+            "SELECT o.xid::text, pg_catalog.max(o.id), {LAST_WRITTEN_MICROS} FROM pgtandem.outbox o \
+             WHERE {UNREAD} AND {SEEN} GROUP BY o.xid"
+        );
+        let rows = format!("{ROWS} {UNREAD} AND {SEEN} ORDER BY o.xid, o.id");
+        let rows_of = format!("{ROWS} o.xid = ANY ($1::text[]::xid8[]) AND o.id <= $2 ORDER BY o.xid, o.id");
         Ok(Self {
-            look: client.prepare(&look).await?,
-            mark: client.prepare("SELECT at, snapshot::text, drawn FROM pgtandem.mark(false)").await?,
+            read_on: client.prepare(READ_ON).await?,
             landings: client.prepare(LANDINGS).await?,
-            reads: client
-                .prepare("SELECT position, snapshot::text, drawn FROM pgtandem.outbox_read WHERE position > $1")
-                .await?,
-            record: client
-                .prepare(
-                    "INSERT INTO pgtandem.outbox_read (position, snapshot, drawn) \
-                     VALUES ($1, $2::text::pg_snapshot, $3)",
-                )
-                .await?,
-            flush: client.prepare("SELECT pg_catalog.pg_logical_emit_message(true, 'pgtandem', '')").await?,
-            unread: client.prepare(&unread).await?,
-            rows_unread: client.prepare(&rows_unread).await?,
-            seen: client.prepare(&seen).await?,
-            rows_seen: client.prepare(&rows_seen).await?,
+            reads: client.prepare(READS).await?,
+            transactions: client.prepare(&transactions).await?,
+            rows: client.prepare(&rows).await?,
+            rows_of: client.prepare(&rows_of).await?,
         })
     }
 
-    pub async fn look(&self, client: &Client, before: Option<&Boundary>) -> Result<Look, CaptureError> {
+    /// Waits for something behind `before`, and begins a read if there is. It is on disk then, and all that it saw.
+    pub async fn read_on(
+        &self,
+        client: &Client,
+        before: Option<&Boundary>,
+        passing: Passing,
+        waiting: Waiting,
+    ) -> Result<Option<Read>, CaptureError> {
         let (next, in_progress) = unseen_by(before);
-        let row = client.query_one(&self.look, &[&next, &in_progress]).await?;
-        let last_landing = row.get::<_, Option<PgLsn>>(1).map_or(0, u64::from);
-        Ok(Look { any: row.get(0), last_landing: Position(last_landing) })
-    }
-
-    pub async fn mark(&self, client: &Client) -> Result<Boundary, CaptureError> {
-        boundary(BoundaryKind::Read, &client.query_one(&self.mark, &[]).await?)
+        let passed = match passing {
+            Passing::None => Some(PgLsn::from(u64::MAX)),
+            Passing::Behind(position) => Some(PgLsn::from(position.0)),
+            Passing::Now => None,
+        };
+        let parameters: [&(dyn ToSql + Sync); 5] = [&next, &in_progress, &passed, &waiting.looks, &waiting.pause_s];
+        let row = client.query_one(&self.read_on, &parameters).await?;
+        let Some(is_recorded) = row.get(0) else { return Ok(None) };
+        let boundary = boundary(BoundaryKind::Read, row.get(1), row.get(2), row.get(3))?;
+        let last_landing = Position(row.get::<_, Option<PgLsn>>(4).map_or(0, u64::from));
+        Ok(Some(Read { boundary, is_recorded, last_landing }))
     }
 
     /// Behind a position, in order. A mark with a read between it and its landing bounds nothing: what lies before it
     /// has been placed by that read.
     pub async fn boundaries(&self, client: &Client, after: Position) -> Result<Vec<Boundary>, CaptureError> {
         let rows = client.query(&self.reads, &[&PgLsn::from(after.0)]).await?;
-        let mut all = rows.iter().map(|row| boundary(BoundaryKind::Read, row)).collect::<Result<Vec<_>, _>>()?;
+        let read = |row: &Row| boundary(BoundaryKind::Read, row.get(0), row.get(1), row.get(2));
+        let mut all = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let reads: Vec<Position> = all.iter().map(|read| read.position).collect();
         let landings = self.landings(client, after).await?;
         let apart = |from: Position, to: Position| reads.iter().any(|read| *read > from && *read < to);
@@ -160,56 +174,52 @@ impl Queries {
                     marks.push(Mark { boundary, is_landing: false });
                 }
             }
-            marks.push(Mark { boundary: boundary(BoundaryKind::Landing, row)?, is_landing: true });
+            let boundary = boundary(BoundaryKind::Landing, row.get(0), row.get(1), row.get(2))?;
+            marks.push(Mark { boundary, is_landing: true });
         }
         Ok(marks)
     }
 
-    pub async fn record(&self, client: &Client, read: &Boundary) -> Result<(), CaptureError> {
-        let (position, snapshot) = (PgLsn::from(read.position.0), read.snapshot.to_string());
-        client.execute(&self.record, &[&position, &snapshot, &number(read.drawn)]).await?;
-        Ok(())
-    }
-
-    /// Everything that has committed by now is on disk when this returns.
-    pub async fn flush(&self, client: &Client) -> Result<(), CaptureError> {
-        client.execute(&self.flush, &[]).await?;
-        Ok(())
-    }
-
-    pub async fn unread(
+    /// What the second boundary sees and the first does not.
+    pub async fn transactions(
         &self,
         client: &Client,
         before: Option<&Boundary>,
-        read: &Boundary,
+        end: &Boundary,
     ) -> Result<Vec<Transaction>, CaptureError> {
         let (next, in_progress) = unseen_by(before);
-        let parameters: [&(dyn ToSql + Sync); 4] =
-            [&next, &in_progress, &read.snapshot.to_string(), &number(read.drawn)];
-        transactions(&client.query(&self.unread, &parameters).await?)
+        let (snapshot, drawn) = (end.snapshot.to_string(), number(end.drawn));
+        let parameters: [&(dyn ToSql + Sync); 4] = [&next, &in_progress, &snapshot, &drawn];
+        let transaction = |row: &Row| {
+            let outboxed = Outboxed { xid: xid(row.get(0))?, last: row.get::<_, i64>(1).unsigned_abs() };
+            Ok(Transaction { outboxed, time: row.get(2) })
+        };
+        client.query(&self.transactions, &parameters).await?.iter().map(transaction).collect()
     }
 
-    pub async fn rows_unread(
+    /// Of these transactions.
+    pub async fn rows(
         &self,
         client: &Client,
         before: Option<&Boundary>,
-        read: &Boundary,
+        end: &Boundary,
     ) -> Result<OutboxRows, CaptureError> {
         let (next, in_progress) = unseen_by(before);
-        let (snapshot, drawn) = (read.snapshot.to_string(), number(read.drawn));
+        let (snapshot, drawn) = (end.snapshot.to_string(), number(end.drawn));
         let parameters: [&(dyn ToSql + Sync); 4] = [&next, &in_progress, &snapshot, &drawn];
-        Ok(OutboxRows(Box::pin(client.query_raw(&self.rows_unread, parameters).await?)))
+        Ok(OutboxRows(Box::pin(client.query_raw(&self.rows, parameters).await?)))
     }
 
-    pub async fn seen(&self, client: &Client, read: &Boundary) -> Result<Vec<Transaction>, CaptureError> {
-        let (snapshot, drawn) = (read.snapshot.to_string(), number(read.drawn));
-        transactions(&client.query(&self.seen, &[&snapshot, &drawn]).await?)
-    }
-
-    pub async fn rows_seen(&self, client: &Client, read: &Boundary) -> Result<OutboxRows, CaptureError> {
-        let (snapshot, drawn) = (read.snapshot.to_string(), number(read.drawn));
-        let parameters: [&(dyn ToSql + Sync); 2] = [&snapshot, &drawn];
-        Ok(OutboxRows(Box::pin(client.query_raw(&self.rows_seen, parameters).await?)))
+    /// Of transactions by number, which the boundary sees.
+    pub async fn rows_of(
+        &self,
+        client: &Client,
+        xids: Vec<String>,
+        end: &Boundary,
+    ) -> Result<OutboxRows, CaptureError> {
+        let drawn = number(end.drawn);
+        let parameters: [&(dyn ToSql + Sync); 2] = [&xids, &drawn];
+        Ok(OutboxRows(Box::pin(client.query_raw(&self.rows_of, parameters).await?)))
     }
 }
 
@@ -244,22 +254,13 @@ fn unseen_by(before: Option<&Boundary>) -> (String, Vec<String>) {
     (before.snapshot.next().to_string(), in_progress)
 }
 
-fn transactions(rows: &[Row]) -> Result<Vec<Transaction>, CaptureError> {
-    let transaction = |row: &Row| {
-        let outboxed = Outboxed { xid: xid(row.get(0))?, last: row.get::<_, i64>(1).unsigned_abs() };
-        Ok(Transaction { outboxed, time: row.get(2) })
-    };
-    rows.iter().map(transaction).collect()
-}
-
 pub(super) fn xid(text: &str) -> Result<u64, CaptureError> {
     text.parse().map_err(|_| CaptureError::Unreadable(format!("{text:?} is no transaction number")))
 }
 
-fn boundary(kind: BoundaryKind, row: &Row) -> Result<Boundary, CaptureError> {
-    let position = Position(row.get::<_, PgLsn>(0).into());
-    let drawn: i64 = row.get(2);
-    Ok(Boundary { kind, position, snapshot: snapshot(row.get(1))?, drawn: drawn.unsigned_abs() })
+fn boundary(kind: BoundaryKind, position: PgLsn, taken: &str, drawn: i64) -> Result<Boundary, CaptureError> {
+    let position = Position(position.into());
+    Ok(Boundary { kind, position, snapshot: snapshot(taken)?, drawn: drawn.unsigned_abs() })
 }
 
 /// As `pgtandem.mark_before` writes it: position, snapshot, drawn.
@@ -267,9 +268,7 @@ fn before_mark(text: &str) -> Result<Boundary, CaptureError> {
     let unreadable = || CaptureError::Unreadable(format!("{text:?} is no mark of a delivery"));
     let [position, taken, drawn] = text.split(' ').collect::<Vec<_>>()[..] else { return Err(unreadable()) };
     let position: PgLsn = position.parse().map_err(|_| unreadable())?;
-    let drawn = drawn.parse().map_err(|_| unreadable())?;
-    let kind = BoundaryKind::Landing;
-    Ok(Boundary { kind, position: Position(position.into()), snapshot: snapshot(taken)?, drawn })
+    boundary(BoundaryKind::Landing, position, taken, drawn.parse().map_err(|_| unreadable())?)
 }
 
 fn snapshot(text: &str) -> Result<Snapshot, CaptureError> {

@@ -1,7 +1,7 @@
 //! What must fit between the nodes.
 
 use super::columns::{Fit, fit};
-use crate::catalog::TableShape;
+use crate::catalog::{TableShape, UniqueIndex};
 use crate::lifecycle::{NodeSurvey, Report};
 use crate::sql::{Ident, QualifiedName, list};
 use std::collections::BTreeSet;
@@ -113,12 +113,12 @@ impl Pair<'_> {
             match self.other_table.column(&column.name) {
                 Some(other) => {
                     let (here, there) = (&other.type_text, &column.type_text);
-                    let what = format!("the column {} is {here} here and {there} on {}", column.name, self.first.name);
+                    let what = format!("the column {} is {here} here and {there} on {}", other.name, self.first.name);
                     let key = self.table.is_key(&column.name);
                     match fit(column, other) {
                         Fit::Same => {}
                         Fit::Mostly(_) if key && column.category != other.category => {
-                            self.type_fault(report, &what, "keys must be of one kind", &column.name, there);
+                            self.type_fault(report, &what, "keys must be of one kind", &other.name, there);
                         }
                         Fit::Mostly(which) => {
                             report
@@ -126,7 +126,7 @@ impl Pair<'_> {
                                 .on(&self.other.name)
                                 .of(&self.table.name);
                         }
-                        Fit::Never(why) => self.type_fault(report, &what, why, &column.name, there),
+                        Fit::Never(why) => self.type_fault(report, &what, why, &other.name, there),
                     }
                     if column.generated.is_some() != other.generated.is_some() {
                         self.generated_on_one_side(report, &column.name, column.generated.is_some());
@@ -145,7 +145,7 @@ impl Pair<'_> {
     fn type_fault(&self, report: &mut Report, what: &str, why: &str, column: &Ident, wanted: &str) {
         report.fault("type_differs", format!("{what}: {why}")).on(&self.other.name).of(&self.table.name).mend(format!(
             "ALTER TABLE {} ALTER COLUMN {column} TYPE {wanted} USING {column}::{wanted}",
-            self.table.name
+            self.other_table.name
         ));
     }
 
@@ -177,7 +177,7 @@ impl Pair<'_> {
             "the column {column} is missing on {} and is NOT NULL without a default here: rows from there could not be inserted",
             lacks.name
         );
-        let name = &self.table.name;
+        let name = if has.name == self.first.name { &self.table.name } else { &self.other_table.name };
         report.fault("column_missing", what).on(&has.name).of(name).mend(format!(
             "add it on {}, or ALTER TABLE {name} ALTER COLUMN {column} SET DEFAULT … (or DROP NOT NULL) here",
             lacks.name
@@ -185,14 +185,8 @@ impl Pair<'_> {
     }
 
     fn unique_indexes(&self, report: &mut Report) {
-        let unique = |table: &TableShape| -> BTreeSet<String> {
-            // By what they are about, not by their names.
-            table
-                .unique_indexes
-                .iter()
-                .map(|index| index.definition.split_once(" USING ").map_or("", |(_, about)| about).to_owned())
-                .collect()
-        };
+        // By what they are about, not by their names.
+        let unique = |table: &TableShape| table.unique_indexes.iter().map(about).collect::<BTreeSet<String>>();
         let (a, b) = (unique(self.table), unique(self.other_table));
         for (only, has, lacks) in [(&a - &b, self.first, self.other), (&b - &a, self.other, self.first)] {
             for index in only {
@@ -203,5 +197,18 @@ impl Pair<'_> {
                 report.warning("unique_differs", what).on(&has.name).of(&self.table.name);
             }
         }
+    }
+}
+
+/// Columns by the names that are the same on all nodes; expressions and conditions as the node has them.
+fn about(index: &UniqueIndex) -> String {
+    let columns: Option<Vec<&Ident>> = index.columns.iter().map(Option::as_ref).collect();
+    let renamed = columns.filter(|columns| columns.iter().any(|name| name.as_str() != name.own_str()));
+    match renamed.filter(|_| !index.partial && !index.is_exclusion) {
+        Some(columns) => {
+            let nulls = if index.nulls_not_distinct { " NULLS NOT DISTINCT" } else { "" };
+            format!("btree ({}){nulls}", columns.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", "))
+        }
+        None => index.definition.split_once(" USING ").map_or("", |(_, about)| about).to_owned(),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::catalog::Column;
 use crate::catalog::types::{
-    BIGINT, DATE, DOUBLE, INTEGER, JSON, JSONB, NUMERIC, REAL, SMALLINT, TIMESTAMP, TIMESTAMPTZ,
+    BIGINT, DATE, DOUBLE, INTEGER, INTERVAL, JSON, JSONB, NUMERIC, REAL, SMALLINT, TIME, TIMESTAMP, TIMESTAMPTZ, TIMETZ,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,10 +14,31 @@ pub enum Fit {
     Never(&'static str),
 }
 
+/// Some value of `from` would be another one in `to`, without an error: digits behind the point, of a number or of seconds.
+pub fn rounds(from: &Column, to: &Column) -> bool {
+    const ALL: i32 = 6;
+    let has = |oid: u32| from.base_type_oid == oid && to.base_type_oid == oid;
+    if to.typmod < 0 {
+        return false;
+    }
+    if has(NUMERIC) {
+        // A modifier is made of precision and scale, which may be negative, and the length of a header.
+        let scale = |column: &Column| (((column.typmod - 4) & 0x7ff) ^ 1024) - 1024;
+        return from.typmod < 0 || scale(from) > scale(to);
+    }
+    let digits = |column: &Column| if column.typmod < 0 { ALL } else { column.typmod.min(ALL) };
+    let of_times = [TIME, TIMETZ, TIMESTAMP, TIMESTAMPTZ];
+    of_times.contains(&from.base_type_oid) && of_times.contains(&to.base_type_oid) && digits(from) > digits(to)
+        || has(INTERVAL) && from.typmod != to.typmod
+}
+
 /// From either column to the other: changes travel both ways.
 pub fn fit(a: &Column, b: &Column) -> Fit {
     if a.type_text == b.type_text {
         return Fit::Same;
+    }
+    if rounds(a, b) || rounds(b, a) {
+        return Fit::Never("PostgreSQL rounds what the narrower one cannot hold, without a word");
     }
     if a.base_type_oid == b.base_type_oid && a.is_builtin() && b.is_builtin() {
         return Fit::Mostly("values too long or too large for the narrower one");

@@ -3,13 +3,14 @@
 mod across;
 mod columns;
 mod direct;
+mod mapping;
 mod merging;
 mod node;
 mod tables;
 
-use super::{LifecycleError, NodeSurvey, OpenNode, Report, open_nodes, survey, table_names};
+use super::{LifecycleError, NodeSurvey, OpenNode, Report, open_nodes, survey};
 use crate::config::{Config, Merge};
-use crate::sql::QualifiedName;
+use crate::sql::Naming;
 use futures::future::join_all;
 
 pub use columns::{Fit, fit};
@@ -32,7 +33,7 @@ pub(super) async fn check_and_survey(config: &Config) -> (Report, Vec<NodeSurvey
             Err(error) => unreachable_node(&mut report, &node.name, &error),
         }
     }
-    let surveys = survey_all(&open, &table_names(config)).await;
+    let surveys = survey_all(&open, |node| config.namings(node)).await;
     let mut read = Vec::new();
     for (node, survey) in open.iter().zip(surveys) {
         match survey {
@@ -52,11 +53,16 @@ pub(super) async fn check_and_survey(config: &Config) -> (Report, Vec<NodeSurvey
     (report, read)
 }
 
+/// `namings`: what a node calls the tables that are asked for.
 pub(super) async fn survey_all(
     nodes: &[OpenNode],
-    tables: &[QualifiedName],
+    namings: impl Fn(&str) -> Vec<Naming>,
 ) -> Vec<Result<NodeSurvey, LifecycleError>> {
-    join_all(nodes.iter().map(|node| survey(node.client(), &node.name, tables))).await
+    let surveys = nodes.iter().map(|node| {
+        let wanted = namings(&node.name);
+        async move { survey(node.client(), &node.name, &wanted).await }
+    });
+    join_all(surveys).await
 }
 
 fn unreachable_node(report: &mut Report, node: &str, error: &LifecycleError) {
@@ -79,11 +85,13 @@ pub fn judge(config: &Config, surveys: &[NodeSurvey]) -> Report {
             direct::sync_triggers(&mut report, config, survey, table);
         }
         direct::judge(&mut report, config, survey);
+        mapping::judge(&mut report, config, survey);
     }
     direct::mirrors(&mut report, config, surveys);
     across::judge_nodes(&mut report, surveys);
     for table in &config.tables {
         across::judge_table(&mut report, surveys, &table.name);
+        mapping::judge_columns(&mut report, surveys, table);
         merging::judge(&mut report, surveys, table);
     }
     merging::judge_children(&mut report, surveys, config);

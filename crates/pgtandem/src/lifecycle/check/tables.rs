@@ -7,11 +7,15 @@ use crate::sql::{Ident, list};
 
 pub(super) fn judge(report: &mut Report, survey: &NodeSurvey, wanted: &Table, capture: Capture) {
     let Some(table) = survey.table(&wanted.name) else {
-        report
-            .fault("missing_table", "there is no such table")
-            .on(&survey.name)
-            .of(&wanted.name)
-            .mend("create it with the columns it has on the other nodes, or correct its name in pgtandem.toml");
+        let own = wanted.naming(&survey.name).table.own();
+        let what = match own == wanted.name {
+            true => "there is no such table".to_owned(),
+            false => format!("there is no table {}, as which it is to be known here", own.plain()),
+        };
+        report.fault("missing_table", what).on(&survey.name).of(&wanted.name).mend(
+            "create it with the columns it has on the other nodes, or correct its name in pgtandem.toml, where `names` \
+                 says what a node calls it otherwise",
+        );
         return;
     };
     judge_shape(report, survey, table, wanted.ids, capture);

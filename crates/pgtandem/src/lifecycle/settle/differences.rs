@@ -47,9 +47,9 @@ impl<'a> Differences<'a> {
         Ok(Keys(Some(BufReader::new(rewound.map_err(|error| no_room(&error))?))))
     }
 
-    fn keep(&mut self, found: &Found) {
+    fn keep(&mut self, keys: &[Vec<String>]) {
         let Some(spool) = &mut self.spool else { return };
-        let written = serde_json::to_writer(&mut *spool, &found.keys).map_err(io::Error::from);
+        let written = serde_json::to_writer(&mut *spool, keys).map_err(io::Error::from);
         if let Err(error) = written.and_then(|()| spool.write_all(b"\n")) {
             self.failed.get_or_insert(error);
         }
@@ -64,7 +64,12 @@ impl Watch for Differences<'_> {
     fn found(&mut self, found: &Found) {
         self.keys += 1;
         self.contested += u64::from(found.is_contested());
-        self.keep(found);
+        self.keep(&found.keys);
+    }
+
+    fn missing(&mut self, keys: &[Vec<String>]) {
+        self.keys += 1;
+        self.keep(keys);
     }
 }
 

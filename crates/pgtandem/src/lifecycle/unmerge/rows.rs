@@ -133,7 +133,7 @@ impl Undoing<'_> {
                     gone |= !deleted.is_empty();
                     stay.extend(rest.into_iter().map(|(_, row)| row));
                 }
-                Err(error) => match self.recover(error, &mut attempts, &merged.table).await? {
+                Err(error) => match self.recover(error, &mut attempts, &shape.name).await? {
                     true => waiting.push(some),
                     false if some.len() == 1 => stay.extend(some),
                     false => {
@@ -208,7 +208,7 @@ impl Undoing<'_> {
                             self.left(&merged.table, key_of(shape, &decision.key), CHANGED);
                         }
                     }
-                    Err(error) => match self.recover(error, &mut attempts, &merged.table).await? {
+                    Err(error) => match self.recover(error, &mut attempts, &shape.name).await? {
                         true => waiting.push(some),
                         false if some.len() == 1 => {
                             let key = key_of(shape, &some[0].1.key);
@@ -277,7 +277,7 @@ impl Undoing<'_> {
                     }
                     Err(error) => {
                         let text = error.without_node(node);
-                        if !self.recover(error, &mut attempts, &merged.table).await? {
+                        if !self.recover(error, &mut attempts, &shape.name).await? {
                             return Err(LifecycleError::refused(
                                 format!(
                                     "node {node}: rows of {} cannot get their old ids back: {text}",

@@ -6,16 +6,12 @@ use crate::lifecycle::LifecycleError;
 use crate::lifecycle::error::On;
 use crate::lifecycle::settle::{key_bytes, key_json};
 use crate::link::{self, Held};
-use crate::sql;
+use crate::sql::{self, Ident};
 use serde_json::Value as Json;
 use std::time::SystemTime;
 use tokio_postgres::types::PgLsn;
 
 const DOING: &str = "holding rows that clash";
-/// Where a row stands that was there before any change that is judged: below every position a slot may be acknowledged
-/// at, so that a hub does not wait to read it from the stream, and after 0/0, so that it is no part of an empty cover.
-const BEFORE_ALL: u64 = 1;
-
 /// Where a row comes from that another node could not take.
 pub(super) struct Origin<'a> {
     pub id: i32,
@@ -44,7 +40,7 @@ impl Origin<'_> {
             key: self.key_json(&key_bytes),
             key_bytes,
             source_node: self.number,
-            source_position: PgLsn::from(BEFORE_ALL),
+            source_position: PgLsn::from(link::BEFORE_ALL),
             stamp: self.taken_at,
             stamp_node: self.number,
             row: Some(row),
@@ -79,7 +75,9 @@ impl Copy<'_> {
             taken_at: self.source.taken_at,
             numbers: self.numbers,
         };
-        let query = sql::rest_of_copy_table(&self.from.primary_key, self.columns);
+        let as_written = |name: &Ident| self.written.iter().find(|column| *column == name).cloned();
+        let key: Vec<Ident> = self.from.primary_key.iter().filter_map(as_written).collect();
+        let query = sql::rest_of_copy_table(&key, &self.written);
         for row in client.query(&query, &[]).await.on(node, DOING)? {
             let key: Vec<&str> = row.get(0);
             let held = origin.held(&key, row.get(1), REASON.to_owned(), Some("23505".to_owned()));

@@ -38,8 +38,7 @@ impl Work<'_> {
         let mut what = String::new();
         for (target, demanded) in demands.iter().enumerate() {
             for (source, known) in demands.iter().enumerate().filter(|(source, _)| *source != target) {
-                for demand in demanded.iter().filter(|demand| !known.iter().any(|of| of.condition == demand.condition))
-                {
+                for demand in demanded.iter().filter(|demand| !known.iter().any(|of| of.is_same(demand))) {
                     let rows = self.against(demand, sessions, subject, &shapes, (source, target), (merge, by)).await?;
                     let Some(first) = rows.first() else { continue };
                     let more = if rows.len() == MOST_ROWS { "or more " } else { "" };
@@ -77,7 +76,14 @@ impl Work<'_> {
         (merge, by): (&Merge, &Ident),
     ) -> Result<Vec<Vec<String>>, LifecycleError> {
         let node = &self.nodes[sessions[source].0];
-        let query = sql::rows_against(&shapes[source].name, &shapes[source].primary_key, &demand.condition, MOST_ROWS);
+        let pairs = shapes[source].columns.iter().filter_map(|column| {
+            let theirs = shapes[target].column(&column.name)?;
+            Some((column.name.clone(), theirs.name.clone()))
+        });
+        let pairs: Vec<(Ident, Ident)> = pairs.collect();
+        let there = |name: &Ident| Some(shapes[target].column(name)?.name.clone());
+        let key: Vec<Ident> = shapes[source].primary_key.iter().filter_map(there).collect();
+        let query = sql::rows_against(&shapes[source].name, &pairs, &key, &demand.condition, MOST_ROWS);
         // Outside of the comparison's transaction, which an error would end.
         let rows = match node.client().query(&query, &[]).await {
             Ok(rows) => rows,
@@ -121,21 +127,31 @@ impl Work<'_> {
 /// What a node's table demands of a row's compared columns.
 struct Demand {
     name: String,
+    columns: Vec<Ident>,
     condition: String,
 }
 
+impl Demand {
+    /// One name may be that of different columns on two nodes.
+    fn is_same(&self, other: &Self) -> bool {
+        self.condition == other.condition && self.columns == other.columns
+    }
+}
+
 async fn demands_of(node: &OpenNode, shape: &TableShape, subject: &Subject) -> Result<Vec<Demand>, LifecycleError> {
-    let checks = read_check_constraints(node.client(), shape.relid).await.on(&node.name, DOING)?;
+    let checks = read_check_constraints(node.client(), shape).await.on(&node.name, DOING)?;
     let is_compared = |name: &Ident| subject.columns.contains(name);
     let checks = checks.into_iter().filter(|check| check.columns.iter().all(is_compared)).map(
-        |CheckConstraint { name, condition, .. }| Demand {
+        |CheckConstraint { name, condition, columns }| Demand {
             name: format!("the constraint {name} ({condition})"),
+            columns,
             condition,
         },
     );
     let filled = shape.columns.iter().filter(|column| column.not_null && is_compared(&column.name));
     let filled = filled.map(|column| Demand {
         name: format!("NOT NULL of {}", column.name),
+        columns: vec![column.name.clone()],
         condition: format!("{} IS NOT NULL", column.name),
     });
     Ok(filled.chain(checks).collect())

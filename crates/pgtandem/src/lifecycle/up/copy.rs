@@ -24,7 +24,9 @@ pub(super) struct Copy<'a> {
     pub id: i32,
     pub from: &'a TableShape,
     pub to: &'a TableShape,
-    pub columns: &'a [Ident],
+    /// Those that are copied, as each of the two calls them.
+    pub read: Vec<Ident>,
+    pub written: Vec<Ident>,
     pub source: &'a Snapshot,
     pub source_identity: &'a Identity,
     /// Changes of the source from here on will be judged.
@@ -54,7 +56,7 @@ impl Copy<'_> {
 
     async fn copy_straight(&self, progress: &dyn Progress) -> Result<u64, LifecycleError> {
         self.begin().await?;
-        let sink = sql::copy_in(&self.to.name, self.columns, self.binary());
+        let sink = sql::copy_in(&self.to.name, &self.written, self.binary());
         let rows = self.pump(&sink, progress).await?;
         self.commit(rows).await?;
         Ok(rows)
@@ -65,11 +67,11 @@ impl Copy<'_> {
     async fn copy_around(&self, progress: &dyn Progress) -> Result<u64, LifecycleError> {
         let (client, node) = (self.target.client(), self.target.name.as_str());
         self.begin().await?;
-        client.batch_execute(&sql::create_copy_table(&self.to.name, self.columns)).await.on(node, DOING)?;
-        let sink = sql::copy_in(&sql::copy_table(), self.columns, self.binary());
+        client.batch_execute(&sql::create_copy_table(&self.to.name, &self.written)).await.on(node, DOING)?;
+        let sink = sql::copy_in(&sql::copy_table(), &self.written, self.binary());
         let rows = self.pump(&sink, progress).await?;
         let key = &self.to.primary_key;
-        client.batch_execute(&sql::insert_from_copy_table(&self.to.name, self.columns, key)).await.on(node, DOING)?;
+        client.batch_execute(&sql::insert_from_copy_table(&self.to.name, &self.written, key)).await.on(node, DOING)?;
         self.hold_the_rest().await?;
         self.commit(rows).await?;
         Ok(rows)
@@ -100,7 +102,7 @@ impl Copy<'_> {
         let reader = self.source.session().await?;
         let (source, target) = (reader.name.as_str(), self.target.name.as_str());
         let whole = self.from.kind == TableKind::Ordinary;
-        let query = sql::copy_out(&self.from.name, self.columns, whole, self.binary());
+        let query = sql::copy_out(&self.from.name, &self.read, whole, self.binary());
         let total = u64::try_from(self.from.estimated_rows).unwrap_or(0);
         let rows = reader.client().copy_out(&query).await.on(source, DOING)?;
         let mut rows = pin!(rows);
@@ -125,7 +127,7 @@ impl Copy<'_> {
 
     /// Binary values of built-in types mean the same on every server and version; of others not.
     fn binary(&self) -> bool {
-        self.columns.iter().all(|name| match (self.from.column(name), self.to.column(name)) {
+        self.read.iter().all(|name| match (self.from.column(name), self.to.column(name)) {
             (Some(from), Some(to)) => {
                 from.type_text == to.type_text && from.is_builtin() && to.is_builtin() && !names_an_object(from)
             }

@@ -81,7 +81,8 @@ impl Work<'_> {
     ) -> Result<(), LifecycleError> {
         let peer_name = self.plan.identities[peer].name.clone();
         let foreign = foreign_table(&peer_name, &table.name);
-        let columns = self.surveys[peer].table(&table.name).map(|there| foreign_columns(&self.surveys[node], there));
+        let there = self.surveys[peer].table(&table.name);
+        let theirs = there.map(|there| (there.name.clone(), foreign_columns(&self.surveys[node], there)));
         let node = &mut self.nodes[node];
         let name = node.name.clone();
         let work = async {
@@ -91,9 +92,9 @@ impl Work<'_> {
             }
             const THERE: &str = "SELECT pg_catalog.to_regclass($1::text) IS NOT NULL";
             let there: bool = transaction.query_one(THERE, &[&foreign.to_string()]).await?.get(0);
-            if let (false, Some(columns)) = (there, columns) {
+            if let (false, Some((their_name, columns))) = (there, theirs) {
                 let server = tables_server(&peer_name);
-                transaction.batch_execute(&sql::create_foreign_table(&foreign, &server, &table.name, &columns)).await?;
+                transaction.batch_execute(&sql::create_foreign_table(&foreign, &server, &their_name, &columns)).await?;
             }
             transaction.commit().await
         };

@@ -9,6 +9,7 @@ use crate::lifecycle::plan::{Rows, Step};
 use crate::lifecycle::settle::differences::Differences;
 use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::sql::{Ident, QualifiedName};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// One state of the rows is seen, so that one look will do. Of rows that clash some are shown.
@@ -82,9 +83,12 @@ impl Work<'_> {
             in_words(tally, &names)
         );
         if sessions.iter().any(|(node, _)| self.surveys[*node].is_live(table)) {
+            let joins = sessions.iter().find(|(node, _)| !self.surveys[*node].is_live(table));
+            let shape = joins.and_then(|(node, _)| self.shape(*node, table));
             let remedy = format!(
                 "see them with `pgtandem diff`; merging into a table that is linked already is missing yet: make them \
-                 equal, or empty it on the node that joins (TRUNCATE {table}), and run `pgtandem up` again"
+                 equal, or empty it on the node that joins (TRUNCATE {}), and run `pgtandem up` again",
+                shape.map_or(table, |shape| &shape.name)
             );
             return Err(LifecycleError::refused(what, remedy));
         }
@@ -117,9 +121,18 @@ impl Work<'_> {
         format!(
             "see them with `pgtandem diff`, and say in pgtandem.toml how they become the same (docs/merging.md):\n\
              \n  [[tables]]\n  name = {}\n  {line}   # {wins}; {others}\n\n\
-             or make them equal, or empty one side (TRUNCATE {table}), and run `pgtandem up` again",
-            toml_text(&spell_table_name(table))
+             or make them equal, or empty one side ({}), and run `pgtandem up` again",
+            toml_text(&spell_table_name(table)),
+            self.truncate_one(table)
         )
+    }
+
+    /// Nodes may call it differently.
+    fn truncate_one(&self, table: &QualifiedName) -> String {
+        let own: BTreeSet<String> =
+            self.surveys.iter().filter_map(|of| Some(of.table(table)?.name.to_string())).collect();
+        let statements: Vec<String> = own.iter().map(|name| format!("TRUNCATE {name}")).collect();
+        statements.join(", or ")
     }
 
     /// Before rows are renumbered: unique values that will only then show whether they clash are not looked at.

@@ -43,7 +43,8 @@ impl Work<'_> {
             if resumed.targets.contains(&node) || (live && first_live != Some(node)) {
                 continue;
             }
-            let is_filled = live || resumed.source == Some(node) || holds_rows(snapshot, table).await?;
+            let is_filled =
+                live || resumed.source == Some(node) || holds_rows(snapshot, self.shape(node, table)).await?;
             if is_filled { &mut filled } else { &mut empty }.push(node);
         }
         if resumed.source.is_none() && self.unite(id, table, rows, &filled, &empty).await? {
@@ -196,11 +197,14 @@ impl Work<'_> {
         let (Some(from), Some(to)) = (self.shape(source, table), self.shape(target, table)) else {
             return Ok(());
         };
+        let as_called =
+            |shape: &TableShape| columns.iter().filter_map(|name| Some(shape.column(name)?.name.clone())).collect();
         let copy = Copy {
             id,
             from,
             to,
-            columns,
+            read: as_called(from),
+            written: as_called(to),
             source: &self.snapshots()[source],
             source_identity: &self.plan.identities[source],
             source_start: self.start_position(source, id).await?,
@@ -249,8 +253,9 @@ impl Work<'_> {
     }
 }
 
-async fn holds_rows(snapshot: &Snapshot, table: &QualifiedName) -> Result<bool, LifecycleError> {
+async fn holds_rows(snapshot: &Snapshot, table: Option<&TableShape>) -> Result<bool, LifecycleError> {
+    let Some(table) = table else { return Ok(false) };
     let session: OpenNode = snapshot.session().await?;
-    let row = session.client().query_one(&sql::holds_rows(table), &[]).await;
+    let row = session.client().query_one(&sql::holds_rows(&table.name), &[]).await;
     Ok(row.on(&session.name, "looking whether a table has rows")?.get(0))
 }

@@ -6,6 +6,7 @@ use crate::config::{Capture, Table};
 use crate::lifecycle::error::On;
 use crate::lifecycle::{Identity, LifecycleError, OpenNode};
 use crate::link::{self, LinkedTable, NewNode, Peer, RestoreKind, TableState};
+use crate::sql::Naming;
 use tokio_postgres::types::PgLsn;
 use uuid::Uuid;
 
@@ -36,13 +37,14 @@ impl Work<'_> {
         &mut self,
         node: usize,
         id: i32,
-        table: &Table,
+        (table, naming): (&Table, &Naming),
         columns: &[String],
     ) -> Result<(), LifecycleError> {
         let relid = self.surveys[node].table(&table.name).map(|shape| shape.relid).unwrap_or_default();
         let linked = LinkedTable {
             id,
-            name: table.name.clone(),
+            name: naming.table.clone(),
+            naming: naming.clone(),
             relid,
             resolve: table.resolve.to_string(),
             ids: table.ids,

@@ -3,7 +3,7 @@
 use super::Work;
 use crate::lifecycle::error::On;
 use crate::lifecycle::interleave::{Interleaving, NodeSequence, SequenceAfter};
-use crate::lifecycle::{LifecycleError, OpenNode, locks};
+use crate::lifecycle::{LifecycleError, locks};
 use crate::link::{self, RestoreKind};
 use crate::sql;
 use futures::future::try_join_all;
@@ -18,8 +18,11 @@ impl Work<'_> {
         // Ids that came from elsewhere may be above what the sequences gave. Looked up before anything is locked.
         let mut highest = 0;
         for (node, survey) in self.nodes.iter().zip(&self.surveys) {
-            if survey.table(&interleaving.table).is_some_and(|table| table.column(&interleaving.column).is_some()) {
-                highest = highest.max(highest_value(node, interleaving).await?);
+            let Some(table) = survey.table(&interleaving.table) else { continue };
+            if let Some(column) = table.column(&interleaving.column) {
+                let query = sql::highest_value(&table.name, &column.name);
+                let row = node.client().query_one(&query, &[]).await.on(&node.name, DOING)?;
+                highest = highest.max(row.get::<_, Option<i64>>(0).unwrap_or(0));
             }
         }
         let mut attempts = locks::Attempts::new();
@@ -65,12 +68,6 @@ impl Work<'_> {
         }
         Ok(())
     }
-}
-
-async fn highest_value(node: &OpenNode, interleaving: &Interleaving) -> Result<i64, LifecycleError> {
-    let query = sql::highest_value(&interleaving.table, &interleaving.column);
-    let row = node.client().query_one(&query, &[]).await.on(&node.name, DOING)?;
-    Ok(row.get::<_, Option<i64>>(0).unwrap_or(0))
 }
 
 /// Takes the lock and reads how far the sequence is.

@@ -16,11 +16,11 @@ use crate::lifecycle::settle::winner::Winner;
 use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::link;
 use crate::sql::{Ident, QualifiedName, WrittenColumn};
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 
-/// So many keys are written in one transaction at most: its row locks last for some hundredths of a second.
-const MOST_KEYS: usize = 1000;
-/// Fewer where rows are large: about so many bytes of them are in memory.
+/// So many keys are read and written at a time, at most.
+const MOST_KEYS: usize = 4000;
+/// Fewer where rows are large: about so many bytes of them are in memory, twice.
 const BATCH_BYTES: usize = 8 << 20;
 const FIRST_BATCH: usize = 64;
 
@@ -81,6 +81,22 @@ pub(super) struct Write<'r> {
     pub row: &'r ComparedRow,
     /// What it replaces.
     pub standing: Option<&'r ComparedRow>,
+}
+
+/// Some keys as all places have them, and whose row wins.
+#[derive(Default)]
+struct Batch {
+    rows: Vec<Vec<Option<ComparedRow>>>,
+    winners: Vec<Option<usize>>,
+}
+
+impl Batch {
+    /// How many keys the next one may have.
+    fn next_count(&self) -> usize {
+        let values = self.rows.iter().flatten().flatten().flat_map(|row| row.values.iter().flatten());
+        let bytes: usize = values.map(String::len).sum();
+        (BATCH_BYTES / (bytes / self.rows.len().max(1)).max(1)).clamp(1, MOST_KEYS)
+    }
 }
 
 impl Work<'_> {
@@ -155,26 +171,37 @@ impl Merge<'_> {
         let total = differences.keys;
         let mut keys = differences.into_keys()?;
         let mut counts = vec![Counts::default(); self.places.len()];
-        let (mut count, mut done) = (FIRST_BATCH, 0);
-        loop {
-            let batch = keys.next(count)?;
-            if batch.is_empty() {
-                return Ok(counts);
+        let mut done = 0;
+        let mut batch = self.read(keys.next(FIRST_BATCH)?).await?;
+        while !batch.rows.is_empty() {
+            // While one is written the next is read.
+            let next = keys.next(batch.next_count())?;
+            let (written, next) = try_join(self.write_all(&batch), self.read(next)).await?;
+            for (sum, counts) in counts.iter_mut().zip(written) {
+                sum.add(counts);
             }
-            count = self.batch(&batch, &mut counts).await?.clamp(1, MOST_KEYS);
-            done += batch.len() as u64;
+            done += batch.rows.len() as u64;
             progress.rows(table, done, total);
+            batch = next;
         }
+        try_join_all((0..self.places.len()).map(|place| self.flush(place))).await?;
+        Ok(counts)
     }
 
-    /// Says how many keys the next one may have.
-    async fn batch(&self, keys: &[Key], counts: &mut [Counts]) -> Result<usize, LifecycleError> {
+    async fn read(&self, keys: Vec<Key>) -> Result<Batch, LifecycleError> {
+        if keys.is_empty() {
+            return Ok(Batch::default());
+        }
         let sides: Vec<Side<'_>> =
             self.places.iter().map(|place| Side { name: &place.name, client: place.reader.client() }).collect();
-        let rows = read_whole(&sides, self.subject, keys).await?;
+        let rows = read_whole(&sides, self.subject, &keys).await?;
         let winners = self.winner.choose(&rows, self.subject, sides[0]).await?;
+        Ok(Batch { rows, winners })
+    }
+
+    async fn write_all(&self, batch: &Batch) -> Result<Vec<Counts>, LifecycleError> {
         let mut writes: Vec<Vec<Write<'_>>> = self.places.iter().map(|_| Vec::new()).collect();
-        for (rows, winner) in rows.iter().zip(winners) {
+        for (rows, winner) in batch.rows.iter().zip(&batch.winners) {
             let Some((from, row)) = winner.and_then(|from| Some((from, rows[from].as_ref()?))) else { continue };
             for (place, standing) in rows.iter().enumerate() {
                 if standing.as_ref().is_none_or(|standing| !standing.is_same(row, self.subject)) {
@@ -182,13 +209,7 @@ impl Merge<'_> {
                 }
             }
         }
-        let written = writes.iter().enumerate().map(|(place, writes)| self.write(place, writes));
-        for (sum, counts) in counts.iter_mut().zip(try_join_all(written).await?) {
-            sum.add(counts);
-        }
-        let values = rows.iter().flatten().flatten().flat_map(|row| row.values.iter().flatten());
-        let bytes: usize = values.map(String::len).sum();
-        Ok(BATCH_BYTES / (bytes / keys.len()).max(1))
+        try_join_all(writes.iter().enumerate().map(|(place, writes)| self.write(place, writes))).await
     }
 
     /// A node's rows as others are told of them.

@@ -25,7 +25,7 @@ pub use renumber::{Example, Renumbering};
 
 use super::check::{check_and_survey, judge, survey_all};
 use super::plan::{Plan, Rows, Step, plan};
-use super::{LifecycleError, NodeSurvey, OpenNode, Report, locks, open_nodes, restore, table_names, triggers};
+use super::{LifecycleError, NodeSurvey, OpenNode, Report, locks, open_nodes, restore, triggers};
 use crate::config::{Config, Merge};
 use crate::link;
 use crate::sql::{self, QualifiedName};
@@ -95,8 +95,8 @@ pub async fn up(config: &Config, agreed: &Plan, until: Until, progress: &dyn Pro
     let nodes = open_nodes(config).await.all()?;
     progress.step("asking a running hub to wait");
     locks::keep_others_away(&nodes).await?;
-    let names = table_names(config);
-    let surveys: Vec<NodeSurvey> = survey_all(&nodes, &names).await.into_iter().collect::<Result<_, _>>()?;
+    let surveys: Vec<NodeSurvey> =
+        survey_all(&nodes, |node| config.namings(node)).await.into_iter().collect::<Result<_, _>>()?;
     let now = plan(config, &surveys)?;
     let text = |plan: &Plan| plan.steps.iter().map(|step| plan.describe(step)).collect::<Vec<_>>();
     if !judge(config, &surveys).is_passed() || text(&now) != text(agreed) {
@@ -158,11 +158,13 @@ impl Work<'_> {
             Step::ReplicaIdentity { node, table, from, to } => self.set_replica_identity(*node, table, from, to).await,
             Step::Publish { node, create, generated, tables } => self.publish(*node, *create, *generated, tables).await,
             Step::CreateSlot { node } => self.create_slot(*node).await,
-            Step::Capture { node, id, table, key, spell } => {
-                let statements = sql::create_capture(table, *id, key, *spell);
+            Step::Capture { node, table, capture } => {
+                let statements = sql::create_capture(table, capture);
                 locks::in_short_transaction(&self.nodes[*node], "making triggers", table, &statements).await
             }
-            Step::Register { node, id, table, columns } => self.register(*node, *id, table, columns).await,
+            Step::Register { node, id, table, naming, columns } => {
+                self.register(*node, *id, (table, naming), columns).await
+            }
             Step::Policy { node, id, table } => self.set_policy(*node, *id, table).await,
             Step::RetireTrigger { node, table, trigger } => triggers::retire(&self.nodes[*node], table, trigger).await,
             Step::DirectPeer { node, peer } => self.make_direct_peer(self.config, *node, *peer).await,

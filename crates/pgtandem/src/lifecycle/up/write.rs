@@ -14,6 +14,9 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 const DOING: &str = "merging rows";
+/// So many rows are locked in one transaction at most, for some hundredths of a second. Of those that were not there nobody
+/// waits for one.
+const OVERWRITTEN_AT_ONCE: usize = 1000;
 /// Behind savepoints each row is a round trip.
 const ONE_BY_ONE: usize = 50;
 /// Of a batch with such a row.
@@ -30,7 +33,9 @@ impl Merge<'_> {
     /// In transactions that are marked as ours, so that nothing of it travels back: set-wise, or where that does not
     /// go, row by row.
     pub(super) async fn write(&self, place: usize, writes: &[Write<'_>]) -> Result<Counts, LifecycleError> {
-        let (mut sum, mut waiting) = (Counts::default(), vec![writes]);
+        let locks_some = writes.iter().any(|write| write.standing.is_some());
+        let at_once = if locks_some { OVERWRITTEN_AT_ONCE } else { writes.len().max(1) };
+        let (mut sum, mut waiting) = (Counts::default(), writes.chunks(at_once).rev().collect::<Vec<_>>());
         while let Some(some) = waiting.pop().filter(|some| !some.is_empty()) {
             let counts = match self.patiently(place, some, true).await? {
                 Outcome::Done(counts) => counts,
@@ -74,7 +79,18 @@ impl Merge<'_> {
 
     async fn begin(&self, place: usize) -> Result<(), LifecycleError> {
         let Place { writer, replica_role, .. } = &self.places[place];
-        own::begin(writer, *replica_role, &[&set_lock_timeout()], DOING).await
+        // What a crash of the server loses of this is lost together with our session, before anybody relies on it: see
+        // `flush`.
+        own::begin(writer, *replica_role, &[&set_lock_timeout(), "SET LOCAL synchronous_commit = off"], DOING).await
+    }
+
+    /// All that was written is on the node's disk when it returns. In the session that wrote it: should the server have
+    /// crashed since, this fails, and the rows will be compared again. What a delivery begins with is in the WAL already,
+    /// or the commit would not be waited for.
+    pub(super) async fn flush(&self, place: usize) -> Result<(), LifecycleError> {
+        let Place { writer, replica_role, .. } = &self.places[place];
+        own::begin(writer, *replica_role, &["SET LOCAL synchronous_commit = local"], DOING).await?;
+        writer.client().batch_execute("COMMIT").await.on(&writer.name, DOING)
     }
 
     async fn at_once(&self, place: usize, writes: &[Write<'_>]) -> Result<Outcome, LifecycleError> {

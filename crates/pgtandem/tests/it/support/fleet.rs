@@ -36,9 +36,16 @@ pub struct Setup {
     shared: bool,
     role: Option<String>,
     captures: Vec<&'static str>,
+    keys: String,
 }
 
 impl Setup {
+    /// Lines of the config that say more of the last table.
+    pub fn keys(mut self, lines: &str) -> Self {
+        self.keys = lines.to_owned();
+        self
+    }
+
     /// Each node's capture, in order; by default this run's.
     pub fn captures(mut self, captures: impl IntoIterator<Item = &'static str>) -> Self {
         self.captures = captures.into_iter().collect();
@@ -103,6 +110,7 @@ impl Setup {
 pub struct Fleet<const N: usize> {
     nodes: Vec<Node>,
     tables: Vec<String>,
+    keys: String,
     config: PathBuf,
     hubs: Cell<usize>,
     // Last: the hubs' logs are printed before it goes.
@@ -155,6 +163,7 @@ impl<const N: usize> Fleet<N> {
         let fleet = Fleet {
             nodes,
             tables: setup.tables.iter().map(|(name, _)| name.clone()).collect(),
+            keys: setup.keys.clone(),
             config: dir.path().join("pgtandem.toml"),
             hubs: Cell::new(0),
             dir,
@@ -195,7 +204,7 @@ impl<const N: usize> Fleet<N> {
             let name = if table.contains('"') { format!("'{table}'") } else { format!("\"{table}\"") };
             text += &format!("\n[[tables]]\nname = {name}\n");
         }
-        fs::write(&self.config, text).unwrap();
+        fs::write(&self.config, format!("{text}{}\n", self.keys)).unwrap();
     }
 
     /// Runs the real binary to its end, with this fleet's config.
@@ -430,6 +439,12 @@ impl Node {
 
     pub fn name(&self) -> &str {
         self.name
+    }
+
+    /// Some transaction waits for another one that has a row.
+    pub fn waits_for_a_row(&self) -> bool {
+        self.sql("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype IN ('transactionid', 'tuple'))")
+            == "t"
     }
 
     pub fn database(&self) -> &str {

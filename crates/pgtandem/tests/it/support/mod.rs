@@ -10,6 +10,7 @@ mod fleet;
 mod hub;
 mod killed;
 mod proxy;
+pub mod scene;
 mod shared;
 mod wait;
 

@@ -13,14 +13,15 @@ const MOST_CLASSES: usize = 1000;
 /// Rows of a table in whose jsonb columns keys are looked for.
 const MOST_DOCUMENTS: usize = 10_000;
 
-/// What none of `known` says anything of.
+/// What none of `known` says anything of. `called`: the table's names.
 pub(super) async fn candidates(
     node: &OpenNode,
     shape: &TableShape,
+    called: &[&str],
     columns: &[PlainColumn],
     known: &[&Reference],
 ) -> Result<Vec<Reference>, LifecycleError> {
-    let names = Names::of(shape);
+    let names = Names::of(called, shape);
     let is_known = |candidate: &Reference| {
         let is_key = candidate.table == shape.name && shape.is_key(&candidate.column);
         is_key || known.iter().any(|known| known.covers(candidate))
@@ -94,10 +95,11 @@ struct Names {
 }
 
 impl Names {
-    fn of(shape: &TableShape) -> Self {
-        let table = shape.name.name.as_str().to_lowercase();
-        let mut words = vec![singular(&table), table];
-        words.dedup();
+    fn of(called: &[&str], shape: &TableShape) -> Self {
+        let tables = called.iter().map(|name| name.to_lowercase());
+        let mut words: Vec<String> = tables.flat_map(|table| [singular(&table), table]).collect();
+        let mut seen = std::collections::HashSet::new();
+        words.retain(|word| seen.insert(word.clone()));
         let key = shape.primary_key[0].as_str().to_lowercase();
         Self { words, key: (key != "id").then_some(key) }
     }

@@ -105,7 +105,7 @@ impl Work<'_> {
             // What the server cannot do shows before the first row is written.
             let statement = renumbered(task.shape, moves.matched.clone(), &found).renumber(&found.holders);
             session.client().prepare(&statement).await.on(&session.name, "preparing to renumber rows")?;
-            references = found.shown(task.table);
+            references = found.shown(&task.shape.name.own());
         }
         let examples = session.client().query(&sql::first_moves(EXAMPLES), &[]).await;
         let examples = examples.on(&session.name, "looking for rows to renumber")?;

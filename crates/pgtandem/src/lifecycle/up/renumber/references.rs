@@ -5,6 +5,7 @@ use crate::catalog::{ForeignKey, PlainColumn, TableShape, read_all_foreign_keys,
 use crate::config::{Matching, Reference};
 use crate::lifecycle::error::On;
 use crate::lifecycle::{LifecycleError, NodeSurvey, OpenNode};
+use crate::link::TableState;
 use crate::sql::{Holder, Ident, QualifiedName, Spot};
 
 const DOING: &str = "looking for what refers to a table";
@@ -34,13 +35,16 @@ pub(in crate::lifecycle) async fn find(
     shape: &TableShape,
     matching: &Matching,
 ) -> Result<References, LifecycleError> {
+    let names = [shape.name.name.as_str(), shape.name.name.own_str()];
+    // All else is of this node alone.
+    let shape = &shape.own();
     let (foreign_keys, columns) = read(node).await?;
     let places = places(shape, &foreign_keys, &matching.references);
     for reference in &matching.references {
         require_known(node, reference, &columns)?;
     }
     let known: Vec<&Reference> = places.iter().map(|place| &place.reference).chain(&matching.dismiss).collect();
-    let unknown = candidates(node, shape, &columns, &known).await?;
+    let unknown = candidates(node, shape, &names, &columns, &known).await?;
     if !unknown.is_empty() {
         return Err(refuse_unknown(node, shape, matching, &unknown));
     }
@@ -77,7 +81,9 @@ pub(in crate::lifecycle) async fn find(
 fn is_one_already(survey: &NodeSurvey, table: &QualifiedName) -> bool {
     let copies = || survey.link.iter().flat_map(|link| &link.copies);
     let is_filled = |id: i32| copies().any(|copy| copy.object == id.to_string());
-    survey.is_live(table) || survey.linked(table).is_some_and(|linked| is_filled(linked.id))
+    let mut linked = survey.link.iter().flat_map(|link| &link.tables);
+    let linked = linked.find(|linked| linked.name.own() == *table);
+    linked.is_some_and(|linked| linked.state == TableState::Live || is_filled(linked.id))
 }
 
 /// As [`find`], where it was agreed to before.
@@ -86,6 +92,7 @@ pub(in crate::lifecycle) async fn resolve(
     shape: &TableShape,
     named: &[Reference],
 ) -> Result<References, LifecycleError> {
+    let shape = &shape.own();
     let (foreign_keys, columns) = read(node).await?;
     Ok(gather(shape, &places(shape, &foreign_keys, named), &columns))
 }

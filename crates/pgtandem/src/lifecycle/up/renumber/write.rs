@@ -74,7 +74,7 @@ impl Work<'_> {
                         return Err(error);
                     }
                     if !is_about_a_row(&error) && !attempts.again().await {
-                        return Err(busy(writer, DOING, task.table).await);
+                        return Err(busy(writer, DOING, &task.shape.name).await);
                     }
                     size = (size / 4).max(1);
                 }
