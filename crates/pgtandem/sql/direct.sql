@@ -21,6 +21,12 @@ CREATE TABLE pgtandem.direct (
 CREATE SEQUENCE pgtandem.direct_closed_until MINVALUE 0 START 0;
 CREATE SEQUENCE pgtandem.direct_pause_ms MINVALUE 0 START 0;
 
+-- Why it is not asked, for `pgtandem status`: rows are only added, so that nobody waits for another's. Hubs remove them.
+CREATE TABLE pgtandem.direct_trouble (
+    at   timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    what text NOT NULL
+);
+
 -- Tables whose changes may go directly, as they were when the peer's functions for them were made.
 CREATE TABLE pgtandem.direct_table (
     table_id integer PRIMARY KEY,
@@ -56,13 +62,17 @@ CREATE TABLE pgtandem.receipt (
     landed_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     tables     integer[],
     ops        text,
-    befores    text[],                                  -- rows as they were here, with the sender's columns
+    befores    text[],                                  -- rows as they were here: of 'D' whole, otherwise with the sender's columns
     olds       text[],
-    news       text[]
+    news       text[],
+    noted      int8range                                -- it has been put back: what was noted of it, which the sender is yet to get
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 
 -- It is kept for moments: compressing it would take longer than writing it.
 ALTER TABLE pgtandem.receipt ALTER befores SET STORAGE EXTERNAL, ALTER olds SET STORAGE EXTERNAL, ALTER news SET STORAGE EXTERNAL;
+
+-- Numbers what is on record as written here alone: positions that no change has, below the first one.
+CREATE SEQUENCE pgtandem.alone_number;
 
 -- Connects to the peer. From PostgreSQL 16 on dblink waits for a frozen server without end, whatever `connect_timeout` says:
 -- so another session of this server is sent ahead, which we need not wait for. False: the time is up.
@@ -267,6 +277,8 @@ BEGIN
     PERFORM pg_catalog.setval('pgtandem.direct_pause_ms', pause);
     PERFORM pg_catalog.setval('pgtandem.direct_closed_until',
         (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint + pause);
+    INSERT INTO pgtandem.direct_trouble (what)
+        VALUES (coalesce(pg_catalog.current_setting('pgtandem.why_queued', true), 'no answer'));
 END
 $$;
 
@@ -433,6 +445,9 @@ BEGIN
                 query := pg_catalog.format('SELECT pgtandem.arrive(%L, %L, %L, %L, %L, %L, %L)', NEW.token, NEW.xid,
                     landed, sending.tables, sending.ops, sending.olds, sending.news);
             END IF;
+            IF coalesce(pg_catalog.current_setting('pgtandem.recognised', true), '') = '' THEN
+                query := pgtandem.introduce(query);
+            END IF;
             begun := pg_catalog.clock_timestamp();
             reply := pgtandem.ask(query, wait_ms);
             state := reply.state;
@@ -466,6 +481,7 @@ BEGIN
         END IF;
         -- For this session's next transaction, if this one commits: the peer need not remember it then.
         ignored := pg_catalog.set_config('pgtandem.landed', NEW.token::text, false);
+        ignored := pg_catalog.set_config('pgtandem.recognised', 'yes', false);
         RETURN NULL;
     END IF;
     IF state = '?' THEN
@@ -505,6 +521,7 @@ DECLARE
     reply record;
 BEGIN
     IF (SELECT s.last_value FROM pgtandem.direct_closed_until AS s) = 0 THEN
+        DELETE FROM pgtandem.direct_trouble;
         RETURN;
     END IF;
     BEGIN
@@ -514,24 +531,22 @@ BEGIN
     END;
     IF reply.state = 'a' THEN
         PERFORM pg_catalog.setval('pgtandem.direct_closed_until', 0), pg_catalog.setval('pgtandem.direct_pause_ms', 0);
+        DELETE FROM pgtandem.direct_trouble;
     END IF;
 END
 $$;
 
--- Keeps note that a row the peer wrote here, and whose transaction then failed there, was put back.
-CREATE FUNCTION pgtandem.note_revert(of_table integer, of_key jsonb, written jsonb, restored jsonb) RETURNS void
+-- Keeps note of a row that the peer wrote here, and whose transaction then failed there: what became of it.
+CREATE FUNCTION pgtandem.note_alone(of_table integer, of_key jsonb, stands jsonb, gone jsonb, became text) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
-    -- Positions that no change has: below the first one.
     INSERT INTO pgtandem.decision (table_id, key, key_bytes, winner_node, winner_position, loser_node, loser_position,
                                    winner_stamp, loser_stamp, kind, winner_row, loser_row, policy, why)
     SELECT of_table, of_key, pg_catalog.convert_to(of_key::text, 'UTF8'), n.number, '0/0', p.number,
-           '0/0'::pg_lsn + (1 + (SELECT pg_catalog.count(*) FROM pgtandem.decision AS d WHERE d.kind = 'written here alone'
-                               AND d.loser_node = p.number)),
-           pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp(), 'written here alone', restored, written, 'direct',
-           'its transaction failed on ' || d.peer || ' after it had been written here'
-    FROM pgtandem.node AS n, pgtandem.direct AS d JOIN pgtandem.peer AS p ON p.name = d.peer AND p.left_at IS NULL
-    ON CONFLICT DO NOTHING;
+           '0/0'::pg_lsn + pg_catalog.nextval('pgtandem.alone_number')::numeric,
+           pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp(), 'written here alone', stands, gone, 'direct',
+           'its transaction failed on ' || d.peer || ' after it had been written here: ' || became
+    FROM pgtandem.node AS n, pgtandem.direct AS d JOIN pgtandem.peer AS p ON p.name = d.peer AND p.left_at IS NULL;
 END
 $$;
 

@@ -54,7 +54,7 @@ CREATE TABLE pgtandem.linked_table (
     own_columns    jsonb NOT NULL DEFAULT '{}',         -- columns that this node calls otherwise: its name for each
     relid          oid NOT NULL,                        -- tells a rename from a drop
     resolve        text NOT NULL,                       -- 'newest' or 'prefer:NODE'
-    ids            text NOT NULL CHECK (ids IN ('interleave', 'keep')),
+    ids            text NOT NULL CHECK (ids IN ('interleave', 'mirror', 'keep')),
     columns        text[] NOT NULL,                     -- of this node's table when it was linked or last fitted its peers'; a later one must be on all nodes
     start_position pg_lsn NOT NULL,                     -- changes of this node that committed before it are in the copied rows and are not judged
     state          text NOT NULL CHECK (state IN ('linking', 'live')),  -- 'linking': `up` is at work

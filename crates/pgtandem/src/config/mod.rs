@@ -105,6 +105,8 @@ pub enum Merge {
 pub enum Ids {
     /// Each node draws its own residues, so that all can insert at once.
     Interleave,
+    /// In direct mode: whatever is inserted moves the sequences of both nodes past it, so that both count on.
+    Mirror,
     /// Sequences stay as they are: keys come from elsewhere, or only one node inserts.
     Keep,
 }
@@ -263,6 +265,7 @@ impl fmt::Display for Ids {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Interleave => "interleave",
+            Self::Mirror => "mirror",
             Self::Keep => "keep",
         })
     }

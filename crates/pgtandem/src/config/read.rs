@@ -34,7 +34,8 @@ pub(super) fn read(file: &Path, text: &str, environment: &Environment) -> Result
             .collect();
         return Err(ConfigFaults::new(file, text, faults));
     }
-    let mut reader = Reader { text, environment, faults: Vec::new() };
+    let is_direct = root.get_ref().get("mode").and_then(|mode| mode.get_ref().as_str()) == Some("direct");
+    let mut reader = Reader { text, environment, is_direct, faults: Vec::new() };
     let root = Section { table: root.get_ref(), span: 0..0 };
     reader.only_known(&root, "at the top of the file", &["mode", "nodes", "tables", "hub", "direct"]);
     let nodes = reader.nodes(&root);
@@ -65,6 +66,7 @@ pub(super) fn read(file: &Path, text: &str, environment: &Environment) -> Result
 pub(super) struct Reader<'a> {
     text: &'a str,
     environment: &'a Environment,
+    is_direct: bool,
     faults: Vec<ConfigFault>,
 }
 
@@ -376,11 +378,17 @@ impl<'a> Reader<'a> {
     }
 
     fn ids(&mut self, section: &Section<'a>) -> Ids {
-        const EXAMPLE: &str = "ids = \"interleave\" or ids = \"keep\"";
+        const EXAMPLE: &str = "ids = \"interleave\", \"mirror\" or \"keep\"";
         match self.text_value(section, "ids", EXAMPLE) {
             None => Ids::Interleave,
             Some((text, _)) if text == "interleave" => Ids::Interleave,
             Some((text, _)) if text == "keep" => Ids::Keep,
+            Some((text, _)) if text == "mirror" && self.is_direct => Ids::Mirror,
+            Some((text, span)) if text == "mirror" => {
+                let what = "ids = \"mirror\" goes with mode = \"direct\": otherwise rows arrive too late for it";
+                self.fault(span, what, "write ids = \"interleave\", or choose direct mode");
+                Ids::Interleave
+            }
             Some((text, span)) => {
                 self.fault(span, format!("`{text}` is not a way to treat ids"), format!("write {EXAMPLE}"));
                 Ids::Interleave

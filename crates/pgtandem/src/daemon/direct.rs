@@ -44,8 +44,8 @@ async fn settle_now(nodes: &[Node]) -> Result<Settled, ReachError> {
     if settled.reverted + settled.left > 0 {
         let Settled { reverted, left, .. } = settled;
         tracing::warn!(
-            "transactions failed after their peer had committed: {reverted} rows were put back, {left} had been written \
-             over; `pgtandem conflicts` shows them"
+            "transactions failed after their peer had committed: {reverted} rows were put back, {left} were left as they \
+             are; `pgtandem conflicts` shows them, and why"
         );
     }
     Ok(settled)

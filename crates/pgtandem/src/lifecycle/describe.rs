@@ -2,6 +2,7 @@
 
 use super::direct::{foreign_table, inbox_server, tables_server};
 use super::identity::Identity;
+use super::interleave::Interleaving;
 use super::plan::{Plan, Rows, Step};
 use crate::config::{Capture, Merge};
 use crate::link::{OUTBOX_SQL, PUBLICATION, SCHEMA_SQL, direct_sql, renamed_columns};
@@ -25,7 +26,10 @@ impl Plan {
             | Step::Capture { node, .. }
             | Step::Register { node, .. }
             | Step::RetireTrigger { node, .. }
+            | Step::Mirror { node, .. }
+            | Step::EndMirror { node, .. }
             | Step::DirectPeer { node, .. }
+            | Step::DirectWait { node, .. }
             | Step::DirectTable { node, .. }
             | Step::Policy { node, .. } => *node,
             Step::Interleave(_) | Step::Renumber { .. } | Step::Fill { .. } => return None,
@@ -63,6 +67,9 @@ impl Plan {
             Step::DirectPeer { peer, .. } => {
                 format!("make foreign servers that lead to {}, and what its transactions arrive at", self.name(*peer))
             }
+            Step::DirectWait { peer, from_ms, to_ms, .. } => {
+                format!("let a COMMIT wait for {} no longer than {to_ms} ms (it is {from_ms})", self.name(*peer))
+            }
             Step::DirectTable { peer, table, .. } => format!(
                 "deliver {} to {} at COMMIT, and make its table there the foreign table {}",
                 table.name.plain(),
@@ -79,22 +86,14 @@ impl Plan {
             Step::Policy { table, .. } => {
                 format!("change {} to conflicts: {}, ids: {}", table.name.plain(), table.resolve, table.ids)
             }
-            Step::Interleave(interleaving) => {
-                let residues: Vec<String> = interleaving
-                    .sequences
-                    .iter()
-                    .map(|entry| match interleaving.pattern.examples(entry.number) {
-                        Some(examples) => format!("{}: {examples}", self.name(entry.node)),
-                        None => self.name(entry.node).to_owned(),
-                    })
-                    .collect();
-                format!(
-                    "interleave the ids of {} ({}): {}",
-                    interleaving.table.plain(),
-                    interleaving.column.as_str(),
-                    residues.join("; ")
-                )
+            Step::Mirror { table, columns, .. } => {
+                let columns: Vec<&str> = columns.iter().map(|(column, _)| column.as_str()).collect();
+                format!("move the sequence of {} ({}) past whatever arrives", table.plain(), columns.join(", "))
             }
+            Step::EndMirror { table, .. } => {
+                format!("no longer move the sequence of {} past what arrives", table.plain())
+            }
+            Step::Interleave(interleaving) => self.describe_interleaving(interleaving),
             Step::Renumber { table, node, against, matching, .. } => {
                 let columns: Vec<&str> = matching.columns.iter().map(Ident::as_str).collect();
                 let (here, there, columns) = (self.name(*node), self.name(*against), columns.join(", "));
@@ -112,6 +111,29 @@ impl Plan {
             }
             Step::Fill { table, rows, .. } => self.describe_rows(table, rows),
         }
+    }
+
+    fn describe_interleaving(&self, interleaving: &Interleaving) -> String {
+        let (table, column) = (interleaving.table.plain(), interleaving.column.as_str());
+        if interleaving.pattern.slots == 1 {
+            let nodes: Vec<&str> = interleaving.sequences.iter().map(|entry| self.name(entry.node)).collect();
+            return format!("let the ids of {table} ({column}) go on at the same number on {}", nodes.join(" and "));
+        }
+        let residues = interleaving.sequences.iter().map(|entry| match interleaving.pattern.examples(entry.number) {
+            Some(examples) => format!("{}: {examples}", self.name(entry.node)),
+            None => self.name(entry.node).to_owned(),
+        });
+        format!("interleave the ids of {table} ({column}): {}", residues.collect::<Vec<_>>().join("; "))
+    }
+
+    fn interleaving_sql(&self, interleaving: &Interleaving) -> Vec<(String, String)> {
+        let statements = interleaving.sequences.iter().filter_map(|entry| {
+            let options = entry.options(interleaving.pattern)?;
+            let statement = options.alter(&entry.sequence.name, None);
+            let above = "RESTART WITH /* its first value above every id on any node */";
+            Some((self.name(entry.node).to_owned(), format!("{statement} {above};")))
+        });
+        statements.collect()
     }
 
     fn describe_rows(&self, table: &QualifiedName, rows: &Rows) -> String {
@@ -188,6 +210,7 @@ impl Plan {
                 one(node, format!("{};", sql::disable_trigger(table, trigger)))
             }
             Step::DirectPeer { node, peer } => one(node, direct_peer_sql(self.name(*peer))),
+            Step::DirectWait { node, statements, .. } => one(node, format!("{};", statements.join(";\n"))),
             Step::DirectTable { node, table, .. } => one(node, format!("{};", table.create().join(";\n"))),
             Step::Register { node, id, table, naming, columns } => one(node, register_sql(*id, table, naming, columns)),
             Step::Policy { node, id, table } => one(
@@ -198,16 +221,11 @@ impl Plan {
                     Literal(&table.ids.to_string())
                 ),
             ),
-            Step::Interleave(interleaving) => interleaving
-                .sequences
-                .iter()
-                .filter_map(|entry| {
-                    let options = entry.options(interleaving.pattern)?;
-                    let statement = options.alter(&entry.sequence.name, None);
-                    let above = "RESTART WITH /* its first value above every id on any node */";
-                    Some((self.name(entry.node).to_owned(), format!("{statement} {above};")))
-                })
-                .collect(),
+            Step::Mirror { node, id, table, columns } => {
+                one(node, format!("{};", sql::create_mirror(table, *id, columns).join(";\n")))
+            }
+            Step::EndMirror { node, id, table } => one(node, format!("{};", sql::drop_mirror(table, *id).join(";\n"))),
+            Step::Interleave(interleaving) => self.interleaving_sql(interleaving),
             Step::Renumber { table, node, .. } => one(
                 node,
                 format!(

@@ -4,7 +4,7 @@ use super::error::On;
 use super::plan::{Planner, Step};
 use super::{LifecycleError, NodeSurvey, OpenNode};
 use crate::catalog::{Column, TableShape};
-use crate::config::{Config, Table};
+use crate::config::{Config, Ids, Table};
 use crate::connect::{Endpoint, ForeignOptions};
 use crate::link;
 use crate::sql::{self, ArrivingColumn, DirectTable, Ident, QualifiedName};
@@ -34,6 +34,10 @@ pub fn foreign_table(peer: &str, table: &QualifiedName) -> QualifiedName {
 /// How this node's server reaches the peer.
 pub(super) fn endpoint_of<'a>(config: &'a Config, peer: &str) -> Option<&'a Endpoint> {
     config.node(peer).map(|node| node.direct_endpoint.as_ref().unwrap_or(&node.endpoint))
+}
+
+pub(super) fn wait_ms(wait: Duration) -> i32 {
+    i32::try_from(wait.as_millis()).unwrap_or(i32::MAX)
 }
 
 fn seconds(of: Duration) -> u64 {
@@ -116,10 +120,51 @@ impl Planner<'_> {
 
     pub(super) fn direct_peers(&mut self) {
         for node in 0..self.surveys.len() {
-            if let Some(peer) = self.peer_of(node)
-                && self.direct_of(node).is_none()
-            {
-                self.steps.push(Step::DirectPeer { node, peer });
+            let Some(peer) = self.peer_of(node) else { continue };
+            match self.direct_of(node).map(|direct| direct.wait_ms) {
+                None => self.steps.push(Step::DirectPeer { node, peer }),
+                Some(from_ms) if from_ms != self.wait_ms() => {
+                    let statements = self.wait_statements(node, peer);
+                    self.steps.push(Step::DirectWait { node, peer, from_ms, to_ms: self.wait_ms(), statements });
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn wait_ms(&self) -> i32 {
+        wait_ms(self.config.direct.unwrap_or_default().wait)
+    }
+
+    /// What of the ways to the peer depends on how long it is waited for.
+    fn wait_statements(&self, node: usize, peer: usize) -> Vec<String> {
+        let (wait, peer_name) = (self.config.direct.unwrap_or_default().wait, &self.surveys[peer].name);
+        let Some(endpoint) = endpoint_of(self.config, peer_name) else { return Vec::new() };
+        let is_replica = self.surveys[peer].role.may_set_replication_role;
+        let inbox = self.direct_of(node).map_or_else(|| inbox_server(peer_name), |direct| Ident::new(&*direct.server));
+        let timed = |options: ForeignOptions| {
+            let timed = |name: &str| ["connect_timeout", "tcp_user_timeout", "options"].contains(&name);
+            options.into_iter().filter(|(name, _)| timed(name)).collect::<Vec<_>>()
+        };
+        vec![
+            sql::alter_server(&tables_server(peer_name), &timed(tables_server_options(endpoint, wait))),
+            sql::alter_server(&inbox, &timed(inbox_server_options(endpoint, wait, is_replica))),
+            format!("UPDATE pgtandem.direct SET wait_ms = {}", wait_ms(wait)),
+        ]
+    }
+
+    /// Before rows are copied: they count, too.
+    pub(super) fn mirror(&mut self, table: &Table) {
+        let id = self.table_id(table);
+        for (node, survey) in self.surveys.iter().enumerate() {
+            let Some(shape) = survey.table(&table.name) else { continue };
+            let is_mirrored = self.direct_of(node).is_some_and(|direct| direct.mirrored.contains(&id));
+            let wants = table.ids == Ids::Mirror;
+            let (columns, table) = (mirrored_columns(survey, shape), shape.name.clone());
+            if is_mirrored && !wants {
+                self.steps.push(Step::EndMirror { node, id, table });
+            } else if wants && !is_mirrored && !columns.is_empty() {
+                self.steps.push(Step::Mirror { node, id, table, columns });
             }
         }
     }
@@ -160,6 +205,15 @@ impl Planner<'_> {
     }
 }
 
+/// Those of whole numbers that a sequence makes.
+fn mirrored_columns(survey: &NodeSurvey, shape: &TableShape) -> Vec<(Ident, u32)> {
+    const WHOLE: [&str; 4] = ["smallint", "integer", "bigint", "numeric"];
+    let sequences = survey.key_sequences(shape).into_iter();
+    let is_whole = |column: &Ident| shape.column(column).is_some_and(|column| WHOLE.contains(&&*column.base_type));
+    let whole = sequences.filter(|sequence| is_whole(&sequence.column));
+    whole.map(|sequence| (sequence.column.clone(), sequence.oid)).collect()
+}
+
 /// `here`, as changes of `there` arrive at it.
 pub fn direct_table(id: i32, here: &TableShape, there: &TableShape, related: Vec<i32>) -> DirectTable {
     let equals = |name: &Ident| here.column(name).map_or_else(|| "=".to_owned(), |column| column.equals.clone());
@@ -168,6 +222,7 @@ pub fn direct_table(id: i32, here: &TableShape, there: &TableShape, related: Vec
         name: here.name.clone(),
         columns: there.columns.iter().map(|column| arriving(here, column)).collect(),
         key: here.primary_key.iter().map(|name| (name.clone(), equals(name))).collect(),
+        own_columns: here.written_columns().map(|column| column.name.clone()).collect(),
         related,
     }
 }
@@ -207,6 +262,7 @@ pub(super) async fn remove_table(node: &OpenNode, id: i32, table: &QualifiedName
         let Some(direct) = link::read_direct(node.client()).await? else { return Ok(()) };
         let foreign = foreign_table(&direct.peer, table);
         node.client().batch_execute(&sql::drop_direct_table(id)).await?;
+        node.client().batch_execute(&format!("DROP FUNCTION IF EXISTS pgtandem.mirror_{id}()")).await?;
         let theirs = read_foreign_tables(node, &tables_server(&direct.peer)).await?;
         match theirs.contains(&foreign.own()) {
             true => node.client().batch_execute(&sql::drop_foreign_table(&foreign)).await,

@@ -93,10 +93,31 @@ pub enum Step {
         table: Table,
     },
     Interleave(Interleaving),
+    /// Whatever is inserted moves the sequences behind these columns past it.
+    Mirror {
+        node: usize,
+        id: i32,
+        table: QualifiedName,
+        columns: Vec<(Ident, u32)>,
+    },
+    /// No longer.
+    EndMirror {
+        node: usize,
+        id: i32,
+        table: QualifiedName,
+    },
     /// What leads to the peer, and what its transactions arrive at.
     DirectPeer {
         node: usize,
         peer: usize,
+    },
+    /// So long an application's COMMIT waits for the peer from now on.
+    DirectWait {
+        node: usize,
+        peer: usize,
+        from_ms: i32,
+        to_ms: i32,
+        statements: Vec<String>,
     },
     /// From here on the table's changes go to the peer at COMMIT.
     DirectTable {
@@ -162,6 +183,7 @@ pub fn plan(config: &Config, surveys: &[NodeSurvey]) -> Result<Plan, LifecycleEr
     }
     let tables = parents_first(config, surveys);
     tables.iter().for_each(|table| planner.interleave(table));
+    tables.iter().for_each(|table| planner.mirror(table));
     for table in &tables {
         planner.renumber(table)?;
     }
@@ -371,10 +393,14 @@ impl Planner<'_> {
     }
 
     fn interleave(&mut self, table: &Table) {
-        if table.ids == Ids::Interleave {
-            let all = interleavings(&table.name, self.surveys, self.identities, self.slot_count);
-            self.steps.extend(all.into_iter().filter(|one| !one.is_done()).map(Step::Interleave));
-        }
+        let slots = match table.ids {
+            Ids::Interleave => self.slot_count,
+            // All make the same numbers, and go on where they all are.
+            Ids::Mirror => 1,
+            Ids::Keep => return,
+        };
+        let all = interleavings(&table.name, self.surveys, self.identities, slots);
+        self.steps.extend(all.into_iter().filter(|one| !one.is_done()).map(Step::Interleave));
     }
 
     /// The nodes whose rows are to become the same, and those that get them. Those that are linked with each other already

@@ -1,13 +1,19 @@
-//! What direct mode keeps on a node: `sql/direct.sql`, `direct_outbox.sql` and `direct_arrival.sql`.
+//! What direct mode keeps on a node: `sql/direct.sql`, `direct_outbox.sql`, `direct_arrival.sql`, `set_back.sql` and
+//! `mirror.sql`.
+
+use std::time::SystemTime;
 
 use tokio_postgres::{Error, GenericClient, Row};
 
+use super::outbox::IS_NEEDED;
 use crate::sql::{DBLINK, Ident};
 
 const SQL: &str = concat!(
     include_str!("../../sql/direct_outbox.sql"),
     include_str!("../../sql/direct_arrival.sql"),
-    include_str!("../../sql/direct.sql")
+    include_str!("../../sql/direct.sql"),
+    include_str!("../../sql/set_back.sql"),
+    include_str!("../../sql/mirror.sql")
 );
 
 /// The text that makes it.
@@ -26,6 +32,8 @@ pub struct DirectFacts {
     pub wait_ms: i32,
     /// Linked tables whose changes may go directly.
     pub tables: Vec<DirectTableFacts>,
+    /// Ids of the linked tables whose inserts move the sequences of both nodes.
+    pub mirrored: Vec<i32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,11 +56,15 @@ pub async fn read_direct(client: &impl GenericClient) -> Result<Option<DirectFac
                        AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum)
         FROM pgtandem.direct_table t JOIN pgtandem.linked_table l ON l.id = t.table_id
         LEFT JOIN pg_catalog.pg_class c ON c.oid = l.relid ORDER BY t.table_id";
+    const MIRRORED: &str = "
+        SELECT l.id FROM pgtandem.linked_table l JOIN pg_catalog.pg_trigger t ON t.tgrelid = l.relid
+        WHERE t.tgfoid = pg_catalog.to_regproc('pgtandem.mirror_' || l.id) AND t.tgenabled = 'A'";
     if !client.query_one(THERE, &[]).await?.get::<_, bool>(0) {
         return Ok(None);
     }
     let row = client.query_opt(QUERY, &[]).await?;
     let tables = client.query(TABLES, &[]).await?;
+    let mirrored = client.query(MIRRORED, &[]).await?;
     let facts = |row: &Row| DirectTableFacts { id: row.get(0), fits: row.get(1), arriving: row.get(2) };
     Ok(row.map(|row| DirectFacts {
         peer: row.get(0),
@@ -60,6 +72,7 @@ pub async fn read_direct(client: &impl GenericClient) -> Result<Option<DirectFac
         wait_ms: row.get(2),
         own: row.get(3),
         tables: tables.iter().map(facts).collect(),
+        mirrored: mirrored.iter().map(|row| row.get(0)).collect(),
     }))
 }
 
@@ -76,4 +89,51 @@ pub async fn install_direct(
     const INSERT: &str = "INSERT INTO pgtandem.direct (peer, server, wait_ms, own) VALUES ($1, $2, $3, $4)";
     client.execute(INSERT, &[&peer, &server.as_str(), &wait_ms, &own.map(Ident::as_str)]).await?;
     Ok(())
+}
+
+/// What waits on a node that delivers directly, and whether it asks its peer.
+#[derive(Debug, Clone)]
+pub struct DirectView {
+    pub peer: String,
+    pub queued_changes: i64,
+    pub queued_transactions: i64,
+    /// When the oldest of them was written.
+    pub queued_since: Option<SystemTime>,
+    /// Until then the peer is not asked. None: it is.
+    pub open_until: Option<SystemTime>,
+    /// What the peer's last fault was.
+    pub open_why: Option<String>,
+    /// Transactions that the peer was sent and has not answered.
+    pub in_doubt: i64,
+    /// Of the peer's transactions, which may still turn out to have failed there.
+    pub receipts: i64,
+}
+
+/// None: the node's changes are only streamed.
+pub async fn direct_view(client: &impl GenericClient) -> Result<Option<DirectView>, Error> {
+    if read_direct(client).await?.is_none() {
+        return Ok(None);
+    }
+    let query = format!(
+        "SELECT d.peer, q.changes, q.transactions, q.since,
+                (SELECT pg_catalog.to_timestamp(least(s.last_value, 100000000000000) / 1000.0)
+                 FROM pgtandem.direct_closed_until s WHERE s.last_value > 0),
+                (SELECT t.what FROM pgtandem.direct_trouble t ORDER BY t.at DESC LIMIT 1),
+                (SELECT pg_catalog.count(*) FROM pgtandem.sent s WHERE s.outcome = '?'),
+                (SELECT pg_catalog.count(*) FROM pgtandem.receipt r WHERE NOT r.refused)
+         FROM pgtandem.direct d, (SELECT pg_catalog.count(*) AS changes, pg_catalog.count(DISTINCT o.xid) AS transactions,
+                                         pg_catalog.min(o.at) AS since FROM pgtandem.outbox o WHERE {IS_NEEDED}) q"
+    );
+    let row = client.query_one(&query, &[]).await?;
+    let open_until: Option<SystemTime> = row.get(4);
+    Ok(Some(DirectView {
+        peer: row.get(0),
+        queued_changes: row.get(1),
+        queued_transactions: row.get(2),
+        queued_since: row.get(3),
+        open_why: open_until.and(row.get(5)),
+        open_until,
+        in_doubt: row.get(6),
+        receipts: row.get(7),
+    }))
 }

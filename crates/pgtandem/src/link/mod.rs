@@ -21,7 +21,7 @@ pub use decision::{
     Contender, Decision, DecisionFilter, MERGE, MergeDecision, REPAIR, count_decisions, count_merge_decisions,
     insert_merge_decisions, list_decisions, list_merge_decisions, prune_decisions, set_decisions_undone, set_undone,
 };
-pub use direct::{DirectFacts, DirectTableFacts, direct_sql, install_direct, read_direct};
+pub use direct::{DirectFacts, DirectTableFacts, DirectView, direct_sql, direct_view, install_direct, read_direct};
 pub use dirty::{
     DirtyKey, LeftBehind, add_dirty_keys, count_dirty_keys, forget_left_behind, leave_behind, read_dirty_keys,
     read_left_behind,

@@ -17,7 +17,7 @@ pub async fn install_outbox(client: &impl GenericClient) -> Result<(), Error> {
 pub async fn read_captured(client: &impl GenericClient) -> Result<Vec<u32>, Error> {
     const QUERY: &str = "
         SELECT DISTINCT t.tgrelid FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
-        WHERE p.pronamespace = pg_catalog.to_regnamespace('pgtandem') AND NOT t.tgisinternal AND t.tgparentid = 0";
+        WHERE p.pronamespace = pg_catalog.to_regnamespace('pgtandem') AND p.proname !~ '^mirror_' AND NOT t.tgisinternal AND t.tgparentid = 0";
     Ok(client.query(QUERY, &[]).await?.iter().map(|row| row.get(0)).collect())
 }
 
@@ -56,15 +56,19 @@ pub struct OutboxView {
     pub bytes: i64,
 }
 
+/// Of a row `o` of the outbox.
+pub(super) const IS_NEEDED: &str = "
+    NOT coalesce((SELECT pg_catalog.pg_visible_in_snapshot(o.xid, r.snapshot) AND o.id <= r.drawn
+                  FROM pgtandem.outbox_read r, pgtandem.outbox_acknowledged a
+                  WHERE r.position <= a.position ORDER BY r.position DESC LIMIT 1), false)";
+
 pub async fn outbox_view(client: &impl GenericClient) -> Result<OutboxView, Error> {
-    const QUERY: &str = "
-        SELECT (SELECT pg_catalog.count(*) FROM pgtandem.outbox o
-                WHERE NOT coalesce((SELECT pg_catalog.pg_visible_in_snapshot(o.xid, r.snapshot) AND o.id <= r.drawn
-                                    FROM pgtandem.outbox_read r, pgtandem.outbox_acknowledged a
-                                    WHERE r.position <= a.position ORDER BY r.position DESC LIMIT 1), false)),
+    let query = format!(
+        "SELECT (SELECT pg_catalog.count(*) FROM pgtandem.outbox o WHERE {IS_NEEDED}),
                pg_catalog.pg_total_relation_size('pgtandem.outbox_0')
                + pg_catalog.pg_total_relation_size('pgtandem.outbox_1')
-               + pg_catalog.pg_total_relation_size('pgtandem.outbox_2')";
-    let row = client.query_one(QUERY, &[]).await?;
+               + pg_catalog.pg_total_relation_size('pgtandem.outbox_2')"
+    );
+    let row = client.query_one(&query, &[]).await?;
     Ok(OutboxView { length: row.get(0), bytes: row.get(1) })
 }

@@ -41,7 +41,9 @@ pub async fn begin_anew(client: &Client, node: &NodeRow, known: &[Sight]) -> Res
         position = least(position, pg_catalog.pg_current_wal_insert_lsn())";
     const OUTBOX: &str =
         "TRUNCATE pgtandem.outbox_0, pgtandem.outbox_1, pgtandem.outbox_2; DELETE FROM pgtandem.outbox_read;
-        DELETE FROM pgtandem.landing; UPDATE pgtandem.outbox_acknowledged SET position = '0/0'";
+        DELETE FROM pgtandem.landing; UPDATE pgtandem.outbox_acknowledged SET position = '0/0';
+        -- Direct mode: nothing in the outbox, nothing that waits.
+        DO $$ BEGIN IF pg_catalog.to_regclass('pgtandem.queued') IS NOT NULL THEN DELETE FROM pgtandem.queued; END IF; END $$";
     let incarnation = Uuid::new_v4();
     let slot = slot_name(&node.name, incarnation);
     let secret = Uuid::new_v4();
@@ -63,7 +65,7 @@ pub async fn uncaptured(client: &Client) -> Result<Vec<String>, Error> {
         WHERE t.state = 'live' AND pg_catalog.to_regclass('pgtandem.outbox_read') IS NOT NULL
           AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
                           WHERE g.tgrelid = t.relid AND p.pronamespace = pg_catalog.to_regnamespace('pgtandem')
-                            AND g.tgenabled <> 'D')
+                            AND p.proname !~ '^mirror_' AND g.tgenabled <> 'D')
         ORDER BY t.id";
     Ok(client.query(QUERY, &[]).await?.iter().map(|row| row.get(0)).collect())
 }

@@ -73,6 +73,7 @@ fn linked_table(row: &Row) -> LinkedTable {
         resolve: row.get("resolve"),
         ids: match row.get("ids") {
             "interleave" => Ids::Interleave,
+            "mirror" => Ids::Mirror,
             _ => Ids::Keep,
         },
         columns: row.get("columns"),

@@ -3,12 +3,14 @@
 //! For `status` and `conflicts`. Nothing here writes, and a node that does not answer is part of the answer.
 
 mod conflicts;
+mod direct;
 mod node;
 mod observer;
 mod status;
 mod verdict;
 
 pub use conflicts::{Conflict, ConflictFilter, NoConflicts, Side, read_conflicts};
+pub use direct::{Breaker, DirectStatus, Queued};
 pub use node::{DecidedTable, HeldHere, HeldKey, HubRow, LockHolder, NodeView, SlotView, TableView};
 pub use observer::{Away, Observed, Observer};
 pub use status::{

@@ -7,7 +7,7 @@ use tokio_postgres::{Client, Error};
 
 use super::observer::Away;
 use crate::config::Capture;
-use crate::link::{self, Installed, LOCK_KEY, LinkedTable, NodeRow, OutboxView, RestoreKind, Sight};
+use crate::link::{self, DirectView, Installed, LOCK_KEY, LinkedTable, NodeRow, OutboxView, RestoreKind, Sight};
 
 /// How many held keys of a table are shown one by one.
 const EXAMPLES: i64 = 5;
@@ -27,6 +27,8 @@ pub struct LinkView {
     /// None: its slot is gone, or it has an outbox.
     pub slot: Option<SlotView>,
     pub outbox: Option<OutboxView>,
+    /// None: its changes are only streamed.
+    pub direct: Option<DirectView>,
     pub tables: Vec<TableView>,
     pub held: Vec<HeldHere>,
     pub decided: Vec<DecidedTable>,
@@ -153,6 +155,7 @@ async fn link_view(client: &Client, node: NodeRow) -> Result<LinkView, Error> {
         Capture::Wal => None,
         Capture::Trigger => Some(link::outbox_view(client).await?),
     };
+    let direct = link::direct_view(client).await?;
     let is_copy = !link::is_where_it_was_linked(client, &node).await?;
     let rejoining = link::read_restore(client, RestoreKind::Rejoin, "node").await?.is_some();
     let sight = link::read_sight(client).await?;
@@ -161,6 +164,7 @@ async fn link_view(client: &Client, node: NodeRow) -> Result<LinkView, Error> {
         node,
         slot,
         outbox,
+        direct,
         tables,
         held,
         decided,

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value as Json;
 
+use super::direct::DirectStatus;
 use super::node::{HeldKey, LinkView, NodeView};
 use super::observer::Observed;
 use super::verdict::{hub_status, latest_row, timestamp};
@@ -83,6 +84,8 @@ pub struct NodeStatus {
     pub outbox_changes: Option<i64>,
     /// What its outbox takes.
     pub outbox_bytes: Option<i64>,
+    /// Of a node in direct mode.
+    pub direct: Option<DirectStatus>,
     /// WAL of this node since what every other node has of it.
     pub behind_bytes: Option<i64>,
     /// WAL this node's server keeps for pgtandem.
@@ -218,12 +221,28 @@ impl Status {
         self.nodes.iter().all(|node| node.state == NodeState::Away)
     }
 
+    /// Both nodes deliver by themselves; a hub is for what they could not.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.nodes.iter().any(|node| node.direct.is_some())
+    }
+
+    fn waits_for_a_hub(&self, node: &NodeStatus) -> Option<String> {
+        let queued = node.direct.as_ref().map(|direct| &direct.queued).filter(|queued| queued.changes > 0)?;
+        if self.hub.state.is_alive() {
+            return None;
+        }
+        let wait = if queued.changes == 1 { "change waits" } else { "changes wait" };
+        Some(format!("{}: {} {wait} for `pgtandem run --once`", node.name, queued.changes))
+    }
+
     fn what_needs_attention(&self) -> Vec<String> {
         let mut attention = Vec::new();
         let linked = self.nodes.iter().any(|node| node.state == NodeState::Linked);
-        if let (true, Some(what)) = (linked, self.hub.state.complaint()) {
+        if let (true, Some(what)) = (linked && !self.is_direct(), self.hub.state.complaint()) {
             attention.push(what.to_owned());
         }
+        attention.extend(self.nodes.iter().filter_map(|node| self.waits_for_a_hub(node)));
         for node in &self.nodes {
             match node.state {
                 NodeState::Away => attention.push(format!("{} is away", node.name)),
@@ -281,6 +300,7 @@ fn node_status(node: &Node, seen: &Observed, state: Option<&Json>, links: &[(&st
         capture: None,
         outbox_changes: None,
         outbox_bytes: None,
+        direct: None,
         behind_bytes: None,
         retained_bytes: None,
         left_behind_since: None,
@@ -343,6 +363,7 @@ fn describe(status: &mut NodeStatus, view: &NodeView, links: &[(&str, &LinkView)
         status.outbox_changes = Some(outbox.length);
         status.outbox_bytes = Some(outbox.bytes);
     }
+    status.direct = link.direct.as_ref().map(DirectStatus::new);
     if let Some(slot) = &link.slot {
         status.behind_bytes = Some(slot.behind_bytes);
         status.retained_bytes = Some(slot.retained_bytes);

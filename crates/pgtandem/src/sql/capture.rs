@@ -6,6 +6,48 @@ use super::{Ident, Literal, QualifiedName, list};
 const TRIGGERS: [&str; 5] =
     ["0_pgtandem_insert", "0_pgtandem_update", "0_pgtandem_update_key", "0_pgtandem_delete", "0_pgtandem_truncate"];
 
+/// Fires for what is delivered, too.
+const MIRROR: &str = "9_pgtandem_mirror";
+
+/// From now on whatever is inserted moves the sequences past it: `columns`, each with its sequence's oid.
+pub fn create_mirror(table: &QualifiedName, id: i32, columns: &[(Ident, u32)]) -> Vec<String> {
+    // Of each row, first in the fastest way that there is to see that nothing is to be done.
+    let steps = columns.iter().map(|(column, sequence)| {
+        format!(
+            "IF NEW.{column} OPERATOR(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value({sequence}), -1) THEN
+        PERFORM pgtandem.go_past({sequence}, NEW.{column}::pg_catalog.int8);
+    END IF;"
+        )
+    });
+    let trigger = Ident::from(MIRROR);
+    vec![
+        format!(
+            "CREATE OR REPLACE FUNCTION pgtandem.mirror_{id}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    {}
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    -- A sequence that is gone must not keep the application from inserting.
+    RETURN NULL;
+END
+$$",
+            steps.collect::<Vec<_>>().join("\n    ")
+        ),
+        format!("REVOKE ALL ON FUNCTION pgtandem.mirror_{id}() FROM PUBLIC"),
+        format!(
+            "CREATE TRIGGER {trigger} AFTER INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION pgtandem.mirror_{id}()"
+        ),
+        format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}"),
+    ]
+}
+
+pub fn drop_mirror(table: &QualifiedName, id: i32) -> Vec<String> {
+    vec![
+        format!("DROP TRIGGER IF EXISTS {} ON {table}", Ident::from(MIRROR)),
+        format!("DROP FUNCTION IF EXISTS pgtandem.mirror_{id}()"),
+    ]
+}
+
 /// How a table's changes are captured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableCapture {
@@ -52,7 +94,11 @@ pub fn create_capture(table: &QualifiedName, capture: &TableCapture) -> Vec<Stri
 }
 
 pub fn drop_capture(table: &QualifiedName) -> Vec<String> {
-    TRIGGERS.iter().map(|name| format!("DROP TRIGGER IF EXISTS {} ON {table}", Ident::from(*name))).collect()
+    TRIGGERS
+        .iter()
+        .chain([&MIRROR])
+        .map(|name| format!("DROP TRIGGER IF EXISTS {} ON {table}", Ident::from(*name)))
+        .collect()
 }
 
 /// Empties one of the outbox's tables, unless it holds a row that the snapshot does not see or whose number is larger.

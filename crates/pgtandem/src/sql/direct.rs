@@ -24,6 +24,8 @@ pub struct DirectTable {
     pub columns: Vec<ArrivingColumn>,
     /// Each with the operator by which its values are equal.
     pub key: Vec<(Ident, String)>,
+    /// Columns here that are not computed, whether the sender has them or not.
+    pub own_columns: Vec<Ident>,
     /// Linked tables that foreign keys tie it to.
     pub related: Vec<i32>,
 }
@@ -85,6 +87,7 @@ impl DirectTable {
             self.land_function(),
             self.stands_function(),
             self.revert_function(),
+            self.leave_function(),
             format!(
                 "INSERT INTO pgtandem.direct_table (table_id, natts, related) \
                  SELECT {}, c.relnatts, ARRAY[{}]::integer[] FROM pg_catalog.pg_class AS c WHERE c.oid = {}::regclass \
@@ -147,7 +150,7 @@ BEGIN
     ELSIF total > 1 AND (ops = pg_catalog.repeat('U', total) OR ops = pg_catalog.repeat('D', total))
         AND (SELECT pg_catalog.count(DISTINCT ROW({distinct})) = total FROM ({arrived_key}) AS a) THEN
         SELECT pg_catalog.array_agg(b.before ORDER BY b.at) INTO befores FROM (
-            SELECT a.at, {before_t} AS before FROM ({arrived_key}) AS a JOIN {name} AS t ON {key_t_a}
+            SELECT a.at, CASE pg_catalog.left(ops, 1) WHEN 'U' THEN {before_t} ELSE {whole_t} END AS before FROM ({arrived_key}) AS a JOIN {name} AS t ON {key_t_a}
             ORDER BY a.at FOR UPDATE OF t) AS b;
         IF coalesce(pg_catalog.cardinality(befores), 0) < total THEN
             PERFORM pgtandem.refuse('PT004', 'a row is not here');
@@ -169,7 +172,7 @@ BEGIN
             END IF;
             old_row := coalesce(olds[i], news[i])::pgtandem.arrival_{id};
             IF letters[i] = 'D' THEN
-                DELETE FROM {name} AS t WHERE {key_t_old} RETURNING {before_t} INTO before;
+                DELETE FROM {name} AS t WHERE {key_t_old} RETURNING {whole_t} INTO before;
                 IF NOT FOUND THEN
                     PERFORM pgtandem.refuse('PT004', 'a row is not here');
                 END IF;
@@ -202,6 +205,8 @@ $$",
             arrived_key = arrived_of("CASE pg_catalog.left(ops, 1) WHEN 'U' THEN news ELSE olds END"),
             arrived_all = arrived_of("olds || news"),
             before_t = before_of("t"),
+            // Put back, a deleted row must be whole.
+            whole_t = "(t.*)::pg_catalog.text",
             key_t_a = self.same_key("t", "(a.arrived)"),
             key_t_old = self.same_key("t", "old_row"),
             set_a = self.set("(a.arrived)"),
@@ -254,57 +259,108 @@ $$"
         )
     }
 
-    /// Puts back what a change that arrived had found, if nobody has written over it. True: done.
+    /// Puts back what a change that arrived had found, if nobody has written over it; otherwise says why not. And says what
+    /// was there before, as the sender would write it.
     fn revert_function(&self) -> String {
         let (id, name) = (self.id, &self.name);
-        let columns = list(self.written());
-        let written = self.written();
+        let own: Vec<&Ident> = self.own_columns.iter().collect();
         format!(
-            "CREATE FUNCTION pgtandem.revert_{id}(op text, old_text text, new_text text, before_text text) RETURNS boolean \
+            "CREATE FUNCTION pgtandem.revert_{id}(op text, old_text text, new_text text, before_text text, \
+                                                  OUT why text, OUT before text) \
              LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
     old_row    pgtandem.arrival_{id} := coalesce(old_text, new_text)::pgtandem.arrival_{id};
     new_row    pgtandem.arrival_{id} := new_text::pgtandem.arrival_{id};
-    before_row pgtandem.arrival_{id} := before_text::pgtandem.arrival_{id};
+    before_row pgtandem.arrival_{id};
+    whole_row  {name};
 BEGIN
     IF op = 'T' THEN
-        RETURN false;
+        why := 'a TRUNCATE cannot be put back';
+        RETURN;
     END IF;
+    {read_before}
+    before := before_row::text;
     IF EXISTS (SELECT FROM pgtandem.queued AS q WHERE q.table_id = {id}
                AND (q.key IS NULL OR q.key = {hash_old} OR new_text IS NOT NULL AND q.key = {hash_new})) THEN
-        RETURN false;
+        why := 'a later change of it waits here';
+        RETURN;
     END IF;
     IF op = 'D' THEN
-        INSERT INTO {name} ({columns}) OVERRIDING SYSTEM VALUE VALUES ({before_columns}) ON CONFLICT DO NOTHING;
+        INSERT INTO {name} ({own_columns}) OVERRIDING SYSTEM VALUE VALUES ({whole_columns}) ON CONFLICT DO NOTHING;
         IF NOT FOUND THEN
-            RETURN false;
+            why := 'its key, or another unique value, has been taken since';
+            RETURN;
         END IF;
-        PERFORM pgtandem.note_revert({id}, {key_old_json}, NULL, {before_json});
-        RETURN true;
+        PERFORM pgtandem.note_alone({id}, {key_old_json}, {before_json}, NULL, 'put back as it was');
+        RETURN;
     END IF;
     PERFORM FROM {name} AS t WHERE {key_new} AND {found} IS NOT DISTINCT FROM {wanted} FOR UPDATE;
     IF NOT FOUND THEN
-        RETURN false;
+        why := 'somebody has written over it since';
+        RETURN;
     END IF;
     IF op = 'I' THEN
         DELETE FROM {name} AS t WHERE {key_new};
     ELSE
         UPDATE {name} AS t SET {set_before} WHERE {key_new};
     END IF;
-    PERFORM pgtandem.note_revert({id}, {key_old_json}, {new_json}, CASE WHEN op <> 'I' THEN {before_json} END);
-    RETURN true;
+    PERFORM pgtandem.note_alone({id}, {key_old_json}, CASE WHEN op <> 'I' THEN {before_json} END, {new_json},
+                                'put back as it was');
 END
 $$",
+            read_before = self.read_before(),
             hash_old = self.key_hash("old_row"),
             hash_new = self.key_hash("new_row"),
-            before_columns = Self::of("before_row", &written),
+            own_columns = list(&own),
+            whole_columns = Self::of("whole_row", &own),
             key_new = self.same_key("t", "new_row"),
             found = self.texts("t"),
             wanted = self.texts("new_row"),
             set_before = self.set("before_row"),
             key_old_json = json("old_row", &self.key_names()),
-            new_json = json("new_row", &written),
-            before_json = json("before_row", &written),
+            new_json = json("new_row", &self.written()),
+            before_json = json("before_row", &self.written()),
+        )
+    }
+
+    /// Keeps note of a change that is not put back: what stands, and what would have been put in its place.
+    fn leave_function(&self) -> String {
+        let (id, name) = (self.id, &self.name);
+        format!(
+            "CREATE FUNCTION pgtandem.leave_{id}(op text, old_text text, new_text text, before_text text, why text) \
+             RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE
+    keyed_row  pgtandem.arrival_{id} := coalesce(new_text, old_text)::pgtandem.arrival_{id};
+    before_row pgtandem.arrival_{id};
+    whole_row  {name};
+    stands     jsonb;
+BEGIN
+    {read_before}
+    SELECT {stands_json} INTO stands FROM {name} AS t WHERE {same_key};
+    PERFORM pgtandem.note_alone({id}, {key_json}, stands, CASE WHEN op <> 'I' THEN {before_json} END,
+                                'left as it is: ' || why);
+END
+$$",
+            read_before = self.read_before(),
+            stands_json = json("t", &self.written()),
+            same_key = self.same_key("t", "keyed_row"),
+            key_json = json("keyed_row", &self.key_names()),
+            before_json = json("before_row", &self.written()),
+        )
+    }
+
+    /// Of a row that was deleted more is kept than the sender knows.
+    fn read_before(&self) -> String {
+        format!(
+            "IF op = 'D' THEN
+        whole_row := before_text::{name};
+        before_row := {as_arriving};
+    ELSE
+        before_row := before_text::pgtandem.arrival_{id};
+    END IF;",
+            id = self.id,
+            name = self.name,
+            as_arriving = self.as_arriving("whole_row"),
         )
     }
 }
@@ -316,6 +372,7 @@ pub fn drop_direct_table(id: i32) -> String {
          DROP FUNCTION IF EXISTS pgtandem.land_{id}(uuid, xid8, uuid, text, text[], text[]); \
          DROP FUNCTION IF EXISTS pgtandem.stands_{id}(text, text); \
          DROP FUNCTION IF EXISTS pgtandem.revert_{id}(text, text, text, text); \
+         DROP FUNCTION IF EXISTS pgtandem.leave_{id}(text, text, text, text, text); \
          DELETE FROM pgtandem.direct_table WHERE table_id = {id}"
     )
 }
@@ -335,6 +392,12 @@ fn options(of: &[ServerOption]) -> String {
 
 pub fn create_server(server: &Ident, of: &[ServerOption]) -> String {
     format!("CREATE SERVER {server} FOREIGN DATA WRAPPER postgres_fdw OPTIONS ({})", options(of))
+}
+
+/// Options that are there already.
+pub fn alter_server(server: &Ident, of: &[ServerOption]) -> String {
+    let set = of.iter().map(|(name, value)| format!("SET {name} {}", Literal(value)));
+    format!("ALTER SERVER {server} OPTIONS ({})", list(set))
 }
 
 pub fn create_user_mapping(server: &Ident, of: &[ServerOption]) -> String {

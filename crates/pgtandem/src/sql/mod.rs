@@ -20,7 +20,10 @@ mod sequence;
 mod table;
 
 pub use canonical::Canonical;
-pub use capture::{LAST_WRITTEN_MICROS, TableCapture, create_capture, drop_capture, empty_outbox, open_backlog};
+pub use capture::{
+    LAST_WRITTEN_MICROS, TableCapture, create_capture, create_mirror, drop_capture, drop_mirror, empty_outbox,
+    open_backlog,
+};
 pub use comparing::{
     ComparedColumn, ComparedTable, Extent, FOR_GROUPS, Grouping, LONGEST_SHOWN, ROW_VERSION, RUN_BITS, Reference, Seed,
     parents_present, probe_hash, rows_without_parent,
@@ -29,8 +32,8 @@ pub use copying::{
     copy_in, copy_out, copy_table, create_copy_table, holds_rows, insert_from_copy_table, rest_of_copy_table,
 };
 pub use direct::{
-    ArrivingColumn, DBLINK, DirectTable, ServerOption, create_foreign_table, create_server, create_user_mapping,
-    drop_direct_table, drop_foreign_table, drop_server,
+    ArrivingColumn, DBLINK, DirectTable, ServerOption, alter_server, create_foreign_table, create_server,
+    create_user_mapping, drop_direct_table, drop_foreign_table, drop_server,
 };
 pub use merging::{newest, overwrite, remove, touch};
 pub use naming::Naming;

@@ -40,6 +40,7 @@ fn status_as_json_has_all_fields_all_the_same() {
         "capture",
         "outbox_changes",
         "outbox_bytes",
+        "direct",
         "behind_bytes",
         "retained_bytes",
         "left_behind_since",

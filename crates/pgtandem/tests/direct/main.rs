@@ -26,11 +26,13 @@ mod s11_whole_transactions;
 mod s21_conflicts;
 #[path = "../it/s28_random_writes.rs"]
 mod s28_random_writes;
+mod s33_set_back;
 #[path = "../it/s35_passing_faults.rs"]
 mod s35_passing_faults;
 #[path = "../it/s36_refused_rows.rs"]
 mod s36_refused_rows;
 mod s43_lifecycle;
+mod s45_ids;
 mod s50_at_commit;
 mod s51_peer_away;
 mod s53_remote_only;

@@ -8,7 +8,7 @@ use crate::support::{PRODUCTS, Pair, Setup, killed_after};
 const FILLED: &str = "CREATE TABLE products (id bigserial PRIMARY KEY, name text);
     INSERT INTO products (name) SELECT 'p' || i FROM generate_series(1, 500) i WHERE current_database() ~ 'new'";
 
-fn traces(pair: &Pair) -> Vec<String> {
+pub fn traces(pair: &Pair) -> Vec<String> {
     let query = "SELECT c.oid::regclass, relkind, relhasrules, relreplident, s.* FROM pg_class c
                      LEFT JOIN pg_sequence s ON seqrelid = c.oid WHERE relnamespace = 'public'::regnamespace ORDER BY 1;
                  SELECT nspname FROM pg_namespace WHERE nspname = 'pgtandem';
@@ -148,6 +148,26 @@ fn s40_another_mode_is_refused_while_linked() {
     fs::write(pair.config(), text.replace("mode = \"direct\"", "mode = \"stream\"")).unwrap();
     let said = pair.pgtandem(["check"]).exits(1).stdout;
     assert!(said.contains("it is linked in direct mode"), "{said}");
+}
+
+/// How long a COMMIT waits is changed by `up`, on a link at work.
+#[test]
+fn s42_another_wait_takes_no_new_link() {
+    let pair = Pair::with(Setup::shared().table("products", FILLED));
+    pair.link();
+    pair.write_config("[direct]\nwait_ms = 600\n");
+    let said = pair.pgtandem(["plan"]).ok();
+    assert!(said.contains("let a COMMIT wait for legacy no longer than 600 ms (it is 2000)"), "{said}");
+    pair.link();
+    for node in pair.nodes() {
+        assert_eq!(node.sql("SELECT wait_ms FROM pgtandem.direct"), "600");
+        let options = node.sql("SELECT srvoptions FROM pg_foreign_server WHERE srvname ~ '_inbox$'");
+        assert!(options.contains("lock_timeout=150") && options.contains("statement_timeout=540"), "{options}");
+        assert!(options.contains("tcp_user_timeout=2000"), "{options}");
+        node.sql("UPDATE products SET name = name || '.' WHERE id = 1");
+        nothing_waits(node);
+    }
+    assert!(pair.pgtandem(["up", "--yes"]).ok().contains("nothing to do"));
 }
 
 /// What this product's first user has: triggers that write through foreign tables.

@@ -117,6 +117,32 @@ fn s51_an_answer_that_never_comes() {
     }
 }
 
+/// Whatever goes wrong once it has been sent: it may be there.
+#[test]
+fn s51_an_error_on_the_way_back() {
+    let pair = linked(Setup::shared());
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    new.sql(
+        "ALTER FUNCTION pgtandem.dblink_get_result(text, boolean) RENAME TO get_result;
+         CREATE FUNCTION pgtandem.dblink_get_result(text, boolean) RETURNS SETOF record LANGUAGE plpgsql AS $$ BEGIN
+            IF $1 = 'pgtandem' THEN RAISE 'no memory'; END IF;
+            RETURN QUERY SELECT r.t FROM pgtandem.get_result($1, $2) AS r (t text); END $$",
+    );
+    new.sql("INSERT INTO products (id, name) VALUES (1, 'one')");
+    assert_eq!(new.sql("SELECT outcome FROM pgtandem.sent"), "?");
+    new.sql(
+        "DROP FUNCTION pgtandem.dblink_get_result(text, boolean);
+         ALTER FUNCTION pgtandem.get_result(text, boolean) RENAME TO dblink_get_result",
+    );
+    wait_until("it is there", PATIENCE, || legacy.sql(NAMES) == "one");
+    legacy.sql("UPDATE products SET name = name || ', seen' WHERE id = 1");
+    delivered_by_run_once(&pair);
+    assert_eq!(new.sql("SELECT name FROM products WHERE id = 1"), "one, seen");
+    for node in pair.nodes() {
+        assert_eq!(node.sql("SELECT count(*) FROM pgtandem.decision"), "0");
+    }
+}
+
 #[test]
 fn s51_a_peer_that_dies_while_it_is_at_it() {
     let pair = linked(Setup::default());
@@ -247,4 +273,35 @@ fn s54_nothing_overtakes_what_is_held() {
     pair.equal("products");
     assert_eq!(legacy.sql(NAMES), "acceptable");
     nothing_waits(legacy);
+}
+
+/// `status` says what waits, since when and why; without a hub nothing is amiss otherwise.
+#[test]
+fn s51_status_tells_what_waits_and_why() {
+    let pair = linked(Setup::default());
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    new.sql("INSERT INTO products (id, name) VALUES (1, 'one')");
+    let said = pair.pgtandem(["status"]).ok();
+    assert!(said.contains("direct mode needs none") && !said.contains("queued for"), "{said}");
+    legacy.cluster.freeze().unwrap();
+    let session = new.session();
+    session.run("INSERT INTO products (id, name) VALUES (2, 'two'), (3, 'three')").unwrap();
+    session.run("INSERT INTO products (id, name) VALUES (4, 'four')").unwrap();
+    legacy.cluster.thaw().unwrap();
+    let said = pair.pgtandem(["status"]).exits(1).stdout;
+    assert!(said.contains("queued for legacy: 3 changes of 2 transactions, since "), "{said}");
+    assert!(said.contains("legacy did not answer"), "{said}");
+    assert!(said.contains("needs attention: new: 3 changes wait for `pgtandem run --once`"), "{said}");
+    let json: serde_json::Value = serde_json::from_str(&pair.pgtandem(["status", "--json"]).exits(1).stdout).unwrap();
+    let direct = &json["nodes"][0]["direct"];
+    assert_eq!(
+        (&direct["peer"], &direct["queued"]["changes"], &direct["queued"]["transactions"]),
+        (&"legacy".into(), &3.into(), &2.into())
+    );
+    assert!(direct["queued"]["since"].is_string() && direct["breaker"]["open_until"].is_string(), "{direct}");
+    assert!(direct["breaker"]["why"].is_string(), "{direct}");
+    assert_eq!(json["nodes"][1]["direct"]["queued"]["changes"], 0);
+    pair.pgtandem(["run", "--once"]).ok();
+    pair.pgtandem(["status"]).ok();
+    assert_eq!(new.sql("SELECT count(*) FROM pgtandem.direct_trouble"), "0");
 }

@@ -108,3 +108,147 @@ fn s53_receipts_do_not_pile_up() {
     assert_eq!(pair["legacy"].sql(kept), "0|0");
     assert_eq!(pair["new"].sql(kept), "0|0");
 }
+
+/// From now on a transaction on `new` that asks for it fails when its peer has committed: by a constraint of a row that a
+/// deferred trigger writes, which another one has brought about.
+fn may_fail(pair: &Pair) {
+    pair["new"].sql(
+        "CREATE TABLE checked (id int PRIMARY KEY, other int REFERENCES checked DEFERRABLE INITIALLY DEFERRED);
+         CREATE TABLE asked (id int);
+         CREATE FUNCTION check_late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF TG_RELNAME = 'asked' THEN INSERT INTO checked VALUES (1, 99) ON CONFLICT DO NOTHING;
+            ELSIF current_setting('test.fails', true) = 'yes' THEN INSERT INTO asked VALUES (1); END IF;
+            RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER late AFTER INSERT ON asked DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION check_late();
+         CREATE CONSTRAINT TRIGGER late AFTER INSERT OR UPDATE OR DELETE ON products DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION check_late()",
+    );
+}
+
+#[track_caller]
+fn fails(pair: &Pair, write: &str, there: &str) {
+    let session = pair["new"].session();
+    session.run(format!("BEGIN; SET LOCAL test.fails = 'yes'; {write}")).unwrap();
+    session.run("COMMIT").unwrap_err();
+    assert_eq!(pair["legacy"].sql(ROWS), there);
+}
+
+/// What is on record on both nodes, in the order in which it was noted.
+#[track_caller]
+fn recorded(pair: &Pair) -> String {
+    let query = "SELECT string_agg(concat_ws(' ', key->>'id', winner_row->>'name', '<', loser_row->>'name',
+                                             split_part(why, ': ', 2)), ', ' ORDER BY loser_position)
+                 FROM pgtandem.decision WHERE kind = 'written here alone'";
+    let [new, legacy] = ["new", "legacy"].map(|node| pair[node].sql(query));
+    assert_eq!(new, legacy);
+    assert_eq!(pair["legacy"].sql("SELECT count(*) FROM pgtandem.receipt"), "0");
+    new
+}
+
+/// An application that tries again and again leaves one of each time.
+#[test]
+fn s53_several_that_wrote_the_same_row_are_put_back() {
+    let pair = linked(Setup::shared());
+    may_fail(&pair);
+    pair["new"].sql("INSERT INTO products (id, name) VALUES (1, 'one'), (2, 'two')");
+    fails(&pair, "UPDATE products SET name = 'first' WHERE id = 1", "1first,2two");
+    fails(&pair, "UPDATE products SET name = 'second' WHERE id = 1", "1second,2two");
+    fails(&pair, "DELETE FROM products WHERE id = 1", "2two");
+    pair.pgtandem(["run", "--once"]).ok();
+    assert_eq!(pair["legacy"].sql(ROWS), "1one,2two");
+    pair.equal("products");
+    let was = "put back as it was";
+    assert_eq!(recorded(&pair), format!("1 second < {was}, 1 first < second {was}, 1 one < first {was}"));
+}
+
+#[test]
+fn s53_what_is_left_as_it_is_is_on_record_too() {
+    let pair = linked(Setup::shared());
+    may_fail(&pair);
+    pair["new"].sql("INSERT INTO products (id, name) VALUES (1, 'one'), (2, 'two')");
+    fails(&pair, "UPDATE products SET name = 'ONE' WHERE id = 1", "1ONE,2two");
+    pair["legacy"].sql("UPDATE products SET name = 'seen' WHERE id = 1");
+    pair.pgtandem(["run", "--once"]).ok();
+    pair.equal("products");
+    assert_eq!(recorded(&pair), "1 seen < one left as it is");
+    fails(&pair, "TRUNCATE products; INSERT INTO products (id, name) VALUES (3, 'three')", "3three");
+    pair.pgtandem(["run", "--once"]).ok();
+    assert_eq!(recorded(&pair), "1 seen < one left as it is, 3 < three put back as it was, < left as it is");
+    let said = pair.pgtandem(["conflicts"]).stdout;
+    assert!(said.contains("written here alone"), "{said}");
+}
+
+/// Numbers of records that are gone are not given again.
+#[test]
+fn s53_records_stay_apart_when_old_ones_have_gone() {
+    let pair = linked(Setup::shared());
+    may_fail(&pair);
+    pair["new"].sql("INSERT INTO products (id, name) VALUES (1, 'one')");
+    for name in ["first", "second"] {
+        fails(&pair, &format!("UPDATE products SET name = '{name}'"), &format!("1{name}"));
+        pair.pgtandem(["run", "--once"]).ok();
+    }
+    for node in pair.nodes() {
+        node.sql("DELETE FROM pgtandem.decision WHERE loser_row->>'name' = 'first'");
+    }
+    fails(&pair, "UPDATE products SET name = 'third'", "1third");
+    pair.pgtandem(["run", "--once"]).ok();
+    let was = "put back as it was";
+    assert_eq!(recorded(&pair), format!("1 one < second {was}, 1 one < third {was}"));
+}
+
+/// The row is back; the sender has no record of it yet when the pass ends.
+#[test]
+fn s53_a_pass_that_is_cut_short_leaves_its_record_to_the_next() {
+    let pair = linked(Setup::shared());
+    may_fail(&pair);
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    new.sql("INSERT INTO products (id, name) VALUES (1, 'one')");
+    fails(&pair, "UPDATE products SET name = 'two'", "1two");
+    new.sql("ALTER TABLE pgtandem.decision ADD CONSTRAINT no_room CHECK (kind <> 'written here alone')");
+    pair.pgtandem(["run", "--once"]).ok();
+    assert_eq!(legacy.sql(ROWS), "1one");
+    new.sql("ALTER TABLE pgtandem.decision DROP CONSTRAINT no_room");
+    pair.pgtandem(["run", "--once"]).ok();
+    assert_eq!(recorded(&pair), "1 one < two put back as it was");
+}
+
+/// With what only the receiver has; and what its table does not take any more is not tried for ever.
+#[test]
+fn s53_a_deleted_row_is_put_back_whole() {
+    let with_own = "CREATE TABLE products (id bigserial PRIMARY KEY, name text);
+        DO $$ BEGIN IF current_database() ~ 'legacy' THEN ALTER TABLE products ADD shelf text NOT NULL DEFAULT 'new'; END IF; END $$";
+    let pair = Pair::with(Setup::shared().table("products", with_own));
+    pair.link();
+    may_fail(&pair);
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    new.sql("INSERT INTO products (id, name) VALUES (1, 'one'), (2, 'two'), (3, 'three')");
+    legacy.sql("UPDATE products SET shelf = 'A' || id; ALTER TABLE products ALTER shelf DROP DEFAULT");
+    fails(&pair, "DELETE FROM products WHERE id = 1", "2two,3three");
+    fails(&pair, "DELETE FROM products WHERE id > 1", "");
+    legacy.sql("ALTER TABLE products ADD CONSTRAINT no_three CHECK (name <> 'three')");
+    pair.pgtandem(["run", "--once"]).ok();
+    assert_eq!(legacy.sql("SELECT string_agg(id || shelf, ',' ORDER BY id) FROM products"), "1A1,2A2");
+    let was = "put back as it was";
+    assert_eq!(recorded(&pair), format!("3 < three left as it is, 2 two < {was}, 1 one < {was}"));
+}
+
+/// Transactions that are still open may be more than are looked at in one go.
+#[test]
+fn s53_receipts_behind_many_that_stay_are_looked_at() {
+    let pair = linked(Setup::shared());
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    let session = new.session();
+    session.run("BEGIN").unwrap();
+    let open = session.run("SELECT pg_current_xact_id()").unwrap();
+    new.sql("SELECT pg_current_xact_id()");
+    legacy.sql(&format!(
+        "INSERT INTO pgtandem.receipt (token, sender_xid, landed_at)
+         SELECT gen_random_uuid(), '{open}', now() - interval '1 hour' FROM generate_series(1, 1100)"
+    ));
+    new.sql("INSERT INTO products (name) VALUES ('one')");
+    assert_eq!(legacy.sql("SELECT count(*) FROM pgtandem.receipt"), "1101");
+    pair.pgtandem(["run", "--once"]).ok();
+    assert_eq!(legacy.sql("SELECT count(*) FROM pgtandem.receipt"), "1100");
+}

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use crate::cli::Style;
 use crate::cli::layout::{Cell, Grid, Tone, bytes, clip, count, milliseconds, wrap};
 use crate::cli::when::{ago, clock, duration};
-use crate::observe::{HeldKeys, HubState, NodeState, NodeStatus, Owner, Status, TableStatus, TableWell};
+use crate::observe::{DirectStatus, HeldKeys, HubState, NodeState, NodeStatus, Owner, Status, TableStatus, TableWell};
 
 const WIDTH: usize = 80;
 /// Where what is said below a name begins, if names are of a usual length.
@@ -18,7 +18,7 @@ pub fn render(status: &Status, now: &Zoned, style: Style) -> String {
     let mut text = String::new();
     text.push_str(&hub(status, now, style));
     text.push('\n');
-    text.push_str(&nodes(status, style));
+    text.push_str(&nodes(status, now, style));
     if !status.nothing_reached() {
         text.push('\n');
         text.push_str(&tables(status, style));
@@ -50,6 +50,11 @@ fn hub(status: &Status, now: &Zoned, style: Style) -> String {
     });
     let since = since.unwrap_or_default();
     let (word, tone, more) = match hub.state {
+        HubState::Ended | HubState::Lost | HubState::NeverRan if status.is_direct() => (
+            "not running",
+            Tone::Dim,
+            ": direct mode needs none, but for what is queued (`pgtandem run --once`)".to_owned(),
+        ),
         HubState::Running => ("running", Tone::Good, format!(": {holder}{since}")),
         HubState::Starting => ("starting", Tone::Warn, ": it has the locks and reads where it stood".to_owned()),
         HubState::Silent => ("silent", Tone::Bad, format!(": {holder} keeps its sessions, but was {seen}")),
@@ -84,7 +89,7 @@ fn hub(status: &Status, now: &Zoned, style: Style) -> String {
     text
 }
 
-fn nodes(status: &Status, style: Style) -> String {
+fn nodes(status: &Status, now: &Zoned, style: Style) -> String {
     let head = |text: &str| Cell::new(text).tone(Tone::Dim);
     let mut grid = Grid::default();
     grid.row([
@@ -106,6 +111,9 @@ fn nodes(status: &Status, style: Style) -> String {
                 grid.row(node_row(name, node));
                 if let Some(reason) = &node.reason {
                     remark(&mut grid, Tone::Bad, reason);
+                }
+                for line in node.direct.iter().flat_map(|direct| direct_remarks(direct, now)) {
+                    remark(&mut grid, Tone::Warn, &line);
                 }
                 remedy(&mut grid, node);
                 continue;
@@ -150,6 +158,35 @@ fn node_row(name: Cell, node: &NodeStatus) -> [Cell; 8] {
         Cell::new(behind).right(),
         Cell::new(kept).right(),
     ]
+}
+
+/// What waits, and why.
+fn direct_remarks(direct: &DirectStatus, now: &Zoned) -> Vec<String> {
+    let DirectStatus { peer, queued, breaker, in_doubt, .. } = direct;
+    let amount = |number: i64, what: &str| {
+        let s = if number == 1 { "" } else { "s" };
+        format!("{} {what}{s}", count(number))
+    };
+    let mut lines = Vec::new();
+    if queued.changes > 0 {
+        let since = queued.since.map(|at| format!(", since {}", clock(at, now))).unwrap_or_default();
+        let transactions = amount(queued.transactions, "transaction");
+        lines.push(format!("queued for {peer}: {} of {transactions}{since}", amount(queued.changes, "change")));
+    }
+    if *in_doubt > 0 {
+        lines.push(format!("in doubt: {} that {peer} was sent and has not answered", amount(*in_doubt, "transaction")));
+    }
+    if let Some(breaker) = breaker {
+        let is_over = breaker.open_until.is_some_and(|until| until <= now.timestamp());
+        let until = match breaker.open_until {
+            _ if is_over => "the next COMMIT asks it again".to_owned(),
+            Some(until) => format!("it is asked again from {} on", clock(until, now)),
+            None => "it is not asked".to_owned(),
+        };
+        let why = breaker.why.as_deref().unwrap_or("no answer");
+        lines.push(format!("{peer} did not answer, {until}: {why}"));
+    }
+    lines
 }
 
 fn remark(grid: &mut Grid, tone: Tone, text: &str) {

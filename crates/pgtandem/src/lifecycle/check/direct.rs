@@ -1,7 +1,7 @@
 //! What direct mode asks for, and triggers by which somebody has linked the tables already.
 
 use crate::catalog::TableKind;
-use crate::config::{Config, Table};
+use crate::config::{Config, Ids, Table};
 use crate::connect::Endpoint;
 use crate::lifecycle::direct::endpoint_of;
 use crate::lifecycle::{NodeSurvey, OpenNode, Report};
@@ -20,6 +20,30 @@ pub(super) fn sync_triggers(report: &mut Report, config: &Config, survey: &NodeS
             "`pgtandem up --replace-triggers`, or ALTER TABLE {} DISABLE TRIGGER {}",
             table.name, trigger.name
         ));
+    }
+}
+
+/// Of tables whose nodes draw the same numbers, whatever is asked of the nodes.
+pub(super) fn mirrors(report: &mut Report, config: &Config, surveys: &[NodeSurvey]) {
+    for table in config.tables.iter().filter(|table| table.ids == Ids::Mirror) {
+        let what = "ids = \"mirror\": two inserts at one moment, or while one side is away, can get the same id; one of the \
+                    rows then loses, and is kept with the conflict";
+        let remedy = "with ids = \"interleave\" that cannot happen";
+        report.warning("mirror", what).of(&table.name).mend(remedy);
+        for survey in surveys {
+            let Some(shape) = survey.table(&table.name) else { continue };
+            for sequence in survey.key_sequences(shape).iter().filter(|sequence| sequence.options.cache > 1) {
+                let what = format!(
+                    "sessions take {} ids of {} ahead: they will be old ones",
+                    sequence.options.cache, sequence.name
+                );
+                report
+                    .warning("mirror_cache", what)
+                    .on(&survey.name)
+                    .of(&table.name)
+                    .mend(format!("ALTER SEQUENCE {} CACHE 1", sequence.name));
+            }
+        }
     }
 }
 

@@ -87,6 +87,7 @@ pub fn judge(config: &Config, surveys: &[NodeSurvey]) -> Report {
         direct::judge(&mut report, config, survey);
         mapping::judge(&mut report, config, survey);
     }
+    direct::mirrors(&mut report, config, surveys);
     across::judge_nodes(&mut report, surveys);
     for table in &config.tables {
         across::judge_table(&mut report, surveys, &table.name);

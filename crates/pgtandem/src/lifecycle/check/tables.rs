@@ -34,7 +34,7 @@ fn judge_shape(report: &mut Report, survey: &NodeSurvey, table: &TableShape, ids
     rights(report, survey, table);
     triggers(report, survey, table);
     cascades(report, survey, table);
-    if ids == Ids::Interleave {
+    if ids != Ids::Keep {
         sequences(report, survey, table);
     }
     if capture == Capture::Wal {

@@ -5,7 +5,7 @@ use crate::config::{Config, DirectSettings};
 use crate::lifecycle::LifecycleError;
 use crate::lifecycle::direct::{
     endpoint_of, foreign_columns, foreign_table, inbox_server, inbox_server_options, probe_server,
-    probe_server_options, tables_server, tables_server_options,
+    probe_server_options, tables_server, tables_server_options, wait_ms,
 };
 use crate::lifecycle::error::On;
 use crate::link;
@@ -32,7 +32,7 @@ impl Work<'_> {
         let own_name = self.plan.identities[node].name.clone();
         let probe = probe_server(&own_name, self.surveys[node].server.major());
         let probe = probe.and_then(|server| Some((server, endpoint_of(config, &own_name)?)));
-        let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+        let wait_ms = wait_ms(wait);
         let node = &mut self.nodes[node];
         let name = node.name.clone();
         let work = async {
@@ -60,6 +60,17 @@ impl Work<'_> {
             transaction.commit().await
         };
         work.await.on(&name, "making what leads to the peer")
+    }
+
+    pub(super) async fn change_wait(&mut self, node: usize, statements: &[String]) -> Result<(), LifecycleError> {
+        let node = &mut self.nodes[node];
+        let name = node.name.clone();
+        let work = async {
+            let transaction = node.session.client.transaction().await?;
+            transaction.batch_execute(&statements.join("; ")).await?;
+            transaction.commit().await
+        };
+        work.await.on(&name, "changing how long the peer is waited for")
     }
 
     pub(super) async fn make_direct_table(

@@ -168,7 +168,16 @@ impl Work<'_> {
             Step::Policy { node, id, table } => self.set_policy(*node, *id, table).await,
             Step::RetireTrigger { node, table, trigger } => triggers::retire(&self.nodes[*node], table, trigger).await,
             Step::DirectPeer { node, peer } => self.make_direct_peer(self.config, *node, *peer).await,
+            Step::DirectWait { node, statements, .. } => self.change_wait(*node, statements).await,
             Step::DirectTable { node, peer, table } => self.make_direct_table(*node, *peer, table).await,
+            Step::Mirror { node, id, table, columns } => {
+                let statements = sql::create_mirror(table, *id, columns);
+                locks::in_short_transaction(&self.nodes[*node], "mirroring ids", table, &statements).await
+            }
+            Step::EndMirror { node, id, table } => {
+                let statements = sql::drop_mirror(table, *id);
+                locks::in_short_transaction(&self.nodes[*node], "ending to mirror ids", table, &statements).await
+            }
             Step::Interleave(interleaving) => self.interleave(interleaving).await,
             Step::Renumber { id, table, node, against, matching } => {
                 self.renumber(*id, table, *node, *against, matching).await

@@ -242,7 +242,7 @@ impl Work<'_> {
 
     /// One whose values no other node makes.
     fn key_sequence(&self, task: &Task<'_>) -> Option<&QualifiedName> {
-        if self.config.tables.iter().any(|table| table.name == *task.table && table.ids == Ids::Keep) {
+        if self.config.tables.iter().any(|table| table.name == *task.table && table.ids != Ids::Interleave) {
             return None;
         }
         let sequences = self.surveys[task.node].key_sequences(task.shape);
