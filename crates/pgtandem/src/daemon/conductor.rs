@@ -26,6 +26,10 @@ use crate::deliver::{DeliverError, Landing, LandingId, Target};
 const OWED_ROWS: usize = 16_384;
 /// While the only possible targets are away, judging stops beyond this: their sources keep the WAL anyway.
 const OWED_ROWS_AWAY: usize = 65_536;
+/// While a backlog is read, a delivery waits until it has so many rows, since of a row that has changed often only the last
+/// state is written; but no longer than this.
+const GATHERED_ROWS: usize = 8_192;
+const GATHERING: Duration = Duration::from_millis(300);
 /// How much is taken from the captures before deliveries are looked at again, in transactions.
 const TURN: usize = 2_048;
 /// A turn takes no longer than about this: connections are opened and watched between turns.
@@ -372,11 +376,20 @@ impl Conductor {
         }
     }
 
+    /// Whether much is about to come for the node: what a peer had changed before it was connected to, or faster than it
+    /// can be judged.
+    fn is_backlog_read(&self, at: usize) -> bool {
+        let mut peers = self.seats.iter().filter(|seat| seat.node != self.seats[at].node);
+        peers.any(|seat| self.is_catching_up(seat) || seat.has_much_to_judge())
+    }
+
     fn wants_delivery(&mut self, at: usize, now: Instant) -> bool {
+        let owed = self.hub.owed(self.seats[at].node);
+        let is_gathering = owed < GATHERED_ROWS && self.seats[at].owed_for(now) < GATHERING && self.is_backlog_read(at);
         let seat = &mut self.seats[at];
-        if self.hub.owed(seat.node) > 0 {
+        if owed > 0 {
             seat.news_since = None;
-            return true;
+            return !is_gathering;
         }
         if !self.hub.has_news(seat.node) {
             seat.news_since = None;

@@ -232,6 +232,18 @@ impl Seat {
         (lag.as_secs_f64() * 10_000.0).round() / 10.0
     }
 
+    /// How long the node has been owed something.
+    #[must_use]
+    pub fn owed_for(&self, now: Instant) -> Duration {
+        self.owed_since.map_or(Duration::ZERO, |since| now.duration_since(since))
+    }
+
+    /// Its changes are read faster than they are judged.
+    #[must_use]
+    pub fn has_much_to_judge(&self) -> bool {
+        self.captured.as_ref().is_some_and(|captured| captured.len() >= QUEUE / 2)
+    }
+
     /// Rows that a delivery carries at the moment.
     pub fn rows_in_flight(&self) -> usize {
         if matches!(self.delivering, Delivering::Flying(_)) { self.flying_rows } else { 0 }

@@ -42,7 +42,7 @@ pub struct Setup {
 impl Setup {
     /// Lines of the config that say more of the last table.
     pub fn keys(mut self, lines: &str) -> Self {
-        self.keys = lines.to_owned();
+        self.keys = format!("{lines}\n");
         self
     }
 
@@ -204,7 +204,7 @@ impl<const N: usize> Fleet<N> {
             let name = if table.contains('"') { format!("'{table}'") } else { format!("\"{table}\"") };
             text += &format!("\n[[tables]]\nname = {name}\n");
         }
-        fs::write(&self.config, format!("{text}{}\n", self.keys)).unwrap();
+        fs::write(&self.config, text + &self.keys).unwrap();
     }
 
     /// Runs the real binary to its end, with this fleet's config.

@@ -1,5 +1,6 @@
 //! Databases on servers that many tests share, and the command itself run on them.
 
+use super::{PATIENCE, wait_until};
 use pgtandem::cluster::{Cluster, ClusterOptions};
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -130,6 +131,9 @@ impl Scene {
 
     /// Everything about the objects of the application that `up` may touch, and whether anything of ours is there.
     pub fn traces(&self, node: usize) -> String {
+        // A session that has ended may still be at clearing its temporary tables away.
+        let temporary = "SELECT count(*) FROM pg_class WHERE relpersistence = 't'";
+        wait_until("temporary tables are gone", PATIENCE, || self.on(node, temporary) == "0");
         self.on(
             node,
             "SELECT c.oid::regclass, relkind, relreplident, s.* FROM pg_class c LEFT JOIN pg_sequence s ON seqrelid = c.oid
