@@ -20,6 +20,8 @@ build:
 setup:
 	@scripts/setup rails
 
+# Most tests wait more than they compute.
+test: export RUST_TEST_THREADS ?= 3
 test: setup
 	$(CARGO) test --workspace
 
