@@ -5,9 +5,11 @@ use std::fs;
 use std::ops::Index;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pgtandem::cluster::{Cluster, ClusterOptions, PgBin, Session, SqlError};
 use tempfile::TempDir;
 
@@ -23,6 +25,8 @@ pub type Trio = Fleet<3>;
 const NAMES: [&str; 4] = ["new", "legacy", "third", "fourth"];
 /// Each node's database; another name on each, as in real life.
 const DATABASES: [&str; 4] = ["new_app", "legacy_app", "third_app", "fourth_app"];
+
+const LONGEST_COMMAND: Duration = Duration::from_secs(240);
 
 /// How a fleet differs from the plain one.
 #[derive(Default)]
@@ -210,7 +214,18 @@ impl<const N: usize> Fleet<N> {
     /// Runs the real binary to its end, with this fleet's config.
     pub fn pgtandem<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Outcome {
         let mut command = self.command(args);
-        let output = command.stdin(Stdio::null()).output().unwrap();
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        let (ended, patience) = mpsc::channel::<()>();
+        // One that does not end by itself is a failure, and must not keep all other tests from ending.
+        let guard = std::thread::spawn(move || {
+            if patience.recv_timeout(LONGEST_COMMAND) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        });
+        let output = child.wait_with_output().unwrap();
+        drop(ended);
+        guard.join().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Outcome {
             code: output.status.code().unwrap_or(-1),
