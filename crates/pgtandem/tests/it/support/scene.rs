@@ -140,7 +140,7 @@ impl Scene {
              WHERE relnamespace = 'public'::regnamespace ORDER BY 1;
              SELECT nspname FROM pg_namespace WHERE nspname = 'pgtandem';
              SELECT pubname FROM pg_publication;
-             SELECT slot_name FROM pg_replication_slots WHERE database = current_database();
+             SELECT slot_name FROM pg_replication_slots WHERE database = current_database() AND NOT temporary;
              SELECT count(*) FROM pg_depend",
         )
     }
