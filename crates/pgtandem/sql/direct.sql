@@ -355,8 +355,7 @@ CREATE FUNCTION pgtandem.pack(mine xid8, first_id bigint, most integer, OUT leaf
     OUT tables integer[], OUT ops text, OUT olds text[], OUT news text[], OUT changed integer[])
 LANGUAGE plpgsql AS $$
 DECLARE
-    one       record;
-    is_packed boolean;
+    one record;
 BEGIN
     -- Numbers only grow, and each four billion the next table takes over.
     IF first_id >> 32 = pg_catalog.pg_sequence_last_value('pgtandem.outbox_id'::regclass) >> 32 THEN

@@ -26,5 +26,3 @@ BEGIN
                         AND r.landed_at < pg_catalog.clock_timestamp() - interval '1 minute');
 END
 $$;
-
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pgtandem FROM PUBLIC;

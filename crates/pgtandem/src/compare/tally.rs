@@ -89,7 +89,7 @@ impl Tally {
         }
     }
 
-    /// Of keys that only these nodes have.
+    /// Of keys that these nodes have.
     pub(super) fn wants_example(&self, on: &[usize], examples: usize) -> bool {
         self.examples.iter().filter(|example| example.on() == on).count() < examples
     }

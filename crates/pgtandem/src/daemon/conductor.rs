@@ -385,12 +385,11 @@ impl Conductor {
 
     fn wants_delivery(&mut self, at: usize, now: Instant) -> bool {
         let owed = self.hub.owed(self.seats[at].node);
-        let is_gathering = owed < GATHERED_ROWS && self.seats[at].owed_for(now) < GATHERING && self.is_backlog_read(at);
-        let seat = &mut self.seats[at];
         if owed > 0 {
-            seat.news_since = None;
-            return !is_gathering;
+            self.seats[at].news_since = None;
+            return owed >= GATHERED_ROWS || self.seats[at].owed_for(now) >= GATHERING || !self.is_backlog_read(at);
         }
+        let seat = &mut self.seats[at];
         if !self.hub.has_news(seat.node) {
             seat.news_since = None;
             return false;

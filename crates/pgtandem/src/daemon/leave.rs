@@ -4,22 +4,14 @@
 //! later hub would: the two that stay would differ for good. So what the node has written up to one moment is delivered
 //! to every peer, and what it writes afterwards to none.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::conductor::Ended;
-use super::control::Control;
 use super::error::{ReachError, RunError};
-use super::once::{Attendance, LIVES};
+use super::once::{Attendance, LIVES, lost_again_and_again};
 use super::{BEAT, begin_from, holder, open_all};
 use crate::config::Config;
 use crate::link;
-
-/// How long a hub at work has to end its deliveries and give the lock away.
-const HUB_PATIENCE: Duration = Duration::from_secs(30);
-/// Between two attempts to get a lock.
-const LOOK: Duration = Duration::from_millis(50);
-/// Between two times that a hub is asked for it.
-const ASK: Duration = Duration::from_secs(1);
 
 /// Delivers to its peers what `leaving` has written up to now, and does `then` before another hub can work.
 ///
@@ -30,7 +22,10 @@ pub async fn deliver_last<T>(config: &Config, leaving: &str, then: impl AsyncFnO
         let mut controls = open_all(config).await?;
         controls.sort_by_key(|control| control.id);
         for control in &controls {
-            take_lock(control).await?;
+            if !link::take_lock(&control.client).await.map_err(ReachError::from)? {
+                let why = "another pgtandem is at work there and does not give way".to_owned();
+                return Err(RunError::NotAllHere(vec![(control.name.clone(), why)]));
+            }
         }
         let Some(at) = controls.iter().position(|control| control.name == leaving) else {
             return Err(ReachError::NotLinked { node: leaving.to_owned() }.into());
@@ -62,22 +57,5 @@ pub async fn deliver_last<T>(config: &Config, leaving: &str, then: impl AsyncFnO
             }
         }
     }
-    Err(RunError::NotAllHere(vec![("a node".to_owned(), "it was lost again and again".to_owned())]))
-}
-
-async fn take_lock(control: &Control) -> Result<(), RunError> {
-    let since = Instant::now();
-    let mut asked: Option<Instant> = None;
-    while !link::try_lock(&control.client).await.map_err(ReachError::from)? {
-        if since.elapsed() > HUB_PATIENCE {
-            let why = "another pgtandem is at work there and does not give way".to_owned();
-            return Err(RunError::NotAllHere(vec![(control.name.clone(), why)]));
-        }
-        if asked.is_none_or(|asked| asked.elapsed() > ASK) {
-            link::ask_to_yield(&control.client).await.map_err(ReachError::from)?;
-            asked = Some(Instant::now());
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-    Ok(())
+    Err(lost_again_and_again())
 }

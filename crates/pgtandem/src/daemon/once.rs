@@ -50,7 +50,11 @@ pub async fn run_once(config: &Config, mut stop: watch::Receiver<bool>) -> Resul
             }
         }
     }
-    Err(RunError::NotAllHere(vec![("a node".to_owned(), "it was lost again and again".to_owned())]))
+    Err(lost_again_and_again())
+}
+
+pub(super) fn lost_again_and_again() -> RunError {
+    RunError::NotAllHere(vec![("a node".to_owned(), "it was lost again and again".to_owned())])
 }
 
 /// What comes of it must not keep the rest from being delivered.

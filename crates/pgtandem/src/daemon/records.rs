@@ -12,6 +12,10 @@ use super::error::ReachError;
 use super::start::node_id;
 use super::tables::table_id;
 use crate::capture::{Image, ImageBuilder, Shape, Shapes, Value};
+use crate::link;
+
+/// Decisions that go from node to node in one value.
+const COPIED_AT_ONCE: usize = 500;
 
 /// Node names and their numbers.
 #[must_use]
@@ -37,7 +41,9 @@ pub async fn kept_decisions(controls: &[Control], starts: &[Position]) -> Result
     for (from, kept) in controls.iter().zip(&by_node) {
         for (to, has) in controls.iter().zip(&by_node).filter(|(to, _)| to.id != from.id) {
             let missing: Vec<i64> = kept.iter().filter(|(k, _)| !has.contains_key(k)).map(|(_, id)| *id).collect();
-            copy_decisions(from, to, &missing).await?;
+            for some in missing.chunks(COPIED_AT_ONCE) {
+                link::copy_decisions(&from.client, &to.client, "id = ANY ($1)", &some).await?;
+            }
         }
     }
     Ok(by_node.into_iter().flat_map(HashMap::into_keys).collect())
@@ -46,25 +52,6 @@ pub async fn kept_decisions(controls: &[Control], starts: &[Position]) -> Result
 fn kept(row: &Row) -> Kept {
     let forfeit = row.get::<_, &str>(6) == Kind::KeyChange.word();
     Kept { key: key(row), winner: dot(row, 2), loser: dot(row, 4), forfeit }
-}
-
-async fn copy_decisions(from: &Control, to: &Control, ids: &[i64]) -> Result<(), ReachError> {
-    const AT_ONCE: usize = 500;
-    const COLUMNS: &str = "table_id, key, key_bytes, winner_node, winner_position, loser_node, loser_position, \
-        winner_stamp, loser_stamp, kind, winner_row, loser_row, policy, why, decided_at";
-    let read = format!(
-        "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(d)) FROM (SELECT {COLUMNS} FROM pgtandem.decision \
-         WHERE id = ANY ($1) ORDER BY id) AS d"
-    );
-    let write = format!(
-        "INSERT INTO pgtandem.decision ({COLUMNS}) SELECT {COLUMNS} \
-         FROM pg_catalog.jsonb_populate_recordset(NULL::pgtandem.decision, $1) ON CONFLICT DO NOTHING"
-    );
-    for some in ids.chunks(AT_ONCE) {
-        let rows: Option<Json> = from.client.query_one(&read, &[&some]).await?.get(0);
-        to.client.execute(&write, &[&rows]).await?;
-    }
-    Ok(())
 }
 
 /// Every node's held rows.

@@ -7,12 +7,12 @@
 use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
 
-use serde_json::Value as Json;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Transaction};
 use uuid::Uuid;
 
 use crate::connect::{FaultClass, in_words};
+use crate::link;
 
 /// What came of looking through the receipts of one node.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -289,21 +289,9 @@ async fn leave(transaction: &Transaction<'_>, change: &Stray, why: &str) -> Resu
 /// What became of a receipt's rows is on record on both nodes, as all decisions are. Only then is it forgotten: whoever is
 /// killed before that leaves it to the next.
 async fn pass_on(sender: &Client, receiver: &Client, token: Uuid) -> Result<(), Error> {
-    const COLUMNS: &str = "table_id, key, key_bytes, winner_node, winner_position, loser_node, loser_position, \
-        winner_stamp, loser_stamp, kind, winner_row, loser_row, policy, why, decided_at";
-    let read = format!(
-        "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(d)) FROM (SELECT {COLUMNS} FROM pgtandem.decision \
-         WHERE kind = 'written here alone' AND winner_node = (SELECT n.number FROM pgtandem.node n) \
-           AND (SELECT r.noted FROM pgtandem.receipt r WHERE r.token = $1) @> (loser_position - '0/0')::int8) AS d"
-    );
-    let write = format!(
-        "INSERT INTO pgtandem.decision ({COLUMNS}) SELECT {COLUMNS} \
-         FROM pg_catalog.jsonb_populate_recordset(NULL::pgtandem.decision, $1) ON CONFLICT DO NOTHING"
-    );
-    let rows: Option<Json> = receiver.query_one(&read, &[&token]).await?.get(0);
-    if rows.is_some() {
-        sender.execute(&write, &[&rows]).await?;
-    }
+    const NOTED: &str = "kind = 'written here alone' AND winner_node = (SELECT n.number FROM pgtandem.node n) \
+        AND (SELECT r.noted FROM pgtandem.receipt r WHERE r.token = $1) @> (loser_position - '0/0')::int8";
+    link::copy_decisions(receiver, sender, NOTED, &token).await?;
     receiver.execute("DELETE FROM pgtandem.receipt WHERE token = $1 AND noted IS NOT NULL", &[&token]).await.map(drop)
 }
 

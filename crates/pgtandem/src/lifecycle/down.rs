@@ -112,24 +112,20 @@ async fn part(config: &Config, found: &[Found], leaving: &str) -> Result<Option<
         Ok(())
     };
     // One that has forgotten it already did so when that was settled.
-    if found.iter().any(|one| one.link.is_some() && one.node.name == leaving) && staying().all(knows) {
+    let why = if !staying().all(knows) {
+        None
+    } else if !found.iter().any(|one| one.link.is_some() && one.node.name == leaving) {
+        Some(format!("the node {leaving} cannot be reached"))
+    } else {
         match deliver_last(config, leaving, forget_everywhere).await {
             Ok(forgotten) => return forgotten.map(|()| None),
-            Err(error) => return keep_away_and(staying(), forget_everywhere).await.map(|()| Some(error.to_string())),
+            Err(error) => Some(error.to_string()),
         }
-    }
-    let why = staying().all(knows).then(|| format!("the node {leaving} cannot be reached"));
-    keep_away_and(staying(), forget_everywhere).await.map(|()| why)
-}
-
-async fn keep_away_and(
-    nodes: impl Iterator<Item = &Found>,
-    then: impl AsyncFnOnce() -> Result<(), LifecycleError>,
-) -> Result<(), LifecycleError> {
-    for one in nodes {
+    };
+    for one in staying() {
         locks::keep_others_away_from(&one.node).await?;
     }
-    then().await
+    forget_everywhere().await.map(|()| why)
 }
 
 async fn look(config: &Config) -> Result<(Vec<Found>, Vec<OutOfReach>), LifecycleError> {

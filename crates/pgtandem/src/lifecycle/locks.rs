@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-/// How long a hub at work has to end its deliveries and give the lock away.
-const HUB_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the application may have to wait for us, each time we try.
 const APPLICATION_PATIENCE: Duration = Duration::from_millis(200);
 /// How often and how long we try to get in between the application's transactions.
@@ -28,21 +26,12 @@ pub(super) async fn keep_others_away(nodes: &[OpenNode]) -> Result<(), Lifecycle
 pub(super) async fn keep_others_away_from(node: &OpenNode) -> Result<(), LifecycleError> {
     let client = node.client();
     let doing = "waiting for the running pgtandem to give way";
-    let since = Instant::now();
-    let mut asked = Instant::now();
-    while !link::try_lock(client).await.on(&node.name, doing)? {
-        if since.elapsed() > HUB_PATIENCE {
-            let holder = lock_holder(client).await.on(&node.name, doing)?;
-            return Err(LifecycleError::refused(
-                format!("node {}: another pgtandem is at work and does not give way: {holder}", node.name),
-                "stop it, or wait until it has finished",
-            ));
-        }
-        if asked == since || asked.elapsed() > Duration::from_secs(1) {
-            link::ask_to_yield(client).await.on(&node.name, doing)?;
-            asked = Instant::now();
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    if !link::take_lock(client).await.on(&node.name, doing)? {
+        let holder = lock_holder(client).await.on(&node.name, doing)?;
+        return Err(LifecycleError::refused(
+            format!("node {}: another pgtandem is at work and does not give way: {holder}", node.name),
+            "stop it, or wait until it has finished",
+        ));
     }
     // A process that was killed may have left a transaction behind that the server has not noticed yet.
     if link::is_installed(client).await.on(&node.name, doing)? == link::Installed::Yes {

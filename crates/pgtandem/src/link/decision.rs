@@ -221,3 +221,27 @@ pub async fn prune_decisions(
     }
     client.execute(PRUNE, &[&keep_days, &keep_bytes, &settled]).await
 }
+
+/// Writes decisions of one node down on another, unless they are there. `which`: a condition, whose parameter `$1` is.
+pub async fn copy_decisions(
+    from: &impl GenericClient,
+    to: &impl GenericClient,
+    which: &str,
+    parameter: &(dyn ToSql + Sync),
+) -> Result<(), Error> {
+    const COLUMNS: &str = "table_id, key, key_bytes, winner_node, winner_position, loser_node, loser_position, \
+        winner_stamp, loser_stamp, kind, winner_row, loser_row, policy, why, decided_at";
+    let read = format!(
+        "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(d)) FROM (SELECT {COLUMNS} FROM pgtandem.decision \
+         WHERE {which} ORDER BY id) AS d"
+    );
+    let write = format!(
+        "INSERT INTO pgtandem.decision ({COLUMNS}) SELECT {COLUMNS} \
+         FROM pg_catalog.jsonb_populate_recordset(NULL::pgtandem.decision, $1) ON CONFLICT DO NOTHING"
+    );
+    let rows: Option<Value> = from.query_one(&read, &[parameter]).await?.get(0);
+    if rows.is_some() {
+        to.execute(&write, &[&rows]).await?;
+    }
+    Ok(())
+}

@@ -8,12 +8,13 @@ use tokio_postgres::{Error, GenericClient, Row};
 use super::outbox::IS_NEEDED;
 use crate::sql::{DBLINK, Ident};
 
+/// `direct.sql` comes last: it ends with who may use all this.
 const SQL: &str = concat!(
     include_str!("../../sql/direct_outbox.sql"),
     include_str!("../../sql/direct_arrival.sql"),
-    include_str!("../../sql/direct.sql"),
     include_str!("../../sql/set_back.sql"),
-    include_str!("../../sql/mirror.sql")
+    include_str!("../../sql/mirror.sql"),
+    include_str!("../../sql/direct.sql")
 );
 
 /// The text that makes it.
@@ -45,9 +46,13 @@ pub struct DirectTableFacts {
     pub arriving: Vec<String>,
 }
 
+async fn is_direct(client: &impl GenericClient) -> Result<bool, Error> {
+    const THERE: &str = "SELECT pg_catalog.to_regclass('pgtandem.direct') IS NOT NULL";
+    Ok(client.query_one(THERE, &[]).await?.get(0))
+}
+
 /// None: the node's changes are only streamed.
 pub async fn read_direct(client: &impl GenericClient) -> Result<Option<DirectFacts>, Error> {
-    const THERE: &str = "SELECT pg_catalog.to_regclass('pgtandem.direct') IS NOT NULL";
     const QUERY: &str = "SELECT d.peer, d.server, d.wait_ms, d.own FROM pgtandem.direct d";
     const TABLES: &str = "
         SELECT t.table_id, coalesce(c.relnatts = t.natts, false),
@@ -59,7 +64,7 @@ pub async fn read_direct(client: &impl GenericClient) -> Result<Option<DirectFac
     const MIRRORED: &str = "
         SELECT l.id FROM pgtandem.linked_table l JOIN pg_catalog.pg_trigger t ON t.tgrelid = l.relid
         WHERE t.tgfoid = pg_catalog.to_regproc('pgtandem.mirror_' || l.id) AND t.tgenabled = 'A'";
-    if !client.query_one(THERE, &[]).await?.get::<_, bool>(0) {
+    if !is_direct(client).await? {
         return Ok(None);
     }
     let row = client.query_opt(QUERY, &[]).await?;
@@ -111,7 +116,7 @@ pub struct DirectView {
 
 /// None: the node's changes are only streamed.
 pub async fn direct_view(client: &impl GenericClient) -> Result<Option<DirectView>, Error> {
-    if read_direct(client).await?.is_none() {
+    if !is_direct(client).await? {
         return Ok(None);
     }
     let query = format!(
@@ -124,9 +129,12 @@ pub async fn direct_view(client: &impl GenericClient) -> Result<Option<DirectVie
          FROM pgtandem.direct d, (SELECT pg_catalog.count(*) AS changes, pg_catalog.count(DISTINCT o.xid) AS transactions,
                                          pg_catalog.min(o.at) AS since FROM pgtandem.outbox o WHERE {IS_NEEDED}) q"
     );
-    let row = client.query_one(&query, &[]).await?;
+    Ok(client.query_opt(&query, &[]).await?.as_ref().map(view))
+}
+
+fn view(row: &Row) -> DirectView {
     let open_until: Option<SystemTime> = row.get(4);
-    Ok(Some(DirectView {
+    DirectView {
         peer: row.get(0),
         queued_changes: row.get(1),
         queued_transactions: row.get(2),
@@ -135,5 +143,5 @@ pub async fn direct_view(client: &impl GenericClient) -> Result<Option<DirectVie
         open_until,
         in_doubt: row.get(6),
         receipts: row.get(7),
-    }))
+    }
 }

@@ -18,8 +18,9 @@ mod restore;
 mod tables;
 
 pub use decision::{
-    Contender, Decision, DecisionFilter, MERGE, MergeDecision, REPAIR, count_decisions, count_merge_decisions,
-    insert_merge_decisions, list_decisions, list_merge_decisions, prune_decisions, set_decisions_undone, set_undone,
+    Contender, Decision, DecisionFilter, MERGE, MergeDecision, REPAIR, copy_decisions, count_decisions,
+    count_merge_decisions, insert_merge_decisions, list_decisions, list_merge_decisions, prune_decisions,
+    set_decisions_undone, set_undone,
 };
 pub use direct::{DirectFacts, DirectTableFacts, DirectView, direct_sql, direct_view, install_direct, read_direct};
 pub use dirty::{
@@ -28,7 +29,7 @@ pub use dirty::{
 };
 pub use epoch::{Epoch, read_epoch, take_epoch};
 pub use held::{BEFORE_ALL, Held, delete_held, delete_held_of_table, insert_held, list_held};
-pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, ask_to_yield, lock, notify_changed, try_lock, unlock};
+pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, lock, notify_changed, take_lock, try_lock, unlock};
 pub use merge::{
     MergeRow, MergedRow, confirm_merges, delete_merge, delete_merged_rows, list_merged_rows, list_merges, note_merged,
 };
