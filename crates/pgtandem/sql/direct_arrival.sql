@@ -61,7 +61,7 @@ BEGIN
                 WHILE letters[upto + 1] = 'T' LOOP
                     upto := upto + 1;
                 END LOOP;
-                SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', l.schema_name, l.table_name), ', ') INTO names
+                SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', l.own_schema, l.own_name), ', ') INTO names
                 FROM pgtandem.linked_table AS l WHERE l.id = ANY (tables[at:upto]);
                 EXECUTE 'TRUNCATE ' || names;
                 IF EXISTS (SELECT FROM pgtandem.queued AS q WHERE q.table_id = ANY (tables[at:upto])) THEN

@@ -43,6 +43,8 @@ fn s07_names_differ_and_rows_are_there_when_commit_returns() {
         "BEGIN; DELETE FROM old_things; INSERT INTO old_things (no, title, sku) VALUES (6, 'd', 'D'); COMMIT",
         "6 d D",
     );
+    both("new", "TRUNCATE things", "");
+    both("new", "INSERT INTO things (id, name, sku) VALUES (6, 'd', 'D')", "6 d D");
     // The peer's table as it stands beside ours, under its own columns' names.
     pair["new"].sql("UPDATE legacy_things SET title = 'written there'");
     assert_eq!(pair["new"].sql(new), "6 written there D");
