@@ -38,9 +38,11 @@ pub async fn start(
     holder: &str,
     report: &mpsc::UnboundedSender<Report>,
 ) -> Result<Started, RunError> {
+    // Before sessions of others are ended: a `rejoin`, which a hub waits for, reads what nodes have not delivered yet
+    // without the locks, from the same slots and under the same names.
+    let beats = require_what_peers_know(controls).await?;
     let epoch = take_epochs(controls, holder).await?;
     require_all_peers(controls).await?;
-    let beats = require_what_peers_know(controls).await?;
     let linked = common_tables(controls).await?;
     let shapes = Shapes::default();
     let mut contexts = Vec::new();

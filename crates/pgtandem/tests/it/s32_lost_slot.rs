@@ -208,3 +208,22 @@ fn s32_a_rejoin_that_was_killed_is_begun_again() {
     pair.equal("products");
     assert_eq!(pair["new"].sql("SELECT name FROM products"), "nobody has read this");
 }
+
+/// A hub that waits for it leaves the sessions alone in which it reads what the peer has not delivered yet.
+#[test]
+fn s32_a_hub_that_begins_while_a_node_is_brought_back_waits_for_it() {
+    let pair = Pair::with(Setup::default().table("items", ITEMS));
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    let hub = pair.linked();
+    hub.terminate();
+    legacy.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+    new.sql("INSERT INTO items SELECT n, repeat('x', 200) FROM generate_series(1, 200000) n");
+    let mut rejoin = pair.command(["rejoin", "legacy", "--yes"]).spawn().unwrap();
+    let reads = "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'pgtandem capture'";
+    wait_until("it reads what the peer has not delivered", PATIENCE, || new.sql(reads) == "1");
+    let hub = pair.hub();
+    hub.wait_for_log("pgtandem rejoin legacy");
+    assert!(rejoin.wait().unwrap().success());
+    pair.equal("items");
+    assert!(hub.is_running());
+}
