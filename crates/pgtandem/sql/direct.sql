@@ -90,7 +90,7 @@ BEGIN
         PERFORM {dblink}.dblink_connect('pgtandem_probe', self);
         PERFORM {dblink}.dblink_send_query('pgtandem_probe', 'SELECT pgtandem.probe()');
         WHILE {dblink}.dblink_is_busy('pgtandem_probe') = 1 AND pg_catalog.clock_timestamp() < until LOOP
-            PERFORM pg_catalog.pg_sleep(0.001);
+            PERFORM pg_catalog.pg_sleep(0.0005);
         END LOOP;
         IF {dblink}.dblink_is_busy('pgtandem_probe') = 0 THEN
             SELECT t INTO answer FROM {dblink}.dblink_get_result('pgtandem_probe', false) AS r (t text);
@@ -120,8 +120,9 @@ $$;
 -- '?' it was asked, and what became of it is not known. An error: as '?'.
 --
 -- A sleep takes a millisecond at least, and whoever waits awake keeps the processor from others, who may be the ones that
--- answer. So of all sessions here only one waits awake, for a millisecond; and if that was too short, or the processor was
--- taken away meanwhile, it sleeps at once the next times.
+-- answer. So who is alone waits awake, and if others are at it, too, or no answer has come in 5 ms, it sleeps the next times. (A
+-- scheduler may need that long to find that who answers could run on another processor.) Who sleeps shows that it is there by a
+-- lock that all may share, but none who is alone.
 CREATE FUNCTION pgtandem.ask(query text, wait_ms integer, OUT state "char", OUT answer text)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -133,10 +134,13 @@ DECLARE
     opening  text := CASE WHEN is_large THEN 'SELECT ''''' ELSE query END;
     ignored  text;
 BEGIN
-    IF asleep > 0 THEN
+    IF asleep = 0 THEN
+        is_awake := pg_catalog.pg_try_advisory_xact_lock(1346851182, 1);
+        asleep := CASE WHEN is_awake THEN 0 ELSE 20 END;
+    END IF;
+    IF NOT is_awake THEN
+        PERFORM pg_catalog.pg_try_advisory_xact_lock_shared(1346851182, 1);
         ignored := pg_catalog.set_config('pgtandem.asleep', (asleep - 1)::text, false);
-    ELSIF pg_catalog.pg_try_advisory_xact_lock(1346851182, 1) THEN
-        is_awake := true;
     END IF;
     state := 'n';
     IF 'pgtandem' = ANY ({dblink}.dblink_get_connections()) THEN
@@ -183,26 +187,25 @@ $$;
 -- What the peer answers. None: the time is up, or the connection is gone.
 CREATE FUNCTION pgtandem.reply(until timestamptz, is_awake boolean) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-    looked timestamptz := pg_catalog.clock_timestamp();
-    -- Until then it waits awake.
-    awake  timestamptz := CASE WHEN is_awake THEN looked + interval '1 ms' ELSE looked END;
+    awake  timestamptz := pg_catalog.clock_timestamp() + interval '5 ms';
     now_is timestamptz;
     answer text;
 BEGIN
     WHILE {dblink}.dblink_is_busy('pgtandem') = 1 LOOP
         now_is := pg_catalog.clock_timestamp();
-        IF now_is < awake AND now_is - looked < interval '0.3 ms' THEN
-            looked := now_is;
+        IF is_awake THEN
+            -- Looks once more behind that: the answer may have come while another process had the processor.
+            is_awake := now_is < awake;
+            IF NOT is_awake THEN
+                PERFORM pg_catalog.set_config('pgtandem.asleep', '20', false);
+            END IF;
             CONTINUE;
         END IF;
         IF now_is > until THEN
             RETURN NULL;
         END IF;
-        IF is_awake THEN
-            is_awake := pg_catalog.set_config('pgtandem.asleep', '20', false) IS NULL;
-            awake := looked;
-        END IF;
-        PERFORM pg_catalog.pg_sleep(0.001);
+        -- Rounded up to whole milliseconds, which makes two of what is written as one.
+        PERFORM pg_catalog.pg_sleep(0.0005);
     END LOOP;
     SELECT r.t INTO answer FROM {dblink}.dblink_get_result('pgtandem', false) AS r (t text);
     -- With the answer comes that the peer is ready for the next question: seen here, it need not be waited for there.
@@ -305,6 +308,17 @@ BEGIN
 END
 $$;
 
+-- What the session's last transaction sent, and which the peer need not remember any longer: it has committed. Not what this one
+-- has sent already, which may still fail.
+CREATE FUNCTION pgtandem.landed_before(mine xid8) RETURNS uuid LANGUAGE plpgsql AS $$
+BEGIN
+    IF pg_catalog.current_setting('pgtandem.landed_by', true) = mine::text THEN
+        RETURN NULL;
+    END IF;
+    RETURN nullif(pg_catalog.current_setting('pgtandem.landed', true), '')::uuid;
+END
+$$;
+
 -- Why a transaction cannot go directly; none: it can. `changed`: its tables.
 CREATE FUNCTION pgtandem.obstacle(mine xid8, changed integer[], ops text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -403,7 +417,7 @@ CREATE FUNCTION pgtandem.deliver() RETURNS trigger LANGUAGE plpgsql SECURITY DEF
 SET search_path = '' SET client_min_messages = error SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     ignored text := pg_catalog.set_config('pgtandem.transaction', '', true);
-    landed  text := nullif(pg_catalog.current_setting('pgtandem.landed', true), '');
+    landed  uuid := pgtandem.landed_before(NEW.xid);
     wait_ms integer;
     most    integer;
     sending record;
@@ -476,10 +490,11 @@ BEGIN
             DELETE FROM pgtandem.outbox_2 AS o WHERE o.xid = NEW.xid;
         END IF;
         IF landed IS NOT NULL THEN
-            DELETE FROM pgtandem.sent AS s WHERE s.token = landed::uuid AND s.outcome = 'l';
+            DELETE FROM pgtandem.sent AS s WHERE s.token = landed AND s.outcome = 'l';
         END IF;
         -- For this session's next transaction, if this one commits: the peer need not remember it then.
         ignored := pg_catalog.set_config('pgtandem.landed', NEW.token::text, false);
+        ignored := pg_catalog.set_config('pgtandem.landed_by', NEW.xid::text, false);
         ignored := pg_catalog.set_config('pgtandem.recognised', 'yes', false);
         RETURN NULL;
     END IF;

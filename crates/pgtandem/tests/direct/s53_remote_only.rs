@@ -92,6 +92,22 @@ fn s53_a_transaction_that_fails_by_itself_leaves_nothing() {
     assert_eq!(pair["legacy"].sql(ROWS), "2b");
 }
 
+/// Where the application has its deferred triggers run before COMMIT, a transaction is sent in several parts. None of them is
+/// known to have committed when the next one is sent.
+#[test]
+fn s53_all_parts_of_a_transaction_that_fails_are_put_back() {
+    let pair = linked(Setup::shared());
+    let (session, legacy) = (pair["new"].session(), &pair["legacy"]);
+    session.run("INSERT INTO products (id, name) VALUES (1, 'kept')").unwrap();
+    session.run("BEGIN; SET CONSTRAINTS ALL IMMEDIATE; INSERT INTO products (id, name) VALUES (2, 'first')").unwrap();
+    session.run("INSERT INTO products (id, name) VALUES (3, 'second')").unwrap();
+    assert_eq!(legacy.sql(ROWS), "1kept,2first,3second");
+    session.run("ROLLBACK").unwrap();
+    pair.pgtandem(["run", "--once"]).ok();
+    assert_eq!(legacy.sql(ROWS), "1kept");
+    pair.equal("products");
+}
+
 #[test]
 fn s53_receipts_do_not_pile_up() {
     let pair = linked(Setup::shared());
