@@ -59,6 +59,30 @@ fn s45_mirrored_ids_count_on_on_both_sides() {
     }
 }
 
+/// The sequence that goes on is each node's own, whatever table and column are called there.
+#[test]
+fn s45_mirrored_ids_of_tables_with_other_names() {
+    let names = "ids = \"mirror\"\nnames = { legacy = \"old_things\" }\ncolumns = { legacy = { id = \"no\", name = \"title\" } }";
+    let pair = Pair::with(Setup::shared().linking("things").keys(names));
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    new.sql("CREATE TABLE things (id bigserial PRIMARY KEY, name text)");
+    legacy.sql("CREATE TABLE old_things (title text, no bigserial PRIMARY KEY, id int)");
+    pair.link();
+    let (insert_new, insert_legacy) = (
+        "INSERT INTO things (name) VALUES ('n') RETURNING id",
+        "INSERT INTO old_things (title) VALUES ('l') RETURNING no",
+    );
+    // The first number was drawn when they were linked.
+    for id in (2..7).step_by(2) {
+        assert_eq!(new.sql(insert_new), id.to_string());
+        assert_eq!(legacy.sql(insert_legacy), (id + 1).to_string());
+    }
+    assert_eq!(legacy.sql("SELECT string_agg(no || title, ',' ORDER BY no) FROM old_things"), "2n,3l,4n,5l,6n,7l");
+    pair.nodes().iter().for_each(nothing_waits);
+    pair.pgtandem(["down", "--yes"]).ok();
+    assert_eq!((new.sql(insert_new), legacy.sql(insert_legacy)), ("8".to_owned(), "8".to_owned()));
+}
+
 /// That is what cannot be helped: it is a conflict, and the row that lost is kept.
 #[test]
 fn s45_two_mirrored_inserts_at_one_moment_get_the_same_id() {

@@ -1,6 +1,6 @@
 //! S50: when COMMIT has returned on one side, the row is on the other. No hub runs.
 
-use crate::support::{Node, PRODUCTS, Pair, Setup};
+use crate::support::{Node, PATIENCE, PRODUCTS, Pair, Setup, wait_until};
 
 pub fn linked(setup: Setup) -> Pair {
     let pair = Pair::with(setup.table("products", PRODUCTS));
@@ -136,4 +136,26 @@ fn s50_a_hub_at_work_changes_nothing_about_it() {
     }
     pair.settle();
     assert_eq!(pair["new"].sql("SELECT count(*) FROM pgtandem.decision"), "0");
+}
+
+/// Neither at COMMIT nor by a hub: each row is written once on each side, and the receiver has nothing to send.
+#[test]
+fn s20_what_arrives_does_not_go_back() {
+    let pair = linked(Setup::shared());
+    let hub = pair.hub();
+    hub.wait_for_log("working");
+    for price in 0..20 {
+        for node in pair.nodes() {
+            node.sql(&format!("INSERT INTO products (name, price) VALUES ('{}', {price})", node.name()));
+            node.sql(&format!("UPDATE products SET name = 'x' WHERE price = {price}"));
+        }
+    }
+    pair.settle();
+    let written = "SELECT n_tup_ins, n_tup_upd FROM pg_stat_user_tables WHERE relname = 'products'";
+    for node in pair.nodes() {
+        nothing_waits(node);
+        assert_eq!(node.sql("SELECT count(*) FROM pgtandem.decision"), "0");
+        wait_until("what was written is counted", PATIENCE, || node.sql(written) == "40|60");
+    }
+    assert!(hub.is_running());
 }

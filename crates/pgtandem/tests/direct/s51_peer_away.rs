@@ -198,6 +198,35 @@ fn s51_a_hub_delivers_what_waits_when_the_peer_is_back() {
     assert!(hub.is_running(), "{}", hub.log());
 }
 
+/// What is written meanwhile waits in the outbox, in pieces when it is read, and comes in order.
+#[test]
+fn s31_a_peer_is_away_while_much_is_written() {
+    const WRITE: &str = "DO $$ BEGIN FOR i IN 1..7000 LOOP
+            INSERT INTO products (id, name) SELECT i * 10 + n, 'new' FROM generate_series(0, 9) n;
+            UPDATE products SET price = i WHERE id = i * 5 + 45; COMMIT;
+        END LOOP; END $$";
+    let pair = linked(Setup::default().setting("synchronous_commit", "off"));
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    new.sql("INSERT INTO products (id, name) VALUES (1, 'one'), (2, 'two')");
+    legacy.cluster.stop(pgtandem::cluster::Stop::Fast).unwrap();
+    new.sql(WRITE);
+    new.sql("UPDATE products SET name = 'of new' WHERE id = 2");
+    assert_ne!(pair.pgtandem(["run", "--once"]).code, 0);
+    legacy.cluster.start_again().unwrap();
+    pair.apart();
+    legacy.sql("UPDATE products SET name = 'of legacy' WHERE id <= 2");
+    pair.pgtandem(["run", "--once"]).ok();
+    pair.equal("products");
+    assert_eq!(
+        legacy.sql("SELECT count(*), sum(price) FROM products"),
+        new.sql("SELECT count(*), sum(price) FROM products")
+    );
+    assert_eq!(legacy.sql("SELECT count(*) FROM products"), "70002");
+    assert_eq!(new.sql("SELECT string_agg(name, ',' ORDER BY id) FROM products WHERE id <= 2"), "of legacy,of legacy");
+    assert_eq!(legacy.sql("SELECT loser_row->>'name' FROM pgtandem.decision"), "of new");
+    pair.nodes().iter().for_each(waits_no_more);
+}
+
 /// Each waits for the other's row, across two servers, which neither can know.
 #[test]
 fn s52_both_sides_update_the_same_row_at_once() {

@@ -142,6 +142,34 @@ fn s07_filled_tables_of_other_names_are_merged_renumbered_and_put_back() {
     drop(hub);
 }
 
+/// Columns without a foreign key that hold ids are found, and named, as that node calls them.
+#[test]
+fn s07_references_are_a_nodes_own() {
+    let merged = "merge = \"only-missing\"\nmatch = [\"sku\"]\nrenumber = \"legacy\"\n[tables.columns";
+    let named = merged.replacen("[tables", "references = [\"carts.product_no\"]\n[tables", 1);
+    for (keys, is_named) in [(merged, false), (&named, true)] {
+        let pair = pair(Setup::shared().linking("lines").keys(&NAMES.replacen("[tables.columns", keys, 1)));
+        pair["new"].sql("INSERT INTO products (id, name, sku) VALUES (4, 'd', 'D')");
+        pair["legacy"].sql(
+            "INSERT INTO shop.legacy_products (product_no, title, sku) VALUES (4, 'other', 'O');
+             CREATE TABLE carts (id serial PRIMARY KEY, product_no bigint); INSERT INTO carts (product_no) VALUES (4)",
+        );
+        if !is_named {
+            let said = pair.pgtandem(["plan"]).exits(1);
+            let said = said.stdout + &said.stderr;
+            assert!(said.contains("references = [\"carts.product_no\"") && said.contains("legacy"), "{said}");
+            continue;
+        }
+        pair.link();
+        let cart = "SELECT p.name FROM carts c JOIN products p ON p.id = c.product_no";
+        assert_eq!(pair["legacy"].sql(cart), "other");
+        assert_ne!(pair["legacy"].sql("SELECT product_no FROM carts"), "4");
+        pair.equal("products");
+        pair.pgtandem(["undo", "merge", "--yes"]).ok();
+        assert_eq!(pair["legacy"].sql("SELECT product_no FROM carts"), "4");
+    }
+}
+
 #[test]
 fn s07_what_differs_is_repaired_under_each_nodes_names() {
     let pair = pair(setup());

@@ -51,7 +51,10 @@ impl Work<'_> {
                 sessions.push((*node, session));
             }
             let compared = self.compare_before(table, &sessions).await?;
-            self.require_mergeable(table, &sessions, &compared, merge)?;
+            // Of rows that share an id and get different ones nobody loses. Which they are shows when they have them.
+            let merge_now =
+                if self.is_renumbered(table) && *merge == Merge::OnlyMissing { &Merge::Newest } else { merge };
+            self.require_mergeable(table, &sessions, &compared, merge_now)?;
             self.refuse_what_constraints_refuse(table, &sessions, &compared, (merge, by)).await?;
             if !compared.tally.is_equal() {
                 let names = names(&sessions);
@@ -147,19 +150,19 @@ impl Work<'_> {
     /// Whether rows with the same values in a unique index of these columns may become one row, or have other values, when
     /// rows are renumbered.
     pub(super) fn shows_later(&self, table: &QualifiedName, index: &[&Ident]) -> bool {
-        let renumbered = |name: &QualifiedName| {
-            let mut steps = self.plan.steps.iter();
-            steps.any(|step| matches!(step, Step::Renumber { table, .. } if table == name))
-        };
-        let matching = self.config.tables.iter().find(|of| of.name == *table && renumbered(table));
+        let matching = self.config.tables.iter().find(|of| of.name == *table && self.is_renumbered(table));
         let matching = matching.and_then(|table| table.matching.as_ref());
         let joined = matching.is_some_and(|matching| matching.columns.iter().all(|name| index.contains(&name)));
         let shapes = (0..self.nodes.len()).filter_map(|node| self.shape(node, table));
         let refers = |column: &Ident| {
             let keys = shapes.clone().flat_map(|shape| &shape.foreign_keys_out);
-            keys.filter(|key| key.columns.contains(column)).any(|key| renumbered(&key.referenced))
+            keys.filter(|key| key.columns.contains(column)).any(|key| self.is_renumbered(&key.referenced))
         };
         joined || index.iter().any(|column| refers(column))
+    }
+
+    fn is_renumbered(&self, name: &QualifiedName) -> bool {
+        self.plan.steps.iter().any(|step| matches!(step, Step::Renumber { table, .. } if table == name))
     }
 
     /// `sessions`: one per node whose rows are compared, with the node's number, each in a transaction that sees one
