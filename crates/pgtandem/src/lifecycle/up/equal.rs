@@ -6,7 +6,7 @@ use crate::compare::{Columns, Options, Sessions, Side, Subject, Tally, compare_r
 use crate::config::{MERGE_BY, Merge, spell_table_name};
 use crate::lifecycle::error::On;
 use crate::lifecycle::plan::{Rows, Step};
-use crate::lifecycle::settle::differences::Differences;
+use crate::lifecycle::settle::differences::{Differences, Keep};
 use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::sql::{Ident, QualifiedName};
 use std::collections::BTreeSet;
@@ -14,6 +14,34 @@ use std::fmt::Write as _;
 
 /// One state of the rows is seen, so that one look will do. Of rows that clash some are shown.
 const OPTIONS: Options = Options { frozen: true, max_load: 1.0, examples: 3 };
+
+/// What a comparison is for.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose<'a> {
+    /// To see what there is.
+    Looking,
+    Renumbering,
+    Merging(&'a Merge),
+}
+
+impl Purpose<'_> {
+    /// `one_encoding`: of all the nodes' databases.
+    fn keep(self, subject: &Subject, sides: &[Side<'_>], one_encoding: bool) -> Keep {
+        let nodes = sides.len();
+        match self {
+            Self::Looking => Keep::Nothing,
+            // What is copied as it is must be known again by the hash that it had where it came from.
+            Self::Merging(merge) if one_encoding && subject.is_spelled_alike() => {
+                let preferred = match merge {
+                    Merge::Prefer(node) => sides.iter().position(|side| side.name == node),
+                    Merge::Newest | Merge::OnlyMissing | Merge::Refuse => None,
+                };
+                Keep::Merge { nodes, preferred, integers: subject.has_integer_key() }
+            }
+            Self::Renumbering | Self::Merging(_) => Keep::Keys { nodes },
+        }
+    }
+}
 
 /// What a comparison found. The subject is none if the table is gone.
 pub(super) struct Compared<'a> {
@@ -144,7 +172,7 @@ impl Work<'_> {
         table: &'a QualifiedName,
         sessions: &[(usize, OpenNode)],
     ) -> Result<Compared<'a>, LifecycleError> {
-        self.compare_clashes(table, sessions, false, |index| !self.shows_later(table, index)).await
+        self.compare_clashes(table, sessions, Purpose::Looking, |index| !self.shows_later(table, index)).await
     }
 
     /// Whether rows with the same values in a unique index of these columns may become one row, or have other values, when
@@ -166,14 +194,14 @@ impl Work<'_> {
     }
 
     /// `sessions`: one per node whose rows are compared, with the node's number, each in a transaction that sees one
-    /// state of them. `keep`: to merge them.
+    /// state of them.
     pub(super) async fn compare<'a>(
         &'a self,
         table: &'a QualifiedName,
         sessions: &[(usize, OpenNode)],
-        keep: bool,
+        purpose: Purpose<'_>,
     ) -> Result<Compared<'a>, LifecycleError> {
-        self.compare_clashes(table, sessions, keep, |_| true).await
+        self.compare_clashes(table, sessions, purpose, |_| true).await
     }
 
     /// `clashes`: whether they are looked for in a unique index of these columns.
@@ -181,7 +209,7 @@ impl Work<'_> {
         &'a self,
         table: &'a QualifiedName,
         sessions: &[(usize, OpenNode)],
-        keep: bool,
+        purpose: Purpose<'_>,
         clashes: impl Fn(&[&Ident]) -> bool,
     ) -> Result<Compared<'a>, LifecycleError> {
         let columns: Vec<Columns> =
@@ -189,7 +217,7 @@ impl Work<'_> {
         let shapes: Option<Vec<&TableShape>> = sessions.iter().map(|(node, _)| self.shape(*node, table)).collect();
         // Those of the surveys: a table that has gone since is missed by whatever reads it next.
         let Some(shapes) = shapes.filter(|shapes| shapes.len() > 1) else {
-            let differences = Differences::new(table, 0, self.progress, false)?;
+            let differences = Differences::new(table, 0, self.progress, Keep::Nothing)?;
             return Ok(Compared { subject: None, tally: Tally::default(), differences });
         };
         // Outside of the transactions, which an error would end.
@@ -197,6 +225,9 @@ impl Work<'_> {
         let mut subject = Subject::new(table, &asked, &shapes, &columns).await?;
         subject.look_for_clashes_in(clashes);
         let sides: Vec<Side<'_>> = sessions.iter().map(|(_, session)| side(session)).collect();
+        let encodings: BTreeSet<&str> =
+            sessions.iter().map(|(node, _)| self.surveys[*node].server.encoding.as_str()).collect();
+        let keep = purpose.keep(&subject, &sides, encodings.len() == 1);
         let mut differences = Differences::new(table, subject.estimated_rows(), self.progress, keep)?;
         let tally = compare_rows(&subject, &Sessions::single(sides), OPTIONS, None, &mut differences).await?;
         self.progress.compared(table);

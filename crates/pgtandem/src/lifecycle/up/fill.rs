@@ -1,6 +1,7 @@
 //! Making a table's rows the same on all nodes, and the table live.
 
 use super::copy::Copy;
+use super::equal::Purpose;
 use super::resume::Copied;
 use super::snapshot::Snapshot;
 use super::{Until, Work};
@@ -100,7 +101,9 @@ impl Work<'_> {
             Rows::NoneYet | Rows::Copy { .. } => (&nothing.0, &nothing.1),
         };
         let mut sessions = self.enter_snapshots(filled).await?;
-        let mut compared = self.compare(table, &sessions, *merge != Merge::Refuse && empty.is_empty()).await?;
+        let all_are_here = *merge != Merge::Refuse && empty.is_empty();
+        let purpose = if all_are_here { Purpose::Merging(merge) } else { Purpose::Looking };
+        let mut compared = self.compare(table, &sessions, purpose).await?;
         self.require_mergeable(table, &sessions, &compared, merge)?;
         let differ = !compared.tally.is_equal();
         let mut nodes = filled.to_vec();
@@ -110,13 +113,13 @@ impl Work<'_> {
         }
         if differ && !empty.is_empty() {
             sessions = self.enter_snapshots(&nodes).await?;
-            compared = self.compare(table, &sessions, true).await?;
+            compared = self.compare(table, &sessions, Purpose::Merging(merge)).await?;
         }
         for node in &nodes {
             self.start_from_snapshot(id, table, *node).await?;
         }
         if let (true, Some(subject)) = (differ, &compared.subject) {
-            self.merge(id, table, sessions, subject, compared.differences, (merge, by)).await?;
+            self.merge((id, table), sessions, subject, compared.differences, (merge, by)).await?;
         }
         Ok(differ)
     }

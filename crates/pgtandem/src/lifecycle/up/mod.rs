@@ -11,6 +11,7 @@ mod equal;
 mod fill;
 mod install;
 mod interleave;
+mod lacking;
 mod merge;
 pub(in crate::lifecycle) mod own;
 mod publish;
