@@ -288,6 +288,15 @@ impl ComparedTable {
     }
 }
 
+/// How many rows there are, and how many of them may have been written by a transaction with this number (`$1`) or a later
+/// one. Rows that were frozen long ago may be among them.
+pub fn rows_since(table: &QualifiedName) -> String {
+    format!(
+        "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (\
+         WHERE pg_catalog.age(t.xmin) <= pg_catalog.age($1::pg_catalog.text::pg_catalog.xid)) FROM {table} AS t"
+    )
+}
+
 /// Set on the sessions that ask for groups: there are few of them, but the planner expects one per row, and would sort
 /// the rows on disk. A range takes less than starting a parallel worker and compiling its expressions are worth, and the
 /// server has others to serve.

@@ -33,7 +33,7 @@ pub(in crate::lifecycle) enum Keep {
 /// Watches a comparison. The keys go to unlinked temporary files: nothing may be written before all of the table has
 /// been seen, and there may be millions.
 pub(in crate::lifecycle) struct Differences<'a> {
-    table: &'a QualifiedName,
+    table: QualifiedName,
     total: u64,
     progress: &'a dyn Progress,
     keep: Keep,
@@ -48,7 +48,7 @@ pub(in crate::lifecycle) struct Differences<'a> {
 
 impl<'a> Differences<'a> {
     pub fn new(
-        table: &'a QualifiedName,
+        table: &QualifiedName,
         total: u64,
         progress: &'a dyn Progress,
         keep: Keep,
@@ -59,7 +59,7 @@ impl<'a> Differences<'a> {
                 Some(BufWriter::new(tempfile::tempfile().map_err(|error| no_room(&error))?))
             }
         };
-        let missing = BTreeMap::new();
+        let (table, missing) = (table.clone(), BTreeMap::new());
         Ok(Self { table, total, progress, keep, contested: 0, keys: 0, spool, missing, failed: None })
     }
 
@@ -115,7 +115,7 @@ impl<'a> Differences<'a> {
 
 impl Watch for Differences<'_> {
     fn rows(&mut self, done: u64) {
-        self.progress.rows(self.table, done, self.total.max(done));
+        self.progress.rows(&self.table, done, self.total.max(done));
     }
 
     fn found(&mut self, found: &Found) {

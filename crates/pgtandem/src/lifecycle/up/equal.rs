@@ -1,6 +1,7 @@
 //! Filled tables are linked only if they are equal, or become so.
 
 use super::Work;
+use super::unchanged::Earlier;
 use crate::catalog::TableShape;
 use crate::compare::{Columns, Options, Sessions, Side, Subject, Tally, compare_rows};
 use crate::config::{MERGE_BY, Merge, spell_table_name};
@@ -50,16 +51,19 @@ pub(super) struct Compared<'a> {
     pub differences: Differences<'a>,
 }
 
-impl Work<'_> {
+impl<'w> Work<'w> {
     /// Before anything is changed: a link that cannot come to be should not leave a slot behind that keeps WAL. What
-    /// decides is the comparison at the snapshots, later.
+    /// decides is the comparison at the snapshots, later, or this one if it still holds then.
     ///
-    /// Says what differs. `only_merges`: of tables that would not be merged nothing is said, and none is refused.
+    /// Says what differs. `only_merges`: of tables that would not be merged nothing is said, none is refused, and no
+    /// comparison is kept.
     pub(super) async fn refuse_different_tables(
         &self,
         only_merges: bool,
-    ) -> Result<Vec<(QualifiedName, String)>, LifecycleError> {
-        let mut differ = Vec::new();
+    ) -> Result<(Vec<(QualifiedName, String)>, Vec<Earlier<'w>>), LifecycleError> {
+        let (mut differ, mut kept) = (Vec::new(), Vec::new());
+        // Where rows get other ids there will be others to compare, and other clashes to look for.
+        let keep = !only_merges && !self.plan.steps.iter().any(|step| matches!(step, Step::Renumber { .. }));
         for step in &self.plan.steps {
             let Step::Fill { id, table, rows: Rows::Compare { nodes, merge, by, .. } } = step else { continue };
             if only_merges && *merge == Merge::Refuse {
@@ -78,7 +82,8 @@ impl Work<'_> {
                 begin.on(&session.name, "comparing rows")?;
                 sessions.push((*node, session));
             }
-            let compared = self.compare_before(table, &sessions).await?;
+            let purpose = if keep && *merge != Merge::Refuse { Purpose::Merging(merge) } else { Purpose::Looking };
+            let compared = self.compare_before(table, &sessions, purpose).await?;
             // Of rows that share an id and get different ones nobody loses. Which they are shows when they have them.
             let merge_now =
                 if self.is_renumbered(table) && *merge == Merge::OnlyMissing { &Merge::Newest } else { merge };
@@ -90,8 +95,11 @@ impl Work<'_> {
                 self.progress.merged(table, &words);
                 differ.push((table.clone(), words));
             }
+            if keep {
+                self.keep_comparison(&mut kept, *id, &sessions, compared).await?;
+            }
         }
-        Ok(differ)
+        Ok((differ, kept))
     }
 
     /// Refuses what the merge cannot make equal.
@@ -167,12 +175,13 @@ impl Work<'_> {
     }
 
     /// Before rows are renumbered: unique values that will only then show whether they clash are not looked at.
-    async fn compare_before<'a>(
-        &'a self,
-        table: &'a QualifiedName,
+    async fn compare_before(
+        &self,
+        table: &QualifiedName,
         sessions: &[(usize, OpenNode)],
-    ) -> Result<Compared<'a>, LifecycleError> {
-        self.compare_clashes(table, sessions, Purpose::Looking, |index| !self.shows_later(table, index)).await
+        purpose: Purpose<'_>,
+    ) -> Result<Compared<'w>, LifecycleError> {
+        self.compare_clashes(table, sessions, purpose, |index| !self.shows_later(table, index)).await
     }
 
     /// Whether rows with the same values in a unique index of these columns may become one row, or have other values, when
@@ -195,23 +204,23 @@ impl Work<'_> {
 
     /// `sessions`: one per node whose rows are compared, with the node's number, each in a transaction that sees one
     /// state of them.
-    pub(super) async fn compare<'a>(
-        &'a self,
-        table: &'a QualifiedName,
+    pub(super) async fn compare(
+        &self,
+        table: &QualifiedName,
         sessions: &[(usize, OpenNode)],
         purpose: Purpose<'_>,
-    ) -> Result<Compared<'a>, LifecycleError> {
+    ) -> Result<Compared<'w>, LifecycleError> {
         self.compare_clashes(table, sessions, purpose, |_| true).await
     }
 
     /// `clashes`: whether they are looked for in a unique index of these columns.
-    async fn compare_clashes<'a>(
-        &'a self,
-        table: &'a QualifiedName,
+    async fn compare_clashes(
+        &self,
+        table: &QualifiedName,
         sessions: &[(usize, OpenNode)],
         purpose: Purpose<'_>,
         clashes: impl Fn(&[&Ident]) -> bool,
-    ) -> Result<Compared<'a>, LifecycleError> {
+    ) -> Result<Compared<'w>, LifecycleError> {
         let columns: Vec<Columns> =
             self.common_columns(table).into_iter().map(|name| vec![name; sessions.len()]).collect();
         let shapes: Option<Vec<&TableShape>> = sessions.iter().map(|(node, _)| self.shape(*node, table)).collect();

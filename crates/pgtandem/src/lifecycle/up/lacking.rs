@@ -12,6 +12,7 @@ use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::link::PackedRows;
 use crate::sql::{self, Ident, WrittenColumn};
 use futures::future::try_join_all;
+use std::fmt::Write as _;
 
 /// So many rows are written in one transaction, for some tenths of a second: the application waits for it only where it
 /// inserts one of their keys itself.
@@ -91,10 +92,7 @@ impl Merge<'_> {
             target.writer.client().batch_execute("ROLLBACK").await.on(node, DOING)?;
             return Ok(Outcome::NotAll);
         }
-        let mut rows = PackedRows::default();
-        for (at, spelling) in batch.spellings.iter().enumerate() {
-            rows.push(*spelling, batch.texts(at).iter().map(String::as_str));
-        }
+        let rows = packed(batch);
         let counts = Counts { copied, ..Counts::default() };
         self.commit(to, &rows, &[], counts).await?;
         Ok(Outcome::Done(counts))
@@ -124,6 +122,21 @@ impl Merge<'_> {
         }
         Ok(sum)
     }
+}
+
+fn packed(batch: &MissingBatch) -> PackedRows {
+    let (mut rows, mut text) = (PackedRows::default(), String::new());
+    for (at, spelling) in batch.spellings.iter().enumerate() {
+        match &batch.keys {
+            MissingKeys::Integers(keys) => {
+                text.clear();
+                let _ = write!(text, "{}", keys[at]);
+                rows.push(*spelling, std::iter::once(text.as_str()));
+            }
+            MissingKeys::Texts(keys) => rows.push(*spelling, keys[at].iter().map(String::as_str)),
+        }
+    }
+    rows
 }
 
 /// The first key, and a bit for each from there on; none: they are too far apart.

@@ -82,6 +82,39 @@ fn s40_merge_rows_that_are_written_meanwhile_are_for_the_hub_to_judge() {
     assert_eq!(pair["legacy"].sql("SELECT count(*) FROM pgtandem.held WHERE released IS NULL"), "0");
 }
 
+/// What was compared before the first step is not what is merged, if anybody has written to it since.
+#[test]
+fn s40_merge_rows_that_are_written_after_they_were_first_compared() {
+    for (written, merged) in [
+        (
+            "UPDATE products SET name = 'later', updated_at = '2024-01-02' WHERE id = 1",
+            "1 later\n2 both\n3 new\n4 legacy",
+        ),
+        ("DELETE FROM products WHERE id = 4", "1 both\n2 both\n3 new"),
+        (
+            "DELETE FROM products WHERE id = 4; INSERT INTO products VALUES (5, 'later', '2024-01-02')",
+            "1 both\n2 both\n3 new\n5 later",
+        ),
+    ] {
+        let pair = pair("merge = \"newest\"");
+        let insert =
+            "INSERT INTO products (id, name, updated_at) VALUES (1, 'both', '2024-01-01'), (2, 'both', '2024-01-01')";
+        pair["new"].sql(&format!("{insert}, (3, 'new', '2024-01-01')"));
+        pair["legacy"].sql(&format!("{insert}, (4, 'legacy', '2024-01-01')"));
+        // Of this transaction's end `up` makes sure after it has compared, and before the snapshots.
+        let open = pair["new"].session();
+        open.run("BEGIN; UPDATE products SET name = name WHERE id = 2").unwrap();
+        let up = start_up(&pair);
+        let has_begun = "SELECT to_regclass('pgtandem.linked_table') IS NOT NULL";
+        wait_until("the first comparison is done", PATIENCE, || pair["new"].sql(has_begun) == "t");
+        pair["legacy"].sql(written);
+        open.run("ROLLBACK").unwrap();
+        finish(up);
+        let rows = "SELECT id || ' ' || name FROM products ORDER BY id";
+        assert_eq!(pair.nodes().iter().map(|node| node.sql(rows)).collect::<Vec<_>>(), [merged; 2], "{written}");
+    }
+}
+
 /// Inserts keys that the other one inserts, too, and changes the same rows. Answers with the names it inserted.
 fn write(session: &Session, node: &str, stop: &AtomicBool) -> Vec<String> {
     let mut names = Vec::new();
