@@ -144,18 +144,19 @@ CREATE TABLE pgtandem.merge (
     table_id     integer PRIMARY KEY,
     copied       bigint NOT NULL DEFAULT 0,             -- rows that were inserted here
     overwritten  bigint NOT NULL DEFAULT 0,             -- rows that were overwritten here, each with a decision that keeps it
-    columns      text[] NOT NULL,                       -- that it wrote, in the order in which they are hashed
     last_at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     confirmed_at timestamptz                            -- from then on it stays
 );
 
--- Rows that a merge inserted here, as long as it can be undone.
-CREATE TABLE pgtandem.merged_row (
+-- Rows that a merge inserted here, as long as it can be undone: some thousands in one.
+CREATE TABLE pgtandem.merged_rows (
+    id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     table_id integer NOT NULL,
-    key      text[] NOT NULL,                           -- in the order of the primary key
-    hash     bigint NOT NULL,                           -- of the columns the merge wrote: tells whether the row was changed since
-    PRIMARY KEY (table_id, key)
+    spelling jsonb NOT NULL,                            -- how the rows' hashes come about, and which columns are their key
+    rows     bytea NOT NULL                             -- of each eight bytes of hash, which tells whether the row was changed since, and of each column of its key length (four bytes) and text
 );
+CREATE INDEX ON pgtandem.merged_rows (table_id, id);
+ALTER TABLE pgtandem.merged_rows ALTER COLUMN rows SET STORAGE EXTERNAL;  -- hashes do not compress
 
 -- What `up` changed on objects that are not ours, as it was before, for `down`.
 CREATE TABLE pgtandem.restore (

@@ -4,9 +4,10 @@ use super::CompareError;
 use super::error::On;
 use super::ranges::Range;
 use super::subject::{Side, Subject};
-use crate::sql::Extent;
+use crate::sql::{Extent, RUN_BITS};
 use futures::future::try_join_all;
 use hashbrown::HashMap;
+use tokio_postgres::types::ToSql;
 
 /// So many rows' hashes are in memory at a time.
 const ROWS_AT_ONCE: u64 = 50_000;
@@ -22,6 +23,31 @@ pub(super) struct Suspect {
     pub on: Vec<usize>,
     /// Those have rows with the same hash.
     pub uncontested: bool,
+    /// Of the spelling of the first one's row.
+    pub spelling: i64,
+}
+
+/// A key of one integer that some node lacks, with rows of the same hash where it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Lone {
+    pub key: i64,
+    /// A bit for each node that has it, by its number.
+    pub on: u64,
+    /// The hash of its spelling on the first of them: see [`crate::sql::ComparedTable::spelling_hash`].
+    pub spelling: i64,
+}
+
+impl Lone {
+    fn suspect(&self, nodes: usize) -> Suspect {
+        let text = || vec![self.key.to_string()];
+        Suspect {
+            key: text(),
+            texts: vec![text(); nodes],
+            on: (0..nodes).filter(|node| self.on & 1 << node != 0).collect(),
+            uncontested: true,
+            spelling: self.spelling,
+        }
+    }
 }
 
 /// What is in a range.
@@ -30,6 +56,36 @@ pub(super) struct Summary {
     /// Node by node.
     pub rows: Vec<u64>,
     pub suspects: Vec<Suspect>,
+    /// Suspects, too: there may be as many of these as there are rows.
+    pub lone: Vec<Lone>,
+    /// How much of the range is not the same everywhere, in percent: none only if nothing is.
+    pub differs: u8,
+}
+
+impl Summary {
+    /// For who looks at each of them.
+    pub fn without_lone(mut self) -> Self {
+        let nodes = self.rows.len();
+        self.suspects.extend(self.lone.drain(..).map(|lone| lone.suspect(nodes)));
+        self.suspects.sort_by_cached_key(|suspect| order(&suspect.key));
+        self
+    }
+
+    /// This one of [`Self::lone`] is a suspect like others.
+    pub fn as_suspect(&self, lone: &Lone) -> Suspect {
+        lone.suspect(self.rows.len())
+    }
+}
+
+/// What a group that differs has of rows that do, in the mean, can hardly be less.
+const SHARE_OF_GROUP: usize = 1 << RUN_BITS;
+/// From so many percent on a range's rows are read at once, without looking which groups differ: they would be read again.
+const MOST: u8 = 30;
+/// So many keys of one integer with their hashes are in memory at a time, for each node.
+const MOST_INTEGERS: u64 = 1 << 19;
+
+fn percent(some: usize, all: usize) -> u8 {
+    u8::try_from((some * 100).div_ceil(all.max(1)).min(100)).unwrap_or(100)
 }
 
 /// Rows, and the sum over their hashes.
@@ -44,33 +100,55 @@ struct Part<'a> {
     extent: &'a Extent,
 }
 
-/// `walker`: where the range's boundaries were read. `as_one`: the range is expected to be the same on all nodes, and only
-/// otherwise split up: putting rows into groups costs the servers almost as much as hashing them.
+/// `walker`: where the range's boundaries were read. `expected`: how much of it may differ. If nothing, it is only otherwise
+/// split up: putting rows into groups costs the servers almost as much as hashing them.
 pub(super) async fn summarise(
     sides: &[Side<'_>],
     subject: &Subject,
     walker: usize,
     range: Range,
-    as_one: bool,
+    expected: u8,
 ) -> Result<Summary, CompareError> {
     let extent = range.extent(&subject.key_types[walker]);
     let part = |node: usize| Part { side: sides[node], subject, node, range: &range, extent: &extent };
     let parts: Vec<Part<'_>> = (0..sides.len()).map(part).collect();
-    if as_one {
+    if expected == 0 {
         let totals = try_join_all(parts.iter().map(Part::total)).await?;
         if totals.iter().all(|total| *total == totals[0]) {
             let rows = totals.iter().map(|total| total[0].unsigned_abs()).collect();
-            return Ok(Summary { rows, suspects: Vec::new(), range });
+            return Ok(Summary { rows, suspects: Vec::new(), lone: Vec::new(), differs: 0, range });
         }
     }
+    if expected >= MOST && range.has_few_runs(subject) {
+        return all_of_integers(&parts, range.clone()).await;
+    }
     let groups = try_join_all(parts.iter().map(Part::groups)).await?;
-    let rows = groups.iter().map(|groups| groups.iter().map(|group| group[0].unsigned_abs()).sum()).collect();
-    let mut suspects = Vec::new();
-    for numbers in differing(&groups) {
-        suspects.extend(suspects_of(&parts, &numbers).await?);
+    let rows: Vec<u64> = groups.iter().map(|groups| groups.iter().map(|group| group[0].unsigned_abs()).sum()).collect();
+    let there = (0..groups[0].len()).filter(|at| groups.iter().any(|of_node| of_node[*at][0] != 0)).count();
+    let portions = differing(&groups);
+    let differs = percent(portions.iter().map(Vec::len).sum(), there);
+    if differs >= MOST && subject.one_integer && rows.iter().all(|rows| *rows <= MOST_INTEGERS) {
+        return all_of_integers(&parts, range.clone()).await;
+    }
+    let (mut suspects, mut lone) = (Vec::new(), Vec::new());
+    for numbers in portions {
+        let (some, some_lone) = suspects_of(&parts, &numbers).await?;
+        suspects.extend(some);
+        lone.extend(some_lone);
     }
     suspects.sort_by_cached_key(|suspect| order(&suspect.key));
-    Ok(Summary { rows, suspects, range })
+    lone.sort_unstable_by_key(|lone| lone.key);
+    Ok(Summary { rows, suspects, lone, differs, range })
+}
+
+/// Looks at every row, of a range of keys of one integer that has not too many of them.
+async fn all_of_integers(parts: &[Part<'_>], range: Range) -> Result<Summary, CompareError> {
+    let answers = try_join_all(parts.iter().map(Part::rows_of_range)).await?;
+    let rows: Vec<u64> = answers.iter().map(|answer| answer.keys.len() as u64).collect();
+    let (suspects, lone) = suspects_of_integers(&answers);
+    let most = answers.iter().map(|answer| answer.keys.len()).max().unwrap_or_default();
+    let differs = percent((suspects.len() + lone.len()) * SHARE_OF_GROUP, most);
+    Ok(Summary { rows, suspects, lone, differs, range })
 }
 
 /// The numbers of groups that are not the same everywhere, in portions that fit into memory.
@@ -92,35 +170,55 @@ fn differing(groups: &[Vec<Group>]) -> Vec<Vec<i32>> {
     portions
 }
 
-async fn suspects_of(parts: &[Part<'_>], numbers: &Vec<i32>) -> Result<Vec<Suspect>, CompareError> {
+type Suspects = (Vec<Suspect>, Vec<Lone>);
+
+async fn suspects_of(parts: &[Part<'_>], numbers: &Vec<i32>) -> Result<Suspects, CompareError> {
     match parts[0].range.runs(parts[0].subject, numbers) {
-        Some(runs) => suspects_of_runs(parts, &runs).await,
-        None => suspects_of_groups(parts, numbers).await,
+        Some(runs) => {
+            let answers = try_join_all(parts.iter().map(|part| part.rows_of_runs(&runs))).await?;
+            Ok(suspects_of_integers(&answers))
+        }
+        None => Ok((suspects_of_groups(parts, numbers).await?, Vec::new())),
     }
 }
 
-async fn suspects_of_runs(parts: &[Part<'_>], runs: &Vec<i64>) -> Result<Vec<Suspect>, CompareError> {
-    let answers = try_join_all(parts.iter().map(|part| part.rows_of_runs(runs))).await?;
-    let rows = answers
-        .iter()
-        .enumerate()
-        .flat_map(|(node, rows)| rows.iter().map(move |row| (row.get::<_, i64>(0), node, row.get::<_, i64>(1))));
-    let mut rows: Vec<(i64, usize, i64)> = rows.collect();
-    rows.sort_unstable();
-    let suspect = |of_key: &[(i64, usize, i64)]| {
-        let uncontested = of_key.iter().all(|row| row.2 == of_key[0].2);
-        let is_equal = uncontested && of_key.len() == parts.len();
-        let text = || vec![of_key[0].0.to_string()];
-        let on = || of_key.iter().map(|row| row.1).collect();
-        (!is_equal).then(|| Suspect { key: text(), texts: vec![text(); parts.len()], on: on(), uncontested })
-    };
-    Ok(rows.chunk_by(|a, b| a.0 == b.0).filter_map(suspect).collect())
+/// A node's rows under keys of one integer.
+struct Integers {
+    keys: Vec<i64>,
+    hashes: Vec<i64>,
+    /// None: as `hashes`.
+    spellings: Option<Vec<i64>>,
+}
+
+fn suspects_of_integers(answers: &[Integers]) -> Suspects {
+    let all = answers.iter().enumerate();
+    let rows = all.flat_map(|(node, rows)| rows.keys.iter().enumerate().map(move |(at, key)| (*key, node, at)));
+    let mut rows: Vec<(i64, usize, usize)> = rows.collect();
+    // Each node's are mostly in order already.
+    rows.sort();
+    let (mut suspects, mut lone) = (Vec::new(), Vec::new());
+    for of_key in rows.chunk_by(|a, b| a.0 == b.0) {
+        let (key, node, at) = of_key[0];
+        let uncontested = of_key.iter().all(|(_, of, at_of)| answers[*of].hashes[*at_of] == answers[node].hashes[at]);
+        if uncontested && of_key.len() == answers.len() {
+            continue;
+        }
+        let spelling = answers[node].spellings.as_ref().unwrap_or(&answers[node].hashes)[at];
+        let one = Lone { key, on: of_key.iter().map(|(_, of, _)| 1 << of).sum(), spelling };
+        if uncontested {
+            lone.push(one);
+        } else {
+            suspects.push(Suspect { uncontested: false, ..one.suspect(answers.len()) });
+        }
+    }
+    (suspects, lone)
 }
 
 async fn suspects_of_groups(parts: &[Part<'_>], numbers: &Vec<i32>) -> Result<Vec<Suspect>, CompareError> {
     #[derive(Default)]
     struct Entry {
         hashes: Vec<Option<i64>>,
+        spellings: Vec<i64>,
         texts: Vec<Option<Vec<String>>>,
     }
     let answers = try_join_all(parts.iter().map(|part| part.rows_of_groups(numbers))).await?;
@@ -132,6 +230,7 @@ async fn suspects_of_groups(parts: &[Part<'_>], numbers: &Vec<i32>) -> Result<Ve
             entry.hashes.resize(parts.len(), None);
             entry.texts.resize(parts.len(), None);
             entry.hashes[node] = Some(row.get(2));
+            entry.spellings.push(row.get(3));
             entry.texts[node] = Some(texts);
         }
     }
@@ -141,7 +240,7 @@ async fn suspects_of_groups(parts: &[Part<'_>], numbers: &Vec<i32>) -> Result<Ve
         let uncontested = on.iter().all(|node| entry.hashes[*node] == entry.hashes[on[0]]);
         let any = entry.texts.iter().flatten().next().cloned().unwrap_or_default();
         let texts = entry.texts.into_iter().map(|texts| texts.unwrap_or_else(|| any.clone())).collect();
-        Suspect { key, texts, on, uncontested }
+        Suspect { key, texts, on, uncontested, spelling: entry.spellings[0] }
     });
     Ok(suspects.collect())
 }
@@ -168,12 +267,22 @@ impl Part<'_> {
         Ok(groups)
     }
 
-    async fn rows_of_runs(&self, runs: &Vec<i64>) -> Result<Vec<tokio_postgres::Row>, CompareError> {
-        let Self { side, subject, node, range, extent } = self;
-        let mut parameters = range.parameters();
+    async fn rows_of_runs(&self, runs: &Vec<i64>) -> Result<Integers, CompareError> {
+        let query = self.subject.tables[self.node].rows_of_runs(self.extent, self.subject.seed);
+        let mut parameters = self.range.parameters();
         parameters.push(runs);
-        let query = subject.tables[*node].rows_of_runs(extent, subject.seed);
-        side.client.query(&query, &parameters).await.on(side.name, || self.doing())
+        self.integers(&query, &parameters).await
+    }
+
+    async fn rows_of_range(&self) -> Result<Integers, CompareError> {
+        let query = self.subject.tables[self.node].rows_of_range(self.extent, self.subject.seed);
+        self.integers(&query, &self.range.parameters()).await
+    }
+
+    async fn integers(&self, query: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Integers, CompareError> {
+        let row = self.side.client.query_one(query, parameters).await.on(self.side.name, || self.doing())?;
+        let (keys, hashes): (Option<Vec<i64>>, Option<Vec<i64>>) = (row.get(0), row.get(1));
+        Ok(Integers { keys: keys.unwrap_or_default(), hashes: hashes.unwrap_or_default(), spellings: row.get(2) })
     }
 
     async fn rows_of_groups(&self, numbers: &Vec<i32>) -> Result<Vec<tokio_postgres::Row>, CompareError> {

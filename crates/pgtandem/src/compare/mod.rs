@@ -25,7 +25,7 @@ pub use error::CompareError;
 pub use orphans::{Orphan, Orphans};
 pub use report::{Comparison, Report, Shapes, TableReport, read_shapes};
 pub use row::{ComparedRow, read_whole};
-pub use scan::{Checkpoint, Options, Sessions, Watch, compare_rows};
+pub use scan::{Checkpoint, Missing, MissingKey, Options, Sessions, Watch, compare_rows};
 pub use sequences::{Next, Overlap};
 pub use subject::{Columns, Side, Subject, columns_by_name};
 pub use tally::{Clash, Found, Partial, Tally};

@@ -58,6 +58,19 @@ impl Range {
 
     /// The runs of keys that these groups (ascending) are, if the range has not too many of them.
     pub fn runs(&self, subject: &Subject, groups: &[i32]) -> Option<Vec<i64>> {
+        let (first, last) = self.few_runs(subject)?;
+        let bits = (RANGE_ROWS / GROUP_ROWS).ilog2();
+        let group = |run: &i64| i32::try_from(run & ((1 << bits) - 1)).unwrap_or_default();
+        Some((first..=last).filter(|run| groups.binary_search(&group(run)).is_ok()).collect())
+    }
+
+    /// Whether it cannot hold many more rows than it has on the node where its boundaries were read.
+    pub fn has_few_runs(&self, subject: &Subject) -> bool {
+        self.few_runs(subject).is_some()
+    }
+
+    /// The first and the last one.
+    fn few_runs(&self, subject: &Subject) -> Option<(i64, i64)> {
         let Self::Between { after, upto } = self else { return None };
         if !subject.one_integer {
             return None;
@@ -65,9 +78,7 @@ impl Range {
         let bits = (RANGE_ROWS / GROUP_ROWS).ilog2();
         let first = integer(after.as_deref())?.checked_add(1)? >> RUN_BITS;
         let last = integer(upto.as_deref())? >> RUN_BITS;
-        let few = last.checked_sub(first)? <= SPREAD << (bits + 1);
-        let group = |run: &i64| i32::try_from(run & ((1 << bits) - 1)).unwrap_or_default();
-        few.then(|| (first..=last).filter(|run| groups.binary_search(&group(run)).is_ok()).collect())
+        (last.checked_sub(first)? <= SPREAD << (bits + 1)).then_some((first, last))
     }
 
     pub fn group_count(&self, subject: &Subject) -> usize {

@@ -1,7 +1,7 @@
 //! Going through one table on all nodes.
 
 use super::CompareError;
-use super::checksums::{Suspect, summarise};
+use super::checksums::{Lone, Summary, Suspect, summarise};
 use super::clashes::clashes;
 use super::error::On;
 use super::flight::{Landed, wait_for_landings};
@@ -15,7 +15,7 @@ use futures::future::try_join;
 use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -45,13 +45,42 @@ pub trait Watch {
     fn rows(&mut self, _done: u64) {}
     /// Called once for each key, in the order of the ranges.
     fn found(&mut self, _found: &Found) {}
-    /// Called instead where all that matters of a key is that some node lacks it: its texts, node by node. Only of a
-    /// comparison of rows that nobody changes.
-    fn missing(&mut self, _keys: &[Vec<String>]) {}
+    /// Called, too, or instead where nothing else matters of the key, if some node lacks it and its rows are the same where
+    /// it is. Only of a comparison of rows that nobody changes.
+    fn missing(&mut self, _missing: &Missing<'_>) {}
     /// From here another comparison can go on. Only called if `wants_checkpoints`.
     fn checkpoint(&mut self, _checkpoint: &Checkpoint) {}
     fn wants_checkpoints(&self) -> bool {
         false
+    }
+}
+
+/// A key that only some nodes have.
+#[derive(Debug, Clone, Copy)]
+pub struct Missing<'a> {
+    pub key: MissingKey<'a>,
+    /// A bit for each node that has it, by its number.
+    pub on: u64,
+    /// The hash of its spelling on the first of them.
+    pub spelling: i64,
+    /// [`Watch::found`] was called.
+    pub is_found: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum MissingKey<'a> {
+    Integer(i64),
+    /// Its texts, node by node; where it is missing, those of one that has it.
+    Texts(&'a [Vec<String>]),
+}
+
+impl Missing<'_> {
+    /// Its texts on each node.
+    pub fn texts(&self, nodes: usize) -> Vec<Vec<String>> {
+        match self.key {
+            MissingKey::Integer(key) => vec![vec![key.to_string()]; nodes],
+            MissingKey::Texts(texts) => texts.to_vec(),
+        }
     }
 }
 
@@ -134,10 +163,10 @@ pub async fn compare_rows(
         }
     });
     // What the last range was the next one is expected to be.
-    let equal = &AtomicBool::new(true);
+    let differs = &AtomicU8::new(0);
     let summaries = ranges.map(|range| async move {
-        let summary = summarise(sides, subject, walker, range?, equal.load(Ordering::Relaxed)).await?;
-        equal.store(summary.suspects.is_empty(), Ordering::Relaxed);
+        let summary = summarise(sides, subject, walker, range?, differs.load(Ordering::Relaxed)).await?;
+        differs.store(summary.differs, Ordering::Relaxed);
         Ok::<_, CompareError>(summary)
     });
     let (found, mut summed_up) = mpsc::channel(ahead + 1);
@@ -154,11 +183,13 @@ pub async fn compare_rows(
         let (mut began, mut last_checkpoint) = (Instant::now(), Instant::now());
         while let Some(summary) = summed_up.recv().await {
             scan.tally.add_rows(&summary.rows);
-            scan.look_first(summary.suspects).await?;
+            let range = summary.range.clone();
+            let suspects = scan.count_lone(summary);
+            scan.look_first(suspects).await?;
             scan.watch.rows(scan.tally.rows.iter().copied().max().unwrap_or_default());
             if scan.watch.wants_checkpoints() && last_checkpoint.elapsed() >= CHECKPOINT {
                 scan.look_again().await?;
-                let checkpoint = Checkpoint { after: summary.range, tally: scan.tally.clone() };
+                let checkpoint = Checkpoint { after: range, tally: scan.tally.clone() };
                 scan.watch.checkpoint(&checkpoint);
                 last_checkpoint = Instant::now();
             }
@@ -182,6 +213,9 @@ impl Scan<'_> {
                 match verdict(self.subject, seen) {
                     Verdict::Equal => {}
                     Verdict::Different | Verdict::Missing if self.options.frozen => {
+                        if self.is_known_to_be_missing(suspect) {
+                            self.watch.missing(&missing(suspect, MissingKey::Texts(&suspect.texts), true));
+                        }
                         sure.push(self.found(suspect, seen));
                     }
                     Verdict::Different | Verdict::Missing => self.waiting.push((suspect.clone(), versions(seen))),
@@ -198,14 +232,50 @@ impl Scan<'_> {
     /// Where nobody changes rows, one that is not there is not looked at, unless it is to be shown or may clash: there may
     /// be as many as there are rows. If so, it is counted.
     fn is_missing_for_sure(&mut self, suspect: &Suspect) -> bool {
-        let Suspect { on, texts, uncontested, .. } = suspect;
-        let is_known = self.options.frozen && *uncontested && on.len() < self.sides.len();
-        if !is_known || !self.subject.unique.is_empty() || self.tally.wants_example(on, self.options.examples) {
+        let Suspect { on, texts, .. } = suspect;
+        if !self.is_known_to_be_missing(suspect) || !self.subject.unique.is_empty() {
             return false;
         }
-        self.tally.add_partial(on);
-        self.watch.missing(texts);
+        if self.tally.wants_example(on, self.options.examples) {
+            return false;
+        }
+        self.tally.add_partial(on, 1);
+        self.watch.missing(&missing(suspect, MissingKey::Texts(texts), false));
         true
+    }
+
+    fn is_known_to_be_missing(&self, suspect: &Suspect) -> bool {
+        self.options.frozen && suspect.uncontested && suspect.on.len() < self.sides.len()
+    }
+
+    /// As [`Self::is_missing_for_sure`], of many; answers with what is to be looked at.
+    fn count_lone(&mut self, mut summary: Summary) -> Vec<Suspect> {
+        if !self.options.frozen || !self.subject.unique.is_empty() {
+            return summary.without_lone().suspects;
+        }
+        let lone = std::mem::take(&mut summary.lone);
+        // Of each set of nodes, how many examples are wanted yet, and how many keys are counted.
+        let mut sets: Vec<(u64, usize, u64)> = Vec::new();
+        for one in &lone {
+            let at = sets.iter().position(|(on, ..)| *on == one.on).unwrap_or_else(|| {
+                let wanted = self.tally.examples_wanted(&summary.as_suspect(one).on, self.options.examples);
+                sets.push((one.on, wanted, 0));
+                sets.len() - 1
+            });
+            let (_, wanted, counted) = &mut sets[at];
+            if *wanted > 0 {
+                *wanted -= 1;
+                summary.suspects.push(summary.as_suspect(one));
+                continue;
+            }
+            *counted += 1;
+            let Lone { key, on, spelling } = *one;
+            self.watch.missing(&Missing { key: MissingKey::Integer(key), on, spelling, is_found: false });
+        }
+        for (on, _, counted) in sets.into_iter().filter(|(_, _, counted)| *counted > 0) {
+            self.tally.add_partial(&nodes_of(on), counted);
+        }
+        summary.suspects
     }
 
     /// What was unequal and is still, though everything has arrived and nobody wrote it since, is different.
@@ -271,4 +341,13 @@ impl Scan<'_> {
         const VALUES: usize = 8192;
         (VALUES / self.subject.columns.len().max(1)).clamp(16, 512)
     }
+}
+
+fn missing<'a>(suspect: &Suspect, key: MissingKey<'a>, is_found: bool) -> Missing<'a> {
+    let on = suspect.on.iter().map(|node| 1 << node).sum();
+    Missing { key, on, spelling: suspect.spelling, is_found }
+}
+
+fn nodes_of(set: u64) -> Vec<usize> {
+    (0..64).filter(|node| set & 1 << node != 0).collect()
 }

@@ -5,7 +5,7 @@ use super::clashes::unique_columns;
 use super::error::On;
 use super::form::{canonical, highest_key, is_one_integer, sorts_alike};
 use crate::catalog::{Column, TableShape, estimate_rows};
-use crate::sql::{self, Canonical, ComparedColumn, ComparedTable, Ident, QualifiedName, Seed, list};
+use crate::sql::{self, Canonical, ComparedColumn, ComparedTable, Ident, QualifiedName, Seed, Spelling, list};
 use tokio_postgres::Client;
 
 /// One node, and a session on it.
@@ -41,6 +41,7 @@ pub struct Subject {
     /// About how many rows each node has.
     pub(super) estimates: Vec<u64>,
     pub(super) seed: Seed,
+    is_spelled_alike: bool,
 }
 
 /// Columns of the same name that every node has and writes, in the first one's order.
@@ -120,6 +121,7 @@ impl Subject {
             highest_key: highest_key(&key_columns),
             unique: unique_columns(shapes, columns),
             estimates,
+            is_spelled_alike: found.iter().zip(&forms).all(|(columns, form)| spells_alike(columns, *form)),
             seed: Seed(uuid::Uuid::new_v4().as_u64_pair().1.cast_signed()),
             key,
         })
@@ -146,6 +148,32 @@ impl Subject {
         self.tables[0].columns[column].canonical
     }
 
+    /// Whether a row that is copied from one node to another has the same spelling there, and so the same hash of it.
+    pub fn is_spelled_alike(&self) -> bool {
+        self.is_spelled_alike
+    }
+
+    /// How a row's spelling is hashed.
+    pub fn spelling(&self) -> Spelling {
+        let name = |at: usize| self.columns[at].as_str().to_owned();
+        Spelling {
+            seed: self.seed.0,
+            one_integer: self.one_integer,
+            key: self.key.iter().map(|at| name(*at)).collect(),
+            columns: (0..self.columns.len()).map(|at| (name(at), self.canonical(at).spelled())).collect(),
+        }
+    }
+
+    /// The hash of its spelling, of the row `t` of this node's table.
+    pub fn spelling_hash(&self, node: usize) -> String {
+        self.spelling().hash(&self.tables[node])
+    }
+
+    /// The key is one integer.
+    pub fn has_integer_key(&self) -> bool {
+        self.one_integer
+    }
+
     pub(super) fn is_hashed(&self, column: usize) -> bool {
         matches!(self.tables[0].columns[column].canonical, Canonical::Hashed | Canonical::HashedJson)
     }
@@ -160,6 +188,13 @@ fn are_keys(key: &[usize], columns: &[Columns], shapes: &[&TableShape]) -> bool 
     shapes.iter().enumerate().all(|(node, shape)| {
         shape.primary_key.len() == key.len() && key.iter().all(|at| shape.is_key(&columns[*at][node]))
     })
+}
+
+/// Modifiers may change what is written: they cut blanks off, or add zeros.
+fn spells_alike(columns: &[&Column], form: Canonical) -> bool {
+    let same = columns.iter().all(|column| column.type_text == columns[0].type_text);
+    let as_written = columns.iter().all(|column| !column.type_text.contains('('));
+    same || form.spelled() == form && as_written
 }
 
 fn left_out(columns: &[Columns], shapes: &[&TableShape]) -> Vec<Ident> {

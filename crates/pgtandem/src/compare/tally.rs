@@ -85,21 +85,26 @@ impl Tally {
         if found.is_everywhere() {
             self.different += 1;
         } else {
-            self.add_partial(&on);
+            self.add_partial(&on, 1);
         }
     }
 
     /// Of keys that these nodes have.
     pub(super) fn wants_example(&self, on: &[usize], examples: usize) -> bool {
-        self.examples.iter().filter(|example| example.on() == on).count() < examples
+        self.examples_wanted(on, examples) > 0
     }
 
-    /// A key that only these nodes have.
-    pub(super) fn add_partial(&mut self, on: &[usize]) {
+    /// How many more of them, of keys that these nodes have.
+    pub(super) fn examples_wanted(&self, on: &[usize], examples: usize) -> usize {
+        examples.saturating_sub(self.examples.iter().filter(|example| example.on() == on).count())
+    }
+
+    /// Keys that only these nodes have.
+    pub(super) fn add_partial(&mut self, on: &[usize], keys: u64) {
         match self.partial.iter_mut().find(|partial| partial.on == on) {
-            Some(partial) => partial.keys += 1,
+            Some(partial) => partial.keys += keys,
             None => {
-                self.partial.push(Partial { on: on.to_vec(), keys: 1 });
+                self.partial.push(Partial { on: on.to_vec(), keys });
                 self.partial.sort_by(|a, b| (a.on.len(), &a.on).cmp(&(b.on.len(), &b.on)));
             }
         }

@@ -1,7 +1,7 @@
 //! `repair`: what a comparison finds different becomes the same, by the tables' policies.
 
 use super::error::On;
-use super::settle::differences::{Differences, Keys};
+use super::settle::differences::{Differences, Keep, Keys};
 use super::settle::winner::{Winner, order};
 use super::settle::{Known, Place, Settled, Settling, key_texts};
 use super::{LifecycleError, OpenNode, Progress, open_nodes};
@@ -85,7 +85,8 @@ impl<'a> Repair<'a> {
         let sums = sides(&self.nodes);
         let sessions = Sessions { sums, ranges: sides(&self.ranges), looks: sides(&self.looks), ask_ahead: true };
         let comparison = Comparison { sessions, tables: Vec::new(), options };
-        let mut differences = Differences::new(name, subject.estimated_rows(), progress, true)?;
+        let mut differences =
+            Differences::new(name, subject.estimated_rows(), progress, Keep::Keys { nodes: self.nodes.len() })?;
         let report = comparison.table(&shapes, &subject, None, &mut differences).await?;
         progress.compared(name);
         let contested = differences.contested;

@@ -4,6 +4,7 @@
 //! renumbered ones with both ids. Each is taken back in one transaction with its record, so that an interrupted undo goes
 //! on where it was. What an application has changed since is left as it is, and listed.
 
+mod inserted;
 mod rows;
 
 use super::check::survey_all;
@@ -11,7 +12,7 @@ use super::error::On;
 use super::{LifecycleError, NodeSurvey, OpenNode, locks, open_nodes, require_this_version};
 use crate::config::Config;
 use crate::link::{self, Installed, MergeRow, RestoreKind, TableState};
-use crate::sql::{Ident, QualifiedName};
+use crate::sql::QualifiedName;
 use serde::Serialize;
 use std::time::{Duration, SystemTime};
 
@@ -20,9 +21,6 @@ use std::time::{Duration, SystemTime};
 pub struct Merged {
     #[serde(skip)]
     pub(super) id: i32,
-    /// That the merge wrote, in the order in which they are hashed.
-    #[serde(skip)]
-    pub(super) columns: Vec<Ident>,
     #[serde(serialize_with = "plain")]
     pub table: QualifiedName,
     pub nodes: Vec<MergedOn>,
@@ -157,12 +155,9 @@ async fn find(config: &Config, nodes: &[OpenNode]) -> Result<Vec<Merged>, Lifecy
                 renumbered,
             };
             let at = all.iter().position(|table| table.id == linked.id).unwrap_or_else(|| {
-                all.push(Merged { id: linked.id, columns: Vec::new(), table: linked.name, nodes: Vec::new() });
+                all.push(Merged { id: linked.id, table: linked.name, nodes: Vec::new() });
                 all.len() - 1
             });
-            if let Some(merge) = merge {
-                all[at].columns = merge.columns.iter().map(|name| Ident::new(name.as_str())).collect();
-            }
             all[at].nodes.push(on);
         }
     }

@@ -31,7 +31,8 @@ pub use epoch::{Epoch, read_epoch, take_epoch};
 pub use held::{BEFORE_ALL, Held, delete_held, delete_held_of_table, insert_held, list_held};
 pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, lock, notify_changed, take_lock, try_lock, unlock};
 pub use merge::{
-    MergeRow, MergedRow, confirm_merges, delete_merge, delete_merged_rows, list_merged_rows, list_merges, note_merged,
+    MergeRow, MergedRow, MergedRows, PackedRows, confirm_merges, delete_merge, insert_merged_rows, keep_merged_rows,
+    list_merges, note_merged, read_merged_rows,
 };
 pub use nodes::{
     NewNode, NodeRow, OtherVersion, Peer, insert_peer, is_on_its_timeline, is_where_it_was_linked, read_last_number,
@@ -55,7 +56,7 @@ pub use tables::{
 use tokio_postgres::{Error, GenericClient};
 
 /// The version of `schema.sql`, kept in `pgtandem.node.schema_version`.
-pub const SCHEMA_VERSION: i32 = 4;
+pub const SCHEMA_VERSION: i32 = 5;
 
 /// The publication's name on every node.
 pub const PUBLICATION: &str = "pgtandem";

@@ -182,7 +182,7 @@ pub async fn set_paused(client: &impl GenericClient, id: i32, paused: Option<(Pa
 /// With everything that is kept about it, but for the decisions: those are history.
 pub async fn delete_linked_table(client: &impl GenericClient, id: i32) -> Result<(), Error> {
     client.execute("DELETE FROM pgtandem.held WHERE table_id = $1", &[&id]).await?;
-    for table in ["merged_row", "merge", "renumbered"] {
+    for table in ["merged_rows", "merge", "renumbered"] {
         client.execute(&format!("DELETE FROM pgtandem.{table} WHERE table_id = $1"), &[&id]).await?;
     }
     client.execute("DELETE FROM pgtandem.linked_table WHERE id = $1", &[&id]).await?;

@@ -1,10 +1,12 @@
 //! Values in a form that is the same wherever they are equal.
 
 use super::Ident;
+use serde::{Deserialize, Serialize};
 
 /// How values of a column are put so that two of them are equal, as their type sees it, exactly if their forms are.
 /// The sessions' settings (time zone, digits of floats) are pinned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Canonical {
     /// The type writes equal values alike, and its hash function looks at every bit.
     Plain,
@@ -32,6 +34,21 @@ pub enum Canonical {
 }
 
 impl Canonical {
+    /// A form by which only values of one spelling are equal: for who must know whether a row was written since.
+    #[must_use]
+    pub fn spelled(self) -> Self {
+        match self {
+            Self::Plain | Self::Text | Self::Integer | Self::Timestamp | Self::TimestampTz => self,
+            Self::Numeric
+            | Self::Float
+            | Self::Stripped
+            | Self::Folded
+            | Self::Interval
+            | Self::Hashed
+            | Self::HashedJson => Self::Text,
+        }
+    }
+
     /// What `hash_record_extended` is given for the column `t.name`: NULL where the value is, else something that its
     /// hash function tells from every other value, in all its 64 bits.
     pub(super) fn hashed(self, name: &Ident) -> String {

@@ -77,32 +77,75 @@ impl ComparedTable {
         )
     }
 
-    /// Of the rows in these groups (the last parameter): the key's tokens, its texts, and the hash.
+    /// Of the rows in these groups (the last parameter): the key's tokens, its texts, the hash, and that of the spelling.
     pub fn rows_of_groups(&self, extent: &Extent, grouping: Grouping, seed: Seed) -> String {
         let key = list(self.key.iter().map(|column| column.canonical.token(&column.name)));
+        let hash = self.row_hash(grouping, seed);
+        let spelled = match self.is_spelled_as_compared() {
+            true => hash.clone(),
+            false => self.spelling_hash(matches!(grouping, Grouping::Runs { .. }), seed),
+        };
         format!(
-            "SELECT ARRAY[{key}]::pg_catalog.text[], ARRAY[{}], {} FROM {} AND {} = ANY (${})",
+            "SELECT ARRAY[{key}]::pg_catalog.text[], ARRAY[{}], {hash}, {spelled} FROM {} AND {} = ANY (${})",
             texts(&self.key),
-            self.row_hash(grouping, seed),
             self.within(extent, grouping, seed),
             self.group(grouping),
             self.parameters(extent) + 1
         )
     }
 
-    /// As [`Self::rows_of_groups`], of groups whose keys are these runs (a `bigint[]`, the last parameter), which the
-    /// primary key's index leads to: the range need not be read once more. Answers with the key, one integer, and the hash.
+    /// Of the rows in groups whose keys are these runs (a `bigint[]`, the last parameter), which the primary key's index
+    /// leads to, so that the range need not be read once more: one row of three arrays, NULL if there are no rows: the keys,
+    /// each one integer, the hashes, and the hashes of their spelling, NULL if these are the same.
     pub fn rows_of_runs(&self, extent: &Extent, seed: Seed) -> String {
         let name = &self.key[0].name;
         format!(
-            "SELECT t.{name}::pg_catalog.int8, {} FROM unnest(${}::pg_catalog.int8[]) AS v(run) \
+            "SELECT {} FROM unnest(${}::pg_catalog.int8[]) AS v(run) \
              JOIN {} AS t ON t.{name} >= (v.run << {RUN_BITS}) AND t.{name} <= ((v.run << {RUN_BITS}) | {}) WHERE {}",
-            self.row_hash(Grouping::Runs { bits: 0 }, seed),
+            self.integers_and_hashes(seed),
             self.parameters(extent) + 1,
             self.name,
             (1_u64 << RUN_BITS) - 1,
             self.between(extent)
         )
+    }
+
+    /// As [`Self::rows_of_runs`], of all rows of the extent.
+    pub fn rows_of_range(&self, extent: &Extent, seed: Seed) -> String {
+        format!("SELECT {} FROM {} AS t WHERE {}", self.integers_and_hashes(seed), self.name, self.between(extent))
+    }
+
+    fn integers_and_hashes(&self, seed: Seed) -> String {
+        let spelled = match self.is_spelled_as_compared() {
+            true => "NULL::pg_catalog.int8[]".to_owned(),
+            false => format!("pg_catalog.array_agg({})", self.spelling_hash(true, seed)),
+        };
+        format!(
+            "pg_catalog.array_agg(t.{}::pg_catalog.int8), pg_catalog.array_agg({}), {spelled}",
+            self.key[0].name,
+            self.row_hash(Grouping::Runs { bits: 0 }, seed)
+        )
+    }
+
+    /// Whether rows that are equal have the same spelling.
+    pub fn is_spelled_as_compared(&self) -> bool {
+        self.columns.iter().all(|column| column.canonical == column.canonical.spelled())
+    }
+
+    /// A hash of the row `t` as its values are spelled. Where that is as they are compared, the one that they are compared
+    /// by. `one_integer`: the key is.
+    pub fn spelling_hash(&self, one_integer: bool, seed: Seed) -> String {
+        let spelled = |columns: &[ComparedColumn]| -> Vec<ComparedColumn> {
+            let spelled =
+                |column: &ComparedColumn| ComparedColumn { canonical: column.canonical.spelled(), ..column.clone() };
+            columns.iter().map(spelled).collect()
+        };
+        let spelled = Self { name: self.name.clone(), key: spelled(&self.key), columns: spelled(&self.columns) };
+        let key = match one_integer {
+            true => format!("t.{}::pg_catalog.int8 # ({})", self.key[0].name, seed.0),
+            false => format!("pg_catalog.hash_record_extended(ROW({}), {})", spelled.hashed_key(), seed.0),
+        };
+        spelled.hash_seeded_with(&key)
     }
 
     /// The texts of the key that is `rows` further on; no row if there are fewer.
@@ -159,10 +202,10 @@ impl ComparedTable {
             return format!("{} AS t WHERE {}", self.name, self.between(extent));
         }
         let columns = list(self.columns.iter().map(|column| format!("t.{}", column.name)));
-        let hashed = list(self.key.iter().map(|column| column.canonical.hashed(&column.name)));
         let hash = self.key_hash();
         let rows = format!(
-            "(SELECT {columns}, pg_catalog.hash_record_extended(ROW({hashed}), {}) AS {hash} FROM {} AS t WHERE {} OFFSET 0)",
+            "(SELECT {columns}, pg_catalog.hash_record_extended(ROW({}), {}) AS {hash} FROM {} AS t WHERE {} OFFSET 0)",
+            self.hashed_key(),
             seed.0,
             self.name,
             self.between(extent)
@@ -189,12 +232,19 @@ impl ComparedTable {
     }
 
     fn row_hash(&self, grouping: Grouping, seed: Seed) -> String {
-        let values = self.columns.iter().filter(|column| !self.key.contains(column));
-        let values = list(values.map(|column| column.canonical.hashed(&column.name)));
-        let key = match grouping {
+        self.hash_seeded_with(&match grouping {
             Grouping::Hash { .. } => format!("t.{}", self.key_hash()),
             Grouping::Runs { .. } => format!("t.{}::pg_catalog.int8 # ({})", self.key[0].name, seed.0),
-        };
+        })
+    }
+
+    fn hashed_key(&self) -> String {
+        list(self.key.iter().map(|column| column.canonical.hashed(&column.name)))
+    }
+
+    fn hash_seeded_with(&self, key: &str) -> String {
+        let values = self.columns.iter().filter(|column| !self.key.contains(column));
+        let values = list(values.map(|column| column.canonical.hashed(&column.name)));
         match values.as_str() {
             "" => format!("pg_catalog.hash_record_extended(ROW(0), {key})"),
             values => format!("pg_catalog.hash_record_extended(ROW({values}), {key})"),
@@ -236,6 +286,15 @@ impl ComparedTable {
             Extent::Slice { .. } => 0,
         }
     }
+}
+
+/// How many rows there are, and how many of them may have been written by a transaction with this number (`$1`) or a later
+/// one. Rows that were frozen long ago may be among them.
+pub fn rows_since(table: &QualifiedName) -> String {
+    format!(
+        "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (\
+         WHERE pg_catalog.age(t.xmin) <= pg_catalog.age($1::pg_catalog.text::pg_catalog.xid)) FROM {table} AS t"
+    )
 }
 
 /// Set on the sessions that ask for groups: there are few of them, but the planner expects one per row, and would sort

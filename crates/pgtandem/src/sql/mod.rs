@@ -17,6 +17,7 @@ mod naming;
 mod renumbering;
 mod rows;
 mod sequence;
+mod spelling;
 mod table;
 
 pub use canonical::Canonical;
@@ -26,10 +27,11 @@ pub use capture::{
 };
 pub use comparing::{
     ComparedColumn, ComparedTable, Extent, FOR_GROUPS, Grouping, LONGEST_SHOWN, ROW_VERSION, RUN_BITS, Reference, Seed,
-    parents_present, probe_hash, rows_without_parent,
+    parents_present, probe_hash, rows_since, rows_without_parent,
 };
 pub use copying::{
-    copy_in, copy_out, copy_table, create_copy_table, holds_rows, insert_from_copy_table, rest_of_copy_table,
+    copy_in, copy_integers_out, copy_keys_out, copy_out, copy_table, create_copy_table, holds_rows,
+    insert_from_copy_table, rest_of_copy_table,
 };
 pub use direct::{
     ArrivingColumn, DBLINK, DirectTable, ServerOption, alter_server, create_foreign_table, create_server,
@@ -48,6 +50,7 @@ pub use rows::{
     select_values, stash, truncate, unstash, upsert,
 };
 pub use sequence::{SequenceOptions, highest_value, sequence_state, set_value};
+pub use spelling::Spelling;
 pub use table::{
     add_to_publication, alter_replica_identity, create_publication, disable_trigger, drop_from_publication,
     enable_trigger, lock_table,

@@ -335,42 +335,30 @@ pub fn rows_against(
     )
 }
 
-/// Of the columns a merge wrote; the row stands as `t`.
-fn row_hash(columns: &[WrittenColumn]) -> String {
-    let texts = list(columns.iter().map(|column| format!("t.{}::pg_catalog.text", column.name)));
-    format!("pg_catalog.hashtextextended(ROW({texts})::pg_catalog.text, 0)")
-}
-
 fn key_texts(key: &[Ident]) -> String {
     format!("ARRAY[{}]", list(key.iter().map(|name| format!("t.{name}::pg_catalog.text"))))
 }
 
-/// Inserts rows unless something of theirs is there already, and keeps note of those inserted. Answers with how many
-/// these are. The last parameter is the table's id.
-pub fn insert_missing(table: &QualifiedName, columns: &[WrittenColumn], key: &[Ident]) -> String {
+/// Inserts rows unless something of theirs is there already. Answers with the key of each that was inserted, and its hash
+/// (of the row `t`).
+pub fn insert_missing(table: &QualifiedName, columns: &[WrittenColumn], key: &[Ident], hash: &str) -> String {
     format!(
-        "WITH w AS (INSERT INTO {table} AS t ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} ON CONFLICT DO NOTHING \
-                    RETURNING {} AS key, {} AS hash), \
-              r AS (INSERT INTO pgtandem.merged_row (table_id, key, hash) \
-                    SELECT ${}::pg_catalog.int4, w.key, w.hash FROM w \
-                    ON CONFLICT (table_id, key) DO UPDATE SET hash = excluded.hash) \
-         SELECT pg_catalog.count(*) FROM w",
+        "INSERT INTO {table} AS t ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} ON CONFLICT DO NOTHING \
+         RETURNING {}, {hash}",
         list(columns.iter().map(|column| &column.name)),
         values(columns),
         arrays(columns),
-        key_texts(key),
-        row_hash(columns),
-        columns.len() + 1
+        key_texts(key)
     )
 }
 
 /// Deletes rows that are as a merge inserted them, and that nothing refers to. Parameters: one `text[]` per key column,
-/// then the hashes. `holders`: where rows of other tables refer to it. Answers with the places of those that are gone,
+/// then the hashes. `hash`: of the row `t`. `referring`: rows of other tables that refer to it. Answers with the places of those that are gone,
 /// and those that were not there any more.
 pub fn take_back_inserted(
     table: &QualifiedName,
-    columns: &[WrittenColumn],
     key: &[WrittenColumn],
+    hash: &str,
     referring: &[(QualifiedName, Vec<(Ident, Ident)>)],
 ) -> String {
     let names = list((0..key.len()).map(|at| format!("c{at}")).chain(["hash".to_owned(), "place".to_owned()]));
@@ -391,10 +379,9 @@ pub fn take_back_inserted(
     format!(
         "WITH v AS MATERIALIZED (SELECT * FROM unnest({parameters}, ${}::pg_catalog.int8[]) WITH ORDINALITY AS v({names})), \
               absent AS (SELECT v.place FROM v WHERE NOT EXISTS (SELECT FROM {table} AS t WHERE {equal})), \
-              gone AS (DELETE FROM {table} AS t USING v WHERE {equal} AND {} = v.hash{free} RETURNING v.place) \
+              gone AS (DELETE FROM {table} AS t USING v WHERE {equal} AND {hash} = v.hash{free} RETURNING v.place) \
          SELECT place, true FROM gone UNION ALL SELECT place, false FROM absent",
-        key.len() + 1,
-        row_hash(columns)
+        key.len() + 1
     )
 }
 

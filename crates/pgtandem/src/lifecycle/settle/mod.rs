@@ -9,6 +9,7 @@
 
 pub(in crate::lifecycle) mod differences;
 mod keys;
+pub(in crate::lifecycle) mod missing;
 mod touch;
 pub(in crate::lifecycle) mod winner;
 

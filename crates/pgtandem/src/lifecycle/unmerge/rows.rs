@@ -9,20 +9,20 @@ use crate::lifecycle::locks::{Attempts, busy, is_lock_timeout, set_lock_timeout}
 use crate::lifecycle::up::own;
 use crate::lifecycle::up::renumber::{References, move_ids, renumbered, resolve_references};
 use crate::lifecycle::{LifecycleError, NodeSurvey, OpenNode};
-use crate::link::{self, Decision, MergedRow, Renumbered, RestoreKind};
+use crate::link::{self, Decision, Renumbered, RestoreKind};
 use crate::sql::{self, Ident, QualifiedName, WrittenColumn};
 use serde_json::Value as Json;
 use std::collections::{HashMap, HashSet};
 use tokio_postgres::types::ToSql;
 
-const DOING: &str = "undoing a merge";
-const BATCH: usize = 500;
+pub(super) const DOING: &str = "undoing a merge";
+pub(super) const BATCH: usize = 500;
 const CHANGED: &str = "it was changed since";
 
-struct Undoing<'a> {
-    node: &'a OpenNode,
+pub(super) struct Undoing<'a> {
+    pub node: &'a OpenNode,
     survey: &'a NodeSurvey,
-    done: &'a mut Unmerged,
+    pub done: &'a mut Unmerged,
 }
 
 /// Children first, so that nothing refers to a parent that goes; ids last, when their old places are free.
@@ -61,21 +61,21 @@ fn children_first<'m>(tables: &[(&'m Merged, &'m TableShape)]) -> Vec<(&'m Merge
 }
 
 impl Undoing<'_> {
-    fn left(&mut self, table: &QualifiedName, key: Vec<String>, why: &str) {
+    pub(super) fn left(&mut self, table: &QualifiedName, key: Vec<String>, why: &str) {
         let (table, node) = (table.plain(), self.node.name.clone());
         self.done.left.push(Left { table, node, key, why: why.to_owned() });
     }
 
-    async fn begin(&self) -> Result<(), LifecycleError> {
+    pub(super) async fn begin(&self) -> Result<(), LifecycleError> {
         own::begin(self.node, self.survey.role.may_set_replication_role, &[&set_lock_timeout()], DOING).await
     }
 
-    async fn commit(&self) -> Result<(), LifecycleError> {
+    pub(super) async fn commit(&self) -> Result<(), LifecycleError> {
         self.node.client().batch_execute("COMMIT").await.on(&self.node.name, DOING)
     }
 
     /// After an error in a transaction: waits, if waiting may help. False: some row is refused.
-    async fn recover(
+    pub(super) async fn recover(
         &self,
         error: LifecycleError,
         attempts: &mut Attempts,
@@ -91,101 +91,6 @@ impl Undoing<'_> {
         let about_a_row =
             error.sqlstate().is_some_and(|state| FaultClass::of_sqlstate(state) == FaultClass::RowRejected);
         if about_a_row { Ok(false) } else { Err(error) }
-    }
-
-    /// Rows that the merge inserted, as often as some are gone and others may follow that they referred to.
-    async fn inserted(&mut self, merged: &Merged, shape: &TableShape) -> Result<(), LifecycleError> {
-        loop {
-            let (mut after, mut some_gone, mut kept) = (Vec::new(), false, Vec::new());
-            loop {
-                let rows = link::list_merged_rows(self.node.client(), merged.id, &after, BATCH as i64).await;
-                let rows = rows.on(&self.node.name, DOING)?;
-                let Some(last) = rows.last() else { break };
-                after.clone_from(&last.key);
-                let stay = self.delete(merged, shape, rows).await?;
-                some_gone |= stay.1;
-                kept.extend(stay.0);
-            }
-            let refers_to_itself = shape.foreign_keys_in.iter().any(|key| key.table == shape.name);
-            if kept.is_empty() || !some_gone || !refers_to_itself {
-                for row in kept {
-                    self.left(&merged.table, row.key, "it was changed since, or other rows refer to it");
-                }
-                return Ok(());
-            }
-        }
-    }
-
-    /// Those that stay, and whether some are gone.
-    async fn delete(
-        &mut self,
-        merged: &Merged,
-        shape: &TableShape,
-        rows: Vec<MergedRow>,
-    ) -> Result<(Vec<MergedRow>, bool), LifecycleError> {
-        let (mut attempts, mut stay, mut gone) = (Attempts::new(), Vec::new(), false);
-        let mut waiting = vec![rows];
-        while let Some(some) = waiting.pop().filter(|some| !some.is_empty()) {
-            match self.try_delete(merged, shape, &some).await {
-                Ok(settled) => {
-                    let (deleted, rest): (Vec<_>, Vec<_>) =
-                        some.into_iter().enumerate().partition(|(at, _)| settled.contains(at));
-                    gone |= !deleted.is_empty();
-                    stay.extend(rest.into_iter().map(|(_, row)| row));
-                }
-                Err(error) => match self.recover(error, &mut attempts, &shape.name).await? {
-                    true => waiting.push(some),
-                    false if some.len() == 1 => stay.extend(some),
-                    false => {
-                        let (first, second) = some.split_at(some.len() / 2);
-                        waiting.extend([second.to_vec(), first.to_vec()]);
-                    }
-                },
-            }
-        }
-        Ok((stay, gone))
-    }
-
-    /// Places of those that are not there any more.
-    async fn try_delete(
-        &mut self,
-        merged: &Merged,
-        shape: &TableShape,
-        rows: &[MergedRow],
-    ) -> Result<HashSet<usize>, LifecycleError> {
-        let (client, node) = (self.node.client(), self.node.name.as_str());
-        let written = merged.columns.iter().filter_map(|name| shape.column(name)).map(|column| shape.written(column));
-        let (key, columns): (_, Vec<WrittenColumn>) = (shape.key_columns(), written.collect());
-        let referring: Vec<(QualifiedName, Vec<(Ident, Ident)>)> = shape
-            .foreign_keys_in
-            .iter()
-            .map(|key| {
-                let pairs = key.columns.iter().cloned().zip(key.referenced_columns.iter().cloned());
-                (key.table.clone(), pairs.collect())
-            })
-            .collect();
-        let texts: Vec<Vec<&str>> =
-            (0..key.len()).map(|at| rows.iter().map(|row| row.key[at].as_str()).collect()).collect();
-        let hashes: Vec<i64> = rows.iter().map(|row| row.hash).collect();
-        let mut parameters: Vec<&(dyn ToSql + Sync)> = texts.iter().map(|texts| texts as _).collect();
-        self.begin().await?;
-        // In a statement of its own: a child whose INSERT held the row meanwhile is seen by the next one.
-        client.query(&sql::lock_rows(&shape.name, &key), &parameters).await.on(node, DOING)?;
-        parameters.push(&hashes);
-        let query = sql::take_back_inserted(&shape.name, &columns, &key, &referring);
-        let settled = client.query(&query, &parameters).await.on(node, DOING)?;
-        let mut places = HashSet::new();
-        let mut deleted = 0;
-        for row in &settled {
-            places.extend(usize::try_from(row.get::<_, i64>(0) - 1).ok());
-            deleted += u64::from(row.get::<_, bool>(1));
-        }
-        let keys: Vec<&Vec<String>> = places.iter().map(|at| &rows[*at].key).collect();
-        let keys = serde_json::json!(keys);
-        link::delete_merged_rows(client, merged.id, &keys).await.on(node, DOING)?;
-        self.commit().await?;
-        self.done.deleted += deleted;
-        Ok(places)
     }
 
     async fn overwritten(&mut self, merged: &Merged, shape: &TableShape) -> Result<(), LifecycleError> {

@@ -97,43 +97,58 @@ impl Copy<'_> {
         work.await.on(&self.target.name, DOING)
     }
 
-    /// From one server's COPY straight into the other's.
     async fn pump(&self, into: &str, progress: &dyn Progress) -> Result<u64, LifecycleError> {
         let reader = self.source.session().await?;
-        let (source, target) = (reader.name.as_str(), self.target.name.as_str());
         let whole = self.from.kind == TableKind::Ordinary;
         let query = sql::copy_out(&self.from.name, &self.read, whole, self.binary());
         let total = u64::try_from(self.from.estimated_rows).unwrap_or(0);
-        let rows = reader.client().copy_out(&query).await.on(source, DOING)?;
-        let mut rows = pin!(rows);
-        let sink = self.target.client().copy_in::<_, Bytes>(into).await.on(target, DOING)?;
-        let mut sink = pin!(sink);
-        let mut piece = BytesMut::with_capacity(PIECE * 2);
-        let mut done = 0;
-        while let Some(row) = rows.next().await {
-            piece.extend_from_slice(&row.on(source, DOING)?);
-            done += 1;
-            if piece.len() >= PIECE {
-                progress.rows(&self.from.name, done, total.max(done));
-                sink.send(piece.split().freeze()).await.on(target, DOING)?;
-                piece.reserve(PIECE * 2);
-            }
-        }
-        if !piece.is_empty() {
-            sink.send(piece.freeze()).await.on(target, DOING)?;
-        }
-        sink.finish().await.on(target, DOING)
+        let watch = |done: u64| progress.rows(&self.from.name, done, total.max(done));
+        pump((&reader, &query), (&self.target, into), DOING, watch).await
     }
 
-    /// Binary values of built-in types mean the same on every server and version; of others not.
     fn binary(&self) -> bool {
-        self.read.iter().all(|name| match (self.from.column(name), self.to.column(name)) {
-            (Some(from), Some(to)) => {
-                from.type_text == to.type_text && from.is_builtin() && to.is_builtin() && !names_an_object(from)
-            }
-            _ => false,
-        })
+        goes_binary((self.from, &self.read), (self.to, &self.written))
     }
+}
+
+/// From one server's COPY straight into the other's. Answers with how many rows that wrote. `watch`: told how many have
+/// come.
+pub(super) async fn pump(
+    (source, query): (&OpenNode, &str),
+    (target, into): (&OpenNode, &str),
+    doing: &str,
+    watch: impl Fn(u64),
+) -> Result<u64, LifecycleError> {
+    let rows = source.client().copy_out(query).await.on(&source.name, doing)?;
+    let mut rows = pin!(rows);
+    let sink = target.client().copy_in::<_, Bytes>(into).await.on(&target.name, doing)?;
+    let mut sink = pin!(sink);
+    let mut piece = BytesMut::with_capacity(PIECE * 2);
+    let mut done = 0;
+    while let Some(row) = rows.next().await {
+        piece.extend_from_slice(&row.on(&source.name, doing)?);
+        done += 1;
+        if piece.len() >= PIECE {
+            watch(done);
+            sink.send(piece.split().freeze()).await.on(&target.name, doing)?;
+            piece.reserve(PIECE * 2);
+        }
+    }
+    if !piece.is_empty() {
+        sink.send(piece.freeze()).await.on(&target.name, doing)?;
+    }
+    sink.finish().await.on(&target.name, doing)
+}
+
+/// Whether the columns of one table come into those of another as binary values. Those of built-in types mean the same on
+/// every server and version; of others not.
+pub(super) fn goes_binary((from, read): (&TableShape, &[Ident]), (to, written): (&TableShape, &[Ident])) -> bool {
+    read.iter().zip(written).all(|(read, written)| match (from.column(read), to.column(written)) {
+        (Some(from), Some(to)) => {
+            from.type_text == to.type_text && from.is_builtin() && to.is_builtin() && !names_an_object(from)
+        }
+        _ => false,
+    })
 }
 
 /// regclass and its like travel as names: the objects have other numbers elsewhere.

@@ -1,12 +1,13 @@
 //! Filled tables are linked only if they are equal, or become so.
 
 use super::Work;
+use super::unchanged::Earlier;
 use crate::catalog::TableShape;
 use crate::compare::{Columns, Options, Sessions, Side, Subject, Tally, compare_rows};
 use crate::config::{MERGE_BY, Merge, spell_table_name};
 use crate::lifecycle::error::On;
 use crate::lifecycle::plan::{Rows, Step};
-use crate::lifecycle::settle::differences::Differences;
+use crate::lifecycle::settle::differences::{Differences, Keep};
 use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::sql::{Ident, QualifiedName};
 use std::collections::BTreeSet;
@@ -15,6 +16,34 @@ use std::fmt::Write as _;
 /// One state of the rows is seen, so that one look will do. Of rows that clash some are shown.
 const OPTIONS: Options = Options { frozen: true, max_load: 1.0, examples: 3 };
 
+/// What a comparison is for.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose<'a> {
+    /// To see what there is.
+    Looking,
+    Renumbering,
+    Merging(&'a Merge),
+}
+
+impl Purpose<'_> {
+    /// `one_encoding`: of all the nodes' databases.
+    fn keep(self, subject: &Subject, sides: &[Side<'_>], one_encoding: bool) -> Keep {
+        let nodes = sides.len();
+        match self {
+            Self::Looking => Keep::Nothing,
+            // What is copied as it is must be known again by the hash that it had where it came from.
+            Self::Merging(merge) if one_encoding && subject.is_spelled_alike() => {
+                let preferred = match merge {
+                    Merge::Prefer(node) => sides.iter().position(|side| side.name == node),
+                    Merge::Newest | Merge::OnlyMissing | Merge::Refuse => None,
+                };
+                Keep::Merge { nodes, preferred, integers: subject.has_integer_key() }
+            }
+            Self::Renumbering | Self::Merging(_) => Keep::Keys { nodes },
+        }
+    }
+}
+
 /// What a comparison found. The subject is none if the table is gone.
 pub(super) struct Compared<'a> {
     pub subject: Option<Subject>,
@@ -22,16 +51,19 @@ pub(super) struct Compared<'a> {
     pub differences: Differences<'a>,
 }
 
-impl Work<'_> {
+impl<'w> Work<'w> {
     /// Before anything is changed: a link that cannot come to be should not leave a slot behind that keeps WAL. What
-    /// decides is the comparison at the snapshots, later.
+    /// decides is the comparison at the snapshots, later, or this one if it still holds then.
     ///
-    /// Says what differs. `only_merges`: of tables that would not be merged nothing is said, and none is refused.
+    /// Says what differs. `only_merges`: of tables that would not be merged nothing is said, none is refused, and no
+    /// comparison is kept.
     pub(super) async fn refuse_different_tables(
         &self,
         only_merges: bool,
-    ) -> Result<Vec<(QualifiedName, String)>, LifecycleError> {
-        let mut differ = Vec::new();
+    ) -> Result<(Vec<(QualifiedName, String)>, Vec<Earlier<'w>>), LifecycleError> {
+        let (mut differ, mut kept) = (Vec::new(), Vec::new());
+        // Where rows get other ids there will be others to compare, and other clashes to look for.
+        let keep = !only_merges && !self.plan.steps.iter().any(|step| matches!(step, Step::Renumber { .. }));
         for step in &self.plan.steps {
             let Step::Fill { id, table, rows: Rows::Compare { nodes, merge, by, .. } } = step else { continue };
             if only_merges && *merge == Merge::Refuse {
@@ -50,7 +82,8 @@ impl Work<'_> {
                 begin.on(&session.name, "comparing rows")?;
                 sessions.push((*node, session));
             }
-            let compared = self.compare_before(table, &sessions).await?;
+            let purpose = if keep && *merge != Merge::Refuse { Purpose::Merging(merge) } else { Purpose::Looking };
+            let compared = self.compare_before(table, &sessions, purpose).await?;
             // Of rows that share an id and get different ones nobody loses. Which they are shows when they have them.
             let merge_now =
                 if self.is_renumbered(table) && *merge == Merge::OnlyMissing { &Merge::Newest } else { merge };
@@ -62,8 +95,11 @@ impl Work<'_> {
                 self.progress.merged(table, &words);
                 differ.push((table.clone(), words));
             }
+            if keep {
+                self.keep_comparison(&mut kept, *id, &sessions, compared).await?;
+            }
         }
-        Ok(differ)
+        Ok((differ, kept))
     }
 
     /// Refuses what the merge cannot make equal.
@@ -139,12 +175,13 @@ impl Work<'_> {
     }
 
     /// Before rows are renumbered: unique values that will only then show whether they clash are not looked at.
-    async fn compare_before<'a>(
-        &'a self,
-        table: &'a QualifiedName,
+    async fn compare_before(
+        &self,
+        table: &QualifiedName,
         sessions: &[(usize, OpenNode)],
-    ) -> Result<Compared<'a>, LifecycleError> {
-        self.compare_clashes(table, sessions, false, |index| !self.shows_later(table, index)).await
+        purpose: Purpose<'_>,
+    ) -> Result<Compared<'w>, LifecycleError> {
+        self.compare_clashes(table, sessions, purpose, |index| !self.shows_later(table, index)).await
     }
 
     /// Whether rows with the same values in a unique index of these columns may become one row, or have other values, when
@@ -166,30 +203,30 @@ impl Work<'_> {
     }
 
     /// `sessions`: one per node whose rows are compared, with the node's number, each in a transaction that sees one
-    /// state of them. `keep`: to merge them.
-    pub(super) async fn compare<'a>(
-        &'a self,
-        table: &'a QualifiedName,
+    /// state of them.
+    pub(super) async fn compare(
+        &self,
+        table: &QualifiedName,
         sessions: &[(usize, OpenNode)],
-        keep: bool,
-    ) -> Result<Compared<'a>, LifecycleError> {
-        self.compare_clashes(table, sessions, keep, |_| true).await
+        purpose: Purpose<'_>,
+    ) -> Result<Compared<'w>, LifecycleError> {
+        self.compare_clashes(table, sessions, purpose, |_| true).await
     }
 
     /// `clashes`: whether they are looked for in a unique index of these columns.
-    async fn compare_clashes<'a>(
-        &'a self,
-        table: &'a QualifiedName,
+    async fn compare_clashes(
+        &self,
+        table: &QualifiedName,
         sessions: &[(usize, OpenNode)],
-        keep: bool,
+        purpose: Purpose<'_>,
         clashes: impl Fn(&[&Ident]) -> bool,
-    ) -> Result<Compared<'a>, LifecycleError> {
+    ) -> Result<Compared<'w>, LifecycleError> {
         let columns: Vec<Columns> =
             self.common_columns(table).into_iter().map(|name| vec![name; sessions.len()]).collect();
         let shapes: Option<Vec<&TableShape>> = sessions.iter().map(|(node, _)| self.shape(*node, table)).collect();
         // Those of the surveys: a table that has gone since is missed by whatever reads it next.
         let Some(shapes) = shapes.filter(|shapes| shapes.len() > 1) else {
-            let differences = Differences::new(table, 0, self.progress, false)?;
+            let differences = Differences::new(table, 0, self.progress, Keep::Nothing)?;
             return Ok(Compared { subject: None, tally: Tally::default(), differences });
         };
         // Outside of the transactions, which an error would end.
@@ -197,6 +234,9 @@ impl Work<'_> {
         let mut subject = Subject::new(table, &asked, &shapes, &columns).await?;
         subject.look_for_clashes_in(clashes);
         let sides: Vec<Side<'_>> = sessions.iter().map(|(_, session)| side(session)).collect();
+        let encodings: BTreeSet<&str> =
+            sessions.iter().map(|(node, _)| self.surveys[*node].server.encoding.as_str()).collect();
+        let keep = purpose.keep(&subject, &sides, encodings.len() == 1);
         let mut differences = Differences::new(table, subject.estimated_rows(), self.progress, keep)?;
         let tally = compare_rows(&subject, &Sessions::single(sides), OPTIONS, None, &mut differences).await?;
         self.progress.compared(table);

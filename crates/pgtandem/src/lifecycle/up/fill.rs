@@ -1,8 +1,10 @@
 //! Making a table's rows the same on all nodes, and the table live.
 
 use super::copy::Copy;
+use super::equal::Purpose;
 use super::resume::Copied;
 use super::snapshot::Snapshot;
+use super::unchanged::Earlier;
 use super::{Until, Work};
 use crate::catalog::TableShape;
 use crate::config::Merge;
@@ -13,7 +15,7 @@ use crate::link::{self, RestoreKind, TableState};
 use crate::sql::{self, Ident, QualifiedName};
 use tokio_postgres::types::PgLsn;
 
-impl Work<'_> {
+impl<'w> Work<'w> {
     /// Durable, in this order: where the rows were taken from (`start_position` of the source), the rows themselves
     /// together with the target's own `start_position` and a note that they are there, then `live` on each node.
     /// A hub that runs before the last of these keeps everything from these positions on.
@@ -23,7 +25,8 @@ impl Work<'_> {
     /// since, and compares anew.
     pub(super) async fn fill(&mut self, id: i32, table: &QualifiedName, rows: &Rows) -> Result<(), LifecycleError> {
         self.take_snapshots().await?;
-        let filled = self.fill_rows(id, table, rows).await;
+        let earlier = self.take_comparison(id);
+        let filled = self.fill_rows(id, table, rows, earlier).await;
         if filled.is_err() {
             // Best done, but not needed: without it the hub waits for the `up` that goes on from here.
             let _ = self.forget_start(id, table).await;
@@ -31,7 +34,13 @@ impl Work<'_> {
         filled
     }
 
-    async fn fill_rows(&mut self, id: i32, table: &QualifiedName, rows: &Rows) -> Result<(), LifecycleError> {
+    async fn fill_rows(
+        &mut self,
+        id: i32,
+        table: &QualifiedName,
+        rows: &Rows,
+        earlier: Option<Earlier<'w>>,
+    ) -> Result<(), LifecycleError> {
         let columns = self.common_columns(table);
         let resumed = self.resume(id).await?;
         let mut filled = Vec::new();
@@ -47,7 +56,7 @@ impl Work<'_> {
                 live || resumed.source == Some(node) || holds_rows(snapshot, self.shape(node, table)).await?;
             if is_filled { &mut filled } else { &mut empty }.push(node);
         }
-        if resumed.source.is_none() && self.unite(id, table, rows, &filled, &empty).await? {
+        if resumed.source.is_none() && self.unite((id, table), rows, (&filled, &empty), earlier).await? {
             empty.clear();
         }
         match resumed.source.or(filled.first().copied()) {
@@ -88,11 +97,10 @@ impl Work<'_> {
     /// Makes the rows of those that have any the same, or refuses. True: those that have none have got them, too.
     async fn unite(
         &self,
-        id: i32,
-        table: &QualifiedName,
+        (id, table): (i32, &QualifiedName),
         rows: &Rows,
-        filled: &[usize],
-        empty: &[usize],
+        (filled, empty): (&[usize], &[usize]),
+        earlier: Option<Earlier<'w>>,
     ) -> Result<bool, LifecycleError> {
         let nothing = (Merge::Refuse, Ident::new(""));
         let (merge, by) = match rows {
@@ -100,7 +108,16 @@ impl Work<'_> {
             Rows::NoneYet | Rows::Copy { .. } => (&nothing.0, &nothing.1),
         };
         let mut sessions = self.enter_snapshots(filled).await?;
-        let mut compared = self.compare(table, &sessions, *merge != Merge::Refuse && empty.is_empty()).await?;
+        let all_are_here = *merge != Merge::Refuse && empty.is_empty();
+        let purpose = if all_are_here { Purpose::Merging(merge) } else { Purpose::Looking };
+        let holds = match earlier.filter(|_| empty.is_empty()) {
+            Some(earlier) => self.still_holds(earlier, table, &sessions).await?,
+            None => None,
+        };
+        let mut compared = match holds {
+            Some(compared) => compared,
+            None => self.compare(table, &sessions, purpose).await?,
+        };
         self.require_mergeable(table, &sessions, &compared, merge)?;
         let differ = !compared.tally.is_equal();
         let mut nodes = filled.to_vec();
@@ -110,13 +127,13 @@ impl Work<'_> {
         }
         if differ && !empty.is_empty() {
             sessions = self.enter_snapshots(&nodes).await?;
-            compared = self.compare(table, &sessions, true).await?;
+            compared = self.compare(table, &sessions, Purpose::Merging(merge)).await?;
         }
         for node in &nodes {
             self.start_from_snapshot(id, table, *node).await?;
         }
         if let (true, Some(subject)) = (differ, &compared.subject) {
-            self.merge(id, table, sessions, subject, compared.differences, (merge, by)).await?;
+            self.merge((id, table), sessions, subject, compared.differences, (merge, by)).await?;
         }
         Ok(differ)
     }

@@ -5,6 +5,7 @@
 //! say what becomes of it.
 
 use super::clash::Origin;
+use super::lacking::Lacking;
 use super::snapshot::Snapshot;
 use super::{Progress, Work};
 use crate::catalog::{Column, TableShape};
@@ -17,12 +18,13 @@ use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::link;
 use crate::sql::{Ident, QualifiedName, WrittenColumn};
 use futures::future::{try_join, try_join_all};
+use std::cell::Cell;
 
 /// So many keys are read and written at a time, at most.
 const MOST_KEYS: usize = 4000;
 /// Fewer where rows are large: about so many bytes of them are in memory, twice.
 const BATCH_BYTES: usize = 8 << 20;
-const FIRST_BATCH: usize = 64;
+pub(super) const FIRST_BATCH: usize = 64;
 
 /// One of the nodes whose rows become the same.
 pub(super) struct Place {
@@ -83,9 +85,24 @@ pub(super) struct Write<'r> {
     pub standing: Option<&'r ComparedRow>,
 }
 
+/// How far it is.
+pub(super) struct Watched<'a> {
+    progress: &'a dyn Progress,
+    table: &'a QualifiedName,
+    total: u64,
+    done: Cell<u64>,
+}
+
+impl Watched<'_> {
+    pub fn add(&self, keys: u64) {
+        self.done.set(self.done.get() + keys);
+        self.progress.rows(self.table, self.done.get(), self.total);
+    }
+}
+
 /// Some keys as all places have them, and whose row wins.
 #[derive(Default)]
-struct Batch {
+pub(super) struct Batch {
     rows: Vec<Vec<Option<ComparedRow>>>,
     winners: Vec<Option<usize>>,
 }
@@ -103,17 +120,21 @@ impl Work<'_> {
     /// `sessions`: as they were compared. Every node's `start_position` is durable by now.
     pub(super) async fn merge(
         &self,
-        id: i32,
-        table: &QualifiedName,
+        (id, table): (i32, &QualifiedName),
         sessions: Vec<(usize, OpenNode)>,
         subject: &Subject,
-        differences: Differences<'_>,
+        mut differences: Differences<'_>,
         (policy, by): (&Policy, &Ident),
     ) -> Result<(), LifecycleError> {
         // What an `up` that did not end has left to the hub is in the rows that were compared now.
         for (node, session) in &sessions {
             let client = self.nodes[*node].client();
             link::delete_held_of_table(client, id).await.on(&session.name, "forgetting an interrupted merge")?;
+        }
+        let mut lacking = Vec::new();
+        for (way, rows) in differences.take_missing()? {
+            let reader = self.snapshots()[sessions[way.from].0].session().await?;
+            lacking.push(Lacking { way, rows, reader });
         }
         let mut places = Vec::new();
         for (node, reader) in sessions {
@@ -128,7 +149,7 @@ impl Work<'_> {
         };
         let numbers = self.numbers();
         let merge = Merge { id, subject, places, winner, policy, numbers };
-        let counts = merge.run(table, differences, self.progress).await?;
+        let counts = merge.run(table, lacking, differences, self.progress).await?;
         self.progress.merged(table, &in_words(&merge, &counts));
         Ok(())
     }
@@ -165,13 +186,14 @@ impl Merge<'_> {
     async fn run(
         &self,
         table: &QualifiedName,
+        lacking: Vec<Lacking>,
         differences: Differences<'_>,
         progress: &dyn Progress,
     ) -> Result<Vec<Counts>, LifecycleError> {
         let total = differences.keys;
         let mut keys = differences.into_keys()?;
-        let mut counts = vec![Counts::default(); self.places.len()];
-        let mut done = 0;
+        let watched = Watched { progress, table, total, done: Cell::new(0) };
+        let mut counts = self.copy_missing(lacking, &watched).await?;
         let mut batch = self.read(keys.next(FIRST_BATCH)?).await?;
         while !batch.rows.is_empty() {
             // While one is written the next is read.
@@ -180,15 +202,14 @@ impl Merge<'_> {
             for (sum, counts) in counts.iter_mut().zip(written) {
                 sum.add(counts);
             }
-            done += batch.rows.len() as u64;
-            progress.rows(table, done, total);
+            watched.add(batch.rows.len() as u64);
             batch = next;
         }
         try_join_all((0..self.places.len()).map(|place| self.flush(place))).await?;
         Ok(counts)
     }
 
-    async fn read(&self, keys: Vec<Key>) -> Result<Batch, LifecycleError> {
+    pub(super) async fn read(&self, keys: Vec<Key>) -> Result<Batch, LifecycleError> {
         if keys.is_empty() {
             return Ok(Batch::default());
         }
@@ -200,6 +221,12 @@ impl Merge<'_> {
     }
 
     async fn write_all(&self, batch: &Batch) -> Result<Vec<Counts>, LifecycleError> {
+        let writes = self.writes(batch);
+        try_join_all(writes.iter().enumerate().map(|(place, writes)| self.write(place, writes))).await
+    }
+
+    /// What each place is to get.
+    pub(super) fn writes<'r>(&self, batch: &'r Batch) -> Vec<Vec<Write<'r>>> {
         let mut writes: Vec<Vec<Write<'_>>> = self.places.iter().map(|_| Vec::new()).collect();
         for (rows, winner) in batch.rows.iter().zip(&batch.winners) {
             let Some((from, row)) = winner.and_then(|from| Some((from, rows[from].as_ref()?))) else { continue };
@@ -209,7 +236,7 @@ impl Merge<'_> {
                 }
             }
         }
-        try_join_all(writes.iter().enumerate().map(|(place, writes)| self.write(place, writes))).await
+        writes
     }
 
     /// A node's rows as others are told of them.

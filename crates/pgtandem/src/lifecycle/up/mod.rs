@@ -11,12 +11,14 @@ mod equal;
 mod fill;
 mod install;
 mod interleave;
+mod lacking;
 mod merge;
 pub(in crate::lifecycle) mod own;
 mod publish;
 pub(in crate::lifecycle) mod renumber;
 mod resume;
 mod snapshot;
+mod unchanged;
 mod write;
 
 pub(in crate::lifecycle) use super::settle::winner::order;
@@ -74,10 +76,19 @@ pub async fn make_plan(config: &Config, look: Look) -> Result<(Report, Option<Pl
         return Ok((report, Some(plan)));
     }
     let nodes = open_nodes(config).await.all()?;
-    let mut work = Work { nodes, surveys, plan, config, until: Until::Linked, progress: &Silent, snapshots: None };
+    let mut work = Work {
+        nodes,
+        surveys,
+        plan,
+        config,
+        until: Until::Linked,
+        progress: &Silent,
+        snapshots: None,
+        earlier: Vec::new(),
+    };
     work.preview_renumbering().await?;
     if look == Look::Rows {
-        work.plan.differ = work.refuse_different_tables(true).await?;
+        work.plan.differ = work.refuse_different_tables(true).await?.0;
     }
     Ok((report, Some(work.plan)))
 }
@@ -105,8 +116,8 @@ pub async fn up(config: &Config, agreed: &Plan, until: Until, progress: &dyn Pro
             "look at `pgtandem plan` and run `pgtandem up` again",
         ));
     }
-    let mut work = Work { nodes, surveys, plan: now, config, until, progress, snapshots: None };
-    work.refuse_different_tables(false).await?;
+    let mut work = Work { nodes, surveys, plan: now, config, until, progress, snapshots: None, earlier: Vec::new() };
+    work.earlier = work.refuse_different_tables(false).await?.1;
     let steps = work.plan.steps.clone();
     for steps in steps.chunk_by(|one, next| one.as_install().is_some() && next.as_install().is_some()) {
         work.take(steps).await?;
@@ -131,6 +142,8 @@ pub(super) struct Work<'a> {
     pub progress: &'a dyn Progress,
     /// One per node, taken when the first table is filled.
     pub snapshots: Option<Vec<snapshot::Snapshot>>,
+    /// What was compared before the first step.
+    earlier: Vec<unchanged::Earlier<'a>>,
 }
 
 impl Work<'_> {

@@ -7,23 +7,23 @@ use crate::connect::FaultClass;
 use crate::lifecycle::LifecycleError;
 use crate::lifecycle::error::On;
 use crate::lifecycle::locks::{Attempts, busy, is_lock_timeout, set_lock_timeout};
-use crate::link::{self, Contender, MergeDecision};
-use crate::sql;
+use crate::link::{self, Contender, MergeDecision, PackedRows};
+use crate::sql::{self, Ident};
 use serde_json::{Map, Value as Json};
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-const DOING: &str = "merging rows";
+pub(super) const DOING: &str = "merging rows";
 /// So many rows are locked in one transaction at most, for some hundredths of a second. Of those that were not there nobody
 /// waits for one.
 const OVERWRITTEN_AT_ONCE: usize = 1000;
 /// Behind savepoints each row is a round trip.
 const ONE_BY_ONE: usize = 50;
 /// Of a batch with such a row.
-const PARTS: usize = 8;
+pub(super) const PARTS: usize = 8;
 
 /// What came of a transaction.
-enum Outcome {
+pub(super) enum Outcome {
     Done(Counts),
     /// Some row is not what it was, or is refused.
     NotAll,
@@ -37,32 +37,37 @@ impl Merge<'_> {
         let at_once = if locks_some { OVERWRITTEN_AT_ONCE } else { writes.len().max(1) };
         let (mut sum, mut waiting) = (Counts::default(), writes.chunks(at_once).rev().collect::<Vec<_>>());
         while let Some(some) = waiting.pop().filter(|some| !some.is_empty()) {
-            let counts = match self.patiently(place, some, true).await? {
+            let counts = match self.patiently(place, true, async || self.at_once(place, some).await).await? {
                 Outcome::Done(counts) => counts,
                 // One of a thousand should not make them all slow.
                 Outcome::NotAll if some.len() > ONE_BY_ONE => {
                     waiting.extend(some.chunks(some.len().div_ceil(PARTS)).rev());
                     continue;
                 }
-                Outcome::NotAll => match self.patiently(place, some, false).await? {
-                    Outcome::Done(counts) => counts,
-                    Outcome::NotAll => continue,
-                },
+                Outcome::NotAll => {
+                    match self.patiently(place, false, async || self.one_by_one(place, some).await).await? {
+                        Outcome::Done(counts) => counts,
+                        Outcome::NotAll => continue,
+                    }
+                }
             };
             sum.add(counts);
         }
         Ok(sum)
     }
 
-    /// As often as it takes to get in between the application's transactions.
-    async fn patiently(&self, place: usize, writes: &[Write<'_>], at_once: bool) -> Result<Outcome, LifecycleError> {
+    /// As often as it takes to get in between the application's transactions. `at_once`: a row that is refused is none of
+    /// the attempt's business.
+    pub(super) async fn patiently(
+        &self,
+        place: usize,
+        at_once: bool,
+        attempt: impl AsyncFn() -> Result<Outcome, LifecycleError>,
+    ) -> Result<Outcome, LifecycleError> {
         let Place { writer, shape, .. } = &self.places[place];
         let mut attempts = Attempts::new();
         loop {
-            let outcome = match at_once {
-                true => self.at_once(place, writes).await,
-                false => self.one_by_one(place, writes).await,
-            };
+            let outcome = attempt().await;
             let Err(error) = outcome else { return outcome };
             writer.client().batch_execute("ROLLBACK").await.on(&writer.name, DOING)?;
             if at_once && is_about_a_row(&error) {
@@ -77,7 +82,7 @@ impl Merge<'_> {
         }
     }
 
-    async fn begin(&self, place: usize) -> Result<(), LifecycleError> {
+    pub(super) async fn begin(&self, place: usize) -> Result<(), LifecycleError> {
         let Place { writer, replica_role, .. } = &self.places[place];
         // What a crash of the server loses of this is lost together with our session, before anybody relies on it: see
         // `flush`.
@@ -99,7 +104,8 @@ impl Merge<'_> {
         let (losing, missing): (Vec<&Write<'_>>, Vec<&Write<'_>>) =
             writes.iter().partition(|write| write.standing.is_some());
         self.begin(place).await?;
-        let inserted = self.insert(place, &missing).await.on(node, DOING)?;
+        let mut kept = PackedRows::default();
+        let inserted = self.insert(place, &missing, &mut kept).await.on(node, DOING)?;
         let updated = self.overwrite(place, &losing).await.on(node, DOING)?;
         if inserted < missing.len() as u64 || updated < losing.len() as u64 {
             client.batch_execute("ROLLBACK").await.on(node, DOING)?;
@@ -107,7 +113,7 @@ impl Merge<'_> {
         }
         let decisions: Vec<MergeDecision> = losing.iter().filter_map(|write| self.decision(place, write)).collect();
         let counts = Counts { copied: inserted, overwritten: updated, held: 0 };
-        self.commit(client, node, &decisions, counts).await?;
+        self.commit(place, &kept, &decisions, counts).await?;
         Ok(Outcome::Done(counts))
     }
 
@@ -115,13 +121,13 @@ impl Merge<'_> {
     async fn one_by_one(&self, place: usize, writes: &[Write<'_>]) -> Result<Outcome, LifecycleError> {
         let Place { writer, .. } = &self.places[place];
         let (client, node) = (writer.client(), writer.name.as_str());
-        let (mut counts, mut decisions) = (Counts::default(), Vec::new());
+        let (mut counts, mut decisions, mut kept) = (Counts::default(), Vec::new(), PackedRows::default());
         self.begin(place).await?;
         for write in writes {
             client.batch_execute("SAVEPOINT row").await.on(node, DOING)?;
             let written = match write.standing {
                 Some(_) => self.overwrite(place, &[write]).await,
-                None => self.insert(place, &[write]).await,
+                None => self.insert(place, &[write], &mut kept).await,
             };
             let refused = match written.on(node, DOING) {
                 Ok(1) => None,
@@ -146,7 +152,7 @@ impl Merge<'_> {
                 }
             }
         }
-        self.commit(client, node, &decisions, counts).await?;
+        self.commit(place, &kept, &decisions, counts).await?;
         Ok(Outcome::Done(counts))
     }
 
@@ -163,31 +169,42 @@ impl Merge<'_> {
         link::insert_held(client, &held).await.on(node, DOING)
     }
 
-    async fn commit(
+    /// With what undoing it will need. `kept`: what was inserted.
+    pub(super) async fn commit(
         &self,
-        client: &Client,
-        node: &str,
+        place: usize,
+        kept: &PackedRows,
         decisions: &[MergeDecision],
         counts: Counts,
     ) -> Result<(), LifecycleError> {
-        let columns: Vec<&str> = self.subject.columns.iter().map(|name| name.as_str()).collect();
-        let noted = link::note_merged(client, self.id, counts.copied, counts.overwritten, &columns).await;
-        noted.on(node, DOING)?;
+        let Place { writer, .. } = &self.places[place];
+        let (client, node) = (writer.client(), writer.name.as_str());
+        link::note_merged(client, self.id, counts.copied, counts.overwritten).await.on(node, DOING)?;
+        link::insert_merged_rows(client, self.id, &self.subject.spelling(), kept).await.on(node, DOING)?;
         link::insert_merge_decisions(client, self.id, (link::MERGE, &self.policy), decisions).await.on(node, DOING)?;
         client.batch_execute("COMMIT").await.on(node, DOING)
     }
 
-    async fn insert(&self, place: usize, writes: &[&Write<'_>]) -> Result<u64, tokio_postgres::Error> {
+    /// `kept`: gets what was inserted.
+    async fn insert(
+        &self,
+        place: usize,
+        writes: &[&Write<'_>],
+        kept: &mut PackedRows,
+    ) -> Result<u64, tokio_postgres::Error> {
         if writes.is_empty() {
             return Ok(0);
         }
         let Place { writer, shape, columns, .. } = &self.places[place];
         let values = self.values(writes);
-        let mut parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|values| values as _).collect();
-        parameters.push(&self.id);
-        let query = sql::insert_missing(&shape.name, columns, &shape.primary_key);
-        let row = writer.client().query_one(&query, &parameters).await?;
-        Ok(row.get::<_, i64>(0).unsigned_abs())
+        let parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|values| values as _).collect();
+        let key: Vec<Ident> = self.subject.key.iter().map(|at| columns[*at].name.clone()).collect();
+        let query = sql::insert_missing(&shape.name, columns, &key, &self.subject.spelling_hash(place));
+        let inserted = writer.client().query(&query, &parameters).await?;
+        for row in &inserted {
+            kept.push(row.get(1), row.get::<_, Vec<&str>>(0).into_iter());
+        }
+        Ok(inserted.len() as u64)
     }
 
     async fn overwrite(&self, place: usize, writes: &[&Write<'_>]) -> Result<u64, tokio_postgres::Error> {

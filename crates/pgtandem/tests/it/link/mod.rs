@@ -2,6 +2,7 @@
 
 mod s38_check;
 mod s40_merge;
+mod s40_merge_many;
 mod s40_renumber;
 mod s40_up;
 mod s41_killed;

@@ -289,7 +289,7 @@ fn s40_undo_merge_is_refused_when_it_was_confirmed() {
     assert!(scene.must(&["up", "--confirm", "--yes"]).stdout.contains("confirmed: 1 table stays"));
     let ended = scene.run(&["undo", "merge", "--yes"]);
     assert!(ended.code == 1 && ended.stderr.contains("was confirmed at"), "{}", ended.all());
-    assert_eq!(scene.everywhere("SELECT count(*) FROM pgtandem.merged_row"), ["0"; 2]);
+    assert_eq!(scene.everywhere("SELECT count(*) FROM pgtandem.merged_rows"), ["0"; 2]);
     // The map stays for those who hold old ids.
     assert_eq!(scene.must(&["renumbered", "--csv"]).stdout.lines().count(), 2);
 }

@@ -82,6 +82,39 @@ fn s40_merge_rows_that_are_written_meanwhile_are_for_the_hub_to_judge() {
     assert_eq!(pair["legacy"].sql("SELECT count(*) FROM pgtandem.held WHERE released IS NULL"), "0");
 }
 
+/// What was compared before the first step is not what is merged, if anybody has written to it since.
+#[test]
+fn s40_merge_rows_that_are_written_after_they_were_first_compared() {
+    for (written, merged) in [
+        (
+            "UPDATE products SET name = 'later', updated_at = '2024-01-02' WHERE id = 1",
+            "1 later\n2 both\n3 new\n4 legacy",
+        ),
+        ("DELETE FROM products WHERE id = 4", "1 both\n2 both\n3 new"),
+        (
+            "DELETE FROM products WHERE id = 4; INSERT INTO products VALUES (5, 'later', '2024-01-02')",
+            "1 both\n2 both\n3 new\n5 later",
+        ),
+    ] {
+        let pair = pair("merge = \"newest\"");
+        let insert =
+            "INSERT INTO products (id, name, updated_at) VALUES (1, 'both', '2024-01-01'), (2, 'both', '2024-01-01')";
+        pair["new"].sql(&format!("{insert}, (3, 'new', '2024-01-01')"));
+        pair["legacy"].sql(&format!("{insert}, (4, 'legacy', '2024-01-01')"));
+        // Of this transaction's end `up` makes sure after it has compared, and before the snapshots.
+        let open = pair["new"].session();
+        open.run("BEGIN; UPDATE products SET name = name WHERE id = 2").unwrap();
+        let up = start_up(&pair);
+        let has_begun = "SELECT to_regclass('pgtandem.linked_table') IS NOT NULL";
+        wait_until("the first comparison is done", PATIENCE, || pair["new"].sql(has_begun) == "t");
+        pair["legacy"].sql(written);
+        open.run("ROLLBACK").unwrap();
+        finish(up);
+        let rows = "SELECT id || ' ' || name FROM products ORDER BY id";
+        assert_eq!(pair.nodes().iter().map(|node| node.sql(rows)).collect::<Vec<_>>(), [merged; 2], "{written}");
+    }
+}
+
 /// Inserts keys that the other one inserts, too, and changes the same rows. Answers with the names it inserted.
 fn write(session: &Session, node: &str, stop: &AtomicBool) -> Vec<String> {
     let mut names = Vec::new();
@@ -173,7 +206,7 @@ fn s41_merge_killed_while_rows_are_written() {
     up.wait().unwrap();
     let merged = "SELECT count(*) FROM products WHERE name LIKE 'new%'";
     let merged: u32 = pair["legacy"].sql(merged).parse().unwrap();
-    assert!((1000..5000).contains(&merged), "{merged} rows were merged before the kill");
+    assert!((1000..6000).contains(&merged), "{merged} rows were merged before the kill");
     // A hub waits for the `up` that completes it.
     let hub = pair.hub();
     hub.wait_for_log("was interrupted");
@@ -194,6 +227,53 @@ fn s41_merge_killed_while_rows_are_written() {
     );
     assert_eq!(pair["new"].sql("SELECT count(*) FROM pgtandem.held"), "0");
     none_is_lost(&pair, (1..5999).filter(|i| i % 3 > 0 && *i != 1).map(|i| format!("legacy {i}")));
+}
+
+#[test]
+fn s40_merge_a_key_that_is_taken_meanwhile_does_not_keep_the_others() {
+    let pair = pair("merge = \"newest\"");
+    pair["new"].sql("INSERT INTO products SELECT i, 'new ' || i, '2024-01-01' FROM generate_series(1, 5000) i");
+    pair["legacy"].sql("INSERT INTO products VALUES (6000, 'legacy', '2024-01-01')");
+    pair["legacy"].sql(GATE);
+    let gate = pair["legacy"].session();
+    gate.run("SELECT pg_advisory_lock(42)").unwrap();
+    let up = start_up(&pair);
+    wait_until("a row waits for the test", PATIENCE, || pair["legacy"].sql(WAITS) == "1");
+    pair["legacy"].sql("INSERT INTO products VALUES (1500, 'taken')");
+    gate.run("SELECT pg_advisory_unlock(42)").unwrap();
+    finish(up);
+    assert_eq!(pair["legacy"].sql("SELECT key ->> 'id' FROM pgtandem.held"), "1500");
+    assert_eq!(pair["legacy"].sql("SELECT copied FROM pgtandem.merge"), "4999");
+    let _hub = pair.hub();
+    pair.settle();
+    assert_eq!(pair["new"].sql("SELECT name FROM products WHERE id = 1500"), "taken");
+    none_is_lost(&pair, ["new 1500".to_owned(), "taken".to_owned()]);
+}
+
+#[test]
+fn s41_merge_killed_after_rows_were_copied_is_undone_as_one() {
+    let pair = pair("merge = \"newest\"");
+    pair["new"].sql(
+        "INSERT INTO products SELECT i, 'new ' || i, '2024-01-01' FROM generate_series(1, 2000) i;
+         INSERT INTO products VALUES (5000, 'newer', '2024-01-01')",
+    );
+    pair["legacy"].sql("INSERT INTO products VALUES (5000, 'older', '2023-01-01')");
+    pair["legacy"].sql(GATE);
+    let gate = pair["legacy"].session();
+    gate.run("SELECT pg_advisory_lock(42)").unwrap();
+    let mut up = start_up(&pair);
+    wait_until("a row waits for the test", PATIENCE, || pair["legacy"].sql(WAITS) == "1");
+    up.kill().unwrap();
+    up.wait().unwrap();
+    assert_eq!(pair["legacy"].sql("SELECT copied FROM pgtandem.merge"), "2000");
+    gate.run("SELECT pg_advisory_unlock(42)").unwrap();
+    // It is copied once more, and not as it was.
+    pair["legacy"].sql("DELETE FROM products WHERE id = 7");
+    pair["new"].sql("UPDATE products SET name = 'new again' WHERE id = 7");
+    pair.pgtandem(["up", "--yes", "--merge-only"]).ok();
+    assert_eq!(pair["legacy"].sql("SELECT count(*), max(name) FILTER (WHERE id = 7) FROM products"), "2001|new again");
+    pair.pgtandem(["undo", "merge", "--yes"]).ok();
+    assert_eq!(pair["legacy"].sql("SELECT id, name FROM products"), "5000|older");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::{EXAMPLES, Task};
 use crate::compare::{ComparedRow, Side, Subject, read_whole};
 use crate::lifecycle::error::On;
 use crate::lifecycle::up::Work;
+use crate::lifecycle::up::equal::Purpose;
 use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::sql::{self, Canonical, Ident};
 use std::fmt::Write as _;
@@ -63,7 +64,7 @@ impl Work<'_> {
             begin.on(&reader.name, DOING)?;
             sessions.push((node, reader));
         }
-        let compared = self.compare(task.table, &sessions, true).await?;
+        let compared = self.compare(task.table, &sessions, Purpose::Renumbering).await?;
         client.batch_execute(&sql::create_unsettled()).await.on(&session.name, DOING)?;
         let Some(subject) = compared.subject else {
             return Err(LifecycleError::refused(format!("{} is gone", task.table.plain()), "make it again"));

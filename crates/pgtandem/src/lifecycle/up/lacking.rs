@@ -1,0 +1,167 @@
+//! Rows that a node lacks go straight from one server's COPY into the other's.
+//!
+//! Where one of them cannot be written, because the application has something of its own there or a constraint refuses it,
+//! ever smaller parts are tried, and the last of them row by row.
+
+use super::copy::{goes_binary, pump};
+use super::merge::{Counts, FIRST_BATCH, Merge, Watched};
+use super::write::{DOING, Outcome, PARTS};
+use crate::lifecycle::error::On;
+use crate::lifecycle::settle::missing::{MissingBatch, MissingKeys, MissingRows, Way};
+use crate::lifecycle::{LifecycleError, OpenNode};
+use crate::link::PackedRows;
+use crate::sql::{self, Ident, WrittenColumn};
+use futures::future::try_join_all;
+use std::fmt::Write as _;
+
+/// So many rows are written in one transaction, for some tenths of a second: the application waits for it only where it
+/// inserts one of their keys itself.
+const ROWS_AT_ONCE: usize = 1 << 15;
+/// Fewer where keys are long.
+const KEY_BYTES: usize = 2 << 20;
+/// From so few on a part is read and written key by key.
+const FEW: usize = 500;
+/// Keys of one integer are told by bits as long as they are not further apart than that on average.
+const SPREAD: u64 = 64;
+
+/// What goes one way, and the session that sees the snapshot it is read from.
+pub(super) struct Lacking {
+    pub way: Way,
+    pub rows: MissingRows,
+    pub reader: OpenNode,
+}
+
+impl Merge<'_> {
+    /// Every node gets what it lacks, all at a time.
+    pub(super) async fn copy_missing(
+        &self,
+        lacking: Vec<Lacking>,
+        watched: &Watched<'_>,
+    ) -> Result<Vec<Counts>, LifecycleError> {
+        let mut by_place: Vec<Vec<Lacking>> = self.places.iter().map(|_| Vec::new()).collect();
+        for one in lacking {
+            by_place[one.way.to].push(one);
+        }
+        let fill = |all: Vec<Lacking>| async move {
+            let mut sum = Counts::default();
+            for mut one in all {
+                loop {
+                    let batch = one.rows.next(ROWS_AT_ONCE, KEY_BYTES)?;
+                    if batch.len() == 0 {
+                        break;
+                    }
+                    let keys = batch.len() as u64;
+                    sum.add(self.copy_or_write(&one, batch).await?);
+                    watched.add(keys);
+                }
+            }
+            Ok(sum)
+        };
+        try_join_all(by_place.into_iter().map(fill)).await
+    }
+
+    async fn copy_or_write(&self, lacking: &Lacking, batch: MissingBatch) -> Result<Counts, LifecycleError> {
+        let (mut sum, mut waiting) = (Counts::default(), vec![batch]);
+        while let Some(some) = waiting.pop() {
+            let to = lacking.way.to;
+            match self.patiently(to, true, async || self.copy_some(lacking, &some).await).await? {
+                Outcome::Done(counts) => sum.add(counts),
+                Outcome::NotAll if some.len() > FEW => {
+                    waiting.extend(some.split(some.len().div_ceil(PARTS)).into_iter().rev())
+                }
+                Outcome::NotAll => sum.add(self.write_missing(to, &some).await?),
+            }
+        }
+        Ok(sum)
+    }
+
+    /// In one transaction, with the note of what was written.
+    async fn copy_some(&self, lacking: &Lacking, batch: &MissingBatch) -> Result<Outcome, LifecycleError> {
+        let Way { from, to } = lacking.way;
+        let (source, target) = (&self.places[from], &self.places[to]);
+        let node = target.writer.name.as_str();
+        let names =
+            |columns: &[WrittenColumn]| columns.iter().map(|column| column.name.clone()).collect::<Vec<Ident>>();
+        let (read, written) = (names(&source.columns), names(&target.columns));
+        let binary = goes_binary((&source.shape, &read), (&target.shape, &written));
+        let query = self.copy_out(from, batch, &read, binary);
+        let into = sql::copy_in(&target.shape.name, &written, binary);
+        self.begin(to).await?;
+        let copied = pump((&lacking.reader, &query), (&target.writer, &into), DOING, |_| {}).await?;
+        if copied != batch.len() as u64 {
+            target.writer.client().batch_execute("ROLLBACK").await.on(node, DOING)?;
+            return Ok(Outcome::NotAll);
+        }
+        let rows = packed(batch);
+        let counts = Counts { copied, ..Counts::default() };
+        self.commit(to, &rows, &[], counts).await?;
+        Ok(Outcome::Done(counts))
+    }
+
+    fn copy_out(&self, from: usize, batch: &MissingBatch, columns: &[Ident], binary: bool) -> String {
+        let source = &self.places[from];
+        let key: Vec<WrittenColumn> = self.subject.key.iter().map(|at| source.columns[*at].clone()).collect();
+        if let MissingKeys::Integers(keys) = &batch.keys {
+            if let Some((first, bits)) = bits_of(keys) {
+                return sql::copy_integers_out(&source.shape.name, columns, (&key[0].name, first, &bits), binary);
+            }
+        }
+        let texts: Vec<Vec<String>> = (0..batch.len()).map(|at| batch.texts(at)).collect();
+        let texts: Vec<Vec<&str>> =
+            (0..key.len()).map(|of| texts.iter().map(|texts| texts[of].as_str()).collect()).collect();
+        sql::copy_keys_out(&source.shape.name, columns, &key, &texts, binary)
+    }
+
+    /// What cannot be written is held.
+    async fn write_missing(&self, to: usize, batch: &MissingBatch) -> Result<Counts, LifecycleError> {
+        let mut sum = Counts::default();
+        for some in batch.split(FIRST_BATCH) {
+            let keys = (0..some.len()).map(|at| vec![some.texts(at); self.places.len()]).collect();
+            let rows = self.read(keys).await?;
+            sum.add(self.write(to, &self.writes(&rows)[to]).await?);
+        }
+        Ok(sum)
+    }
+}
+
+fn packed(batch: &MissingBatch) -> PackedRows {
+    let (mut rows, mut text) = (PackedRows::default(), String::new());
+    for (at, spelling) in batch.spellings.iter().enumerate() {
+        match &batch.keys {
+            MissingKeys::Integers(keys) => {
+                text.clear();
+                let _ = write!(text, "{}", keys[at]);
+                rows.push(*spelling, std::iter::once(text.as_str()));
+            }
+            MissingKeys::Texts(keys) => rows.push(*spelling, keys[at].iter().map(String::as_str)),
+        }
+    }
+    rows
+}
+
+/// The first key, and a bit for each from there on; none: they are too far apart.
+fn bits_of(keys: &[i64]) -> Option<(i64, Vec<u8>)> {
+    let (first, last) = (*keys.iter().min()?, *keys.iter().max()?);
+    let span = last.abs_diff(first).checked_add(1)?;
+    if span > SPREAD * keys.len() as u64 {
+        return None;
+    }
+    let mut bits = vec![0_u8; usize::try_from(span.div_ceil(8)).ok()?];
+    for key in keys {
+        let at = usize::try_from(key.abs_diff(first)).ok()?;
+        bits[at / 8] |= 1 << (at % 8);
+    }
+    Some((first, bits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bits_of;
+
+    #[test]
+    fn keys_that_are_close_together_are_bits() {
+        assert_eq!(bits_of(&[-3, 5, -2]), Some((-3, vec![0b11, 0b1])));
+        assert_eq!(bits_of(&[i64::MIN, i64::MAX]), None);
+        assert_eq!(bits_of(&[0, 129]), None);
+    }
+}
