@@ -187,14 +187,17 @@ CREATE TABLE pgtandem.pulse (
 -- The peer that was away for so long that its changes are not kept for it any more, only the keys that changed.
 CREATE TABLE pgtandem.left_behind (
     node  smallint PRIMARY KEY,
-    since timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+    since timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    -- Of three nodes or more, on the one that keeps the keys: up to which position of each node the peer has its changes,
+    -- or their keys are here; of its own, up to which all others have them.
+    cover pg_lsn[]
 );
 
 -- Those keys. When the peer returns they are settled, and this is emptied.
 CREATE TABLE pgtandem.dirty_key (
     table_id   integer NOT NULL,
     key_bytes  bytea NOT NULL,                          -- empty: any key of the table
-    changed_by smallint NOT NULL,                       -- this node, or the peer itself once it is back
+    changed_by smallint NOT NULL,                       -- one that is here, or the peer itself once it is back
     PRIMARY KEY (table_id, key_bytes, changed_by)
 );
 

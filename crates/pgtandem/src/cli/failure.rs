@@ -42,6 +42,11 @@ impl Failure {
         Self { code: 3, message: message.into(), is_report: false, remedy: None }
     }
 
+    /// What ends a hub, and a person must mend, has one code, whoever found it.
+    pub fn of_run(error: LifecycleError) -> Self {
+        Self { code: 3, ..Self::from(error) }
+    }
+
     /// Says it on standard error.
     pub fn report(&self) -> ExitCode {
         let style = Style::of_stderr();

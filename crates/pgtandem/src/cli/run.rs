@@ -73,7 +73,7 @@ async fn keep_running(config: &Config, stop: watch::Receiver<bool>) -> Result<()
             Ok(Stopped::Asked) => return Ok(()),
             Ok(Stopped::Returned(node)) => match lifecycle::bring_back(config, &node, &Log).await {
                 Ok(()) => {}
-                Err(error @ LifecycleError::Refused { .. }) => return Err(error.into()),
+                Err(error @ LifecycleError::Refused { .. }) => return Err(Failure::of_run(error)),
                 Err(error) => {
                     tracing::warn!("{error}; trying again");
                     tokio::time::sleep(PAUSE).await;
@@ -87,7 +87,7 @@ async fn keep_running(config: &Config, stop: watch::Receiver<bool>) -> Result<()
 async fn run_once(config: &Config, stop: watch::Receiver<bool>) -> Result<(), Failure> {
     let mut ended = daemon::run_once(config, stop.clone()).await;
     if let Err(RunError::Returned { node }) = &ended {
-        lifecycle::bring_back(config, node, &Log).await?;
+        lifecycle::bring_back(config, node, &Log).await.map_err(Failure::of_run)?;
         ended = daemon::run_once(config, stop).await;
     }
     if !ended.map_err(|error| Failure::at_run_time(error.to_string()))? {

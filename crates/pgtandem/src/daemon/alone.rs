@@ -6,14 +6,16 @@
 
 use std::time::{Duration, Instant};
 
+use hub::Position;
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::Notification;
 
-use super::backlog::{Reader, note_changes};
+use super::backlog::{Backlog, Reader, note_changes, note_changes_after, read_backlog};
 use super::control::Control;
 use super::error::{ReachError, RunError};
 use super::probe;
 use super::reach::end_old_backends;
+use super::records::cover_of;
 use super::start::node_id;
 use crate::config::{Capture, Config, Node};
 use crate::connect::Retry;
@@ -154,16 +156,41 @@ pub(super) async fn end_returns(controls: &[Control]) -> Result<(), ReachError> 
     Ok(())
 }
 
-/// Notes which keys the nodes have changed up to now, on the one that was not left behind, and lets the changes go. To be
+/// Notes which keys the nodes have changed up to now, on one that was not left behind, and lets the changes go. To be
 /// called before they are settled, by who keeps hubs away.
+///
+/// Of three nodes or more only the returned one lets its changes go: what the others have written and not delivered yet
+/// is for the hub. What that concerns is returned, by their names.
 ///
 /// # Errors
 /// When a node cannot be reached.
-pub async fn note_all_changes(config: &Config, left: &str) -> Result<(), RunError> {
-    let here = config.nodes.iter().find(|node| node.name != left);
-    let (Some(here), Some(there)) = (here, config.node(left)) else { return Ok(()) };
-    let keeper = Control::open(here).await?;
+pub async fn note_all_changes(config: &Config, left: &str) -> Result<Vec<(String, Backlog)>, RunError> {
+    let here: Vec<&Node> = config.nodes.iter().filter(|node| node.name != left).collect();
+    let Some(there) = config.node(left) else { return Ok(Vec::new()) };
     let returned = Control::open(there).await?;
-    note_changes(config, &returned, &keeper).await?;
-    note_changes(config, &keeper, &keeper).await
+    if let [here] = here.as_slice() {
+        let keeper = Control::open(here).await?;
+        note_changes(config, &returned, &keeper).await?;
+        note_changes(config, &keeper, &keeper).await?;
+        return Ok(Vec::new());
+    }
+    let (mut keeper, mut known) = (None, Position(0));
+    for node in &here {
+        let control = Control::open(node).await?;
+        let left = link::read_left_behind(&control.client).await.map_err(ReachError::from)?;
+        let cover = left.and_then(|left| left.cover);
+        if let Some(cover) = &cover {
+            known = cover_of(cover.clone(), config.nodes.len()).of(returned.id);
+        }
+        if keeper.is_none() || cover.is_some() {
+            keeper = Some(control);
+        }
+    }
+    let Some(keeper) = keeper else { return Ok(Vec::new()) };
+    note_changes_after(known, config, &returned, &keeper).await?;
+    let mut backlogs = Vec::new();
+    for node in here {
+        backlogs.push((node.name.clone(), read_backlog(config, node).await?));
+    }
+    Ok(backlogs)
 }

@@ -48,7 +48,18 @@ pub async fn read_backlog(config: &Config, node: &Node) -> Result<Backlog, RunEr
 /// # Errors
 /// As [`read_backlog`].
 pub async fn note_changes(config: &Config, control: &Control, keeper: &Control) -> Result<(), RunError> {
+    note_changes_after(Position(0), config, control, keeper).await
+}
+
+/// As [`note_changes`], but for those up to `known`, which all others have: they are only forgotten.
+pub(super) async fn note_changes_after(
+    known: Position,
+    config: &Config,
+    control: &Control,
+    keeper: &Control,
+) -> Result<(), RunError> {
     let mut reader = Reader::open(config, control).await?;
+    reader.known = known;
     while reader.note(keeper, None).await? {}
     Ok(())
 }
@@ -59,6 +70,8 @@ pub(super) struct Reader<'c> {
     seat: Seat,
     reached: Position,
     until: Position,
+    /// Changes up to here are nobody's concern.
+    known: Position,
     backlog: Backlog,
     _reports: mpsc::UnboundedReceiver<Report>,
 }
@@ -76,7 +89,8 @@ impl<'c> Reader<'c> {
         let (report, reports) = mpsc::unbounded_channel();
         let mut seat = Seat::new(context);
         seat.up(up, start, &report);
-        Ok(Self { control, seat, reached: start, until, backlog: Backlog::default(), _reports: reports })
+        let (known, backlog) = (Position(0), Backlog::default());
+        Ok(Self { control, seat, reached: start, until, known, backlog, _reports: reports })
     }
 
     /// Notes on `keeper` which keys have changed, and lets the node forget that much. False: all has been read that was
@@ -110,7 +124,8 @@ impl<'c> Reader<'c> {
             match tokio::time::timeout(IDLE, captured.recv()).await {
                 Ok(Some(Captured::Transaction { position, changes, .. })) => {
                     let mut changes = changes.into_changes().map_err(RunError::Spill)?;
-                    changes.by_ref().for_each(|change| self.backlog.add(change));
+                    let is_known = position <= self.known;
+                    changes.by_ref().filter(|_| !is_known).for_each(|change| self.backlog.add(&change));
                     if let Some(error) = changes.failed() {
                         return Err(RunError::Spill(error));
                     }
@@ -166,15 +181,15 @@ async fn has_been_read(control: &Control, reached: Position) -> Result<bool, Rea
 }
 
 impl Backlog {
-    fn add<I>(&mut self, change: Change<I>) {
+    pub(super) fn add<I>(&mut self, change: &Change<I>) {
         match change {
-            Change::Row { key, .. } => drop(self.keys.insert(key)),
-            Change::KeyChange { from, to, .. } => self.keys.extend([from, to]),
+            Change::Row { key, .. } => drop(self.keys.insert(key.clone())),
+            Change::KeyChange { from, to, .. } => self.keys.extend([from.clone(), to.clone()]),
             Change::Truncate { tables } => self.truncated.extend(tables),
         }
     }
 
-    fn dirty_keys(self) -> Vec<DirtyKey> {
+    pub(super) fn dirty_keys(self) -> Vec<DirtyKey> {
         let id = |table: TableId| i32::try_from(table.0).unwrap_or_default();
         let keys = self.keys.iter().map(|key| DirtyKey { table_id: id(key.table()), key_bytes: key.bytes().to_vec() });
         let tables = self.truncated.iter().map(|table| DirtyKey { table_id: id(*table), key_bytes: Vec::new() });

@@ -54,6 +54,10 @@ pub enum Report {
         up: Box<NodeUp>,
         outcome: Option<Result<Landing, ()>>,
     },
+    /// What a node would have been delivered that is left out is noted.
+    Noted {
+        node: NodeId,
+    },
     /// It will not be reached any more without a person.
     Unreachable {
         error: ReachError,
@@ -209,10 +213,11 @@ impl Conductor {
     /// up does not count: it takes nothing before, and only judging brings it there.
     fn is_crowded(&self) -> bool {
         let anyone_up = |except: NodeId| self.seats.iter().any(|seat| seat.node != except && !seat.is_away());
+        let targets = self.seats.iter().filter(|seat| seat.notebook.is_none()).count();
         self.seats.iter().filter(|seat| seat.leaves_at.is_none()).any(|seat| {
             let owed = self.hub.owed(seat.node);
-            if seat.is_away() {
-                owed > OWED_ROWS_AWAY && (self.seats.len() == 2 || !anyone_up(seat.node))
+            if seat.is_away() && seat.notebook.is_none() {
+                owed > OWED_ROWS_AWAY && (targets == 2 || !anyone_up(seat.node))
             } else {
                 owed > OWED_ROWS && !self.is_catching_up(seat)
             }
@@ -234,6 +239,13 @@ impl Conductor {
         match report {
             Report::Delivered { node, id, target, delivery, result } => {
                 self.delivered(node, id, target, &delivery, result)
+            }
+            Report::Noted { node } => {
+                // Behind all that is judged of it, so that no change of its own ever comes after.
+                let position = Position(self.hub.judged(node).0.saturating_add(1));
+                let (held, missed) = (Vec::new(), Vec::new());
+                self.hub.landed(node, Landed { position, held, missed, before: Position(0) });
+                Ok(None)
             }
             Report::Unreachable { error } => Err(error.into()),
             Report::Probed { node, id, at_work } => {
@@ -351,6 +363,9 @@ impl Conductor {
         let now = Instant::now();
         for at in 0..self.seats.len() {
             let node = self.seats[at].node;
+            if self.note_instead(at, now) {
+                continue;
+            }
             if self.seats[at].reconnect_when_idle && matches!(self.seats[at].delivering, Delivering::Idle(_)) {
                 self.seats[at].lost(&self.report);
             }
@@ -374,6 +389,18 @@ impl Conductor {
             };
             seat.fly(flight, pid, answers);
         }
+    }
+
+    /// For a node that is left out, what it is owed is noted; false: it is not.
+    fn note_instead(&mut self, at: usize, now: Instant) -> bool {
+        let node = self.seats[at].node;
+        let Some(notebook) = &mut self.seats[at].notebook else { return false };
+        if notebook.is_ready(self.hub.owed(node), now)
+            && let Some(delivery) = self.hub.cut(node)
+        {
+            notebook.note(&delivery, now);
+        }
+        true
     }
 
     /// Whether much is about to come for the node: what a peer had changed before it was connected to, or faster than it

@@ -16,6 +16,7 @@ use super::conductor::{Conductor, Ended};
 use super::control::Control;
 use super::direct;
 use super::error::ReachError;
+use super::left_out::LeftOut;
 use super::look::{Looked, TableVerdict, compare_tables};
 use super::probe::answer_of;
 use super::tables::table_id;
@@ -49,6 +50,8 @@ enum Found {
         node: String,
         kept: Kept,
     },
+    /// Whether the node that is left out is back.
+    Returned(bool),
     Failed {
         node: String,
         error: ReachError,
@@ -78,10 +81,13 @@ pub struct Errands {
     reopen_at: Instant,
     prune_at: Instant,
     weigh_at: Instant,
-    /// More than this no node keeps for one of two that is away.
+    /// More than this no node keeps for one that is away.
     keep_wal: u64,
-    /// What was found to be too much.
-    too_much: Option<String>,
+    /// Another node is away than this hub has begun without, or that one is back.
+    start_over: Option<String>,
+    left_out: Option<LeftOut>,
+    awaiting: bool,
+    await_at: Instant,
     keep: Keep,
     pub verifying: Verifying,
     /// By node: what was acknowledged when decisions were dropped last. That is settled for good by now.
@@ -118,23 +124,32 @@ impl Errands {
     #[must_use]
     pub fn new(
         config: &Config,
-        mut controls: Vec<Control>,
-        nodes: Vec<Node>,
+        controls: Vec<Control>,
+        left_out: Option<LeftOut>,
         linked: Vec<LinkedTable>,
         epoch: i64,
         holder: String,
     ) -> Self {
         let (find, found) = mpsc::unbounded_channel();
         let now = Instant::now();
-        let notifications = controls.iter_mut().map(Control::take_notifications).collect();
         let everywhere = |table: &LinkedTable| controls.iter().map(|c| (table_id(table.id), c.id)).collect::<Vec<_>>();
         let paused = linked.iter().filter(|table| table.paused_by.is_some()).flat_map(everywhere).collect();
         let names = linked.iter().map(|table| table.name.clone()).collect();
         let verifying = Verifying::start(config, names);
+        let mut nodes: Vec<Node> = controls.iter().filter_map(|c| config.node(&c.name).cloned()).collect();
+        let mut controls: Vec<Option<Control>> = controls.into_iter().map(Some).collect();
+        if let Some(left_out) = &left_out {
+            controls.insert(left_out.place(), None);
+            nodes.insert(left_out.place(), left_out.node.clone());
+        }
+        let hears = |control: &mut Option<Control>| {
+            control.as_mut().map_or_else(|| mpsc::unbounded_channel().1, Control::take_notifications)
+        };
+        let notifications = controls.iter_mut().map(hears).collect();
         let words = vec![Word { writing: false, state: Json::Null, at: now }; controls.len()];
         Self {
             words,
-            controls: controls.into_iter().map(|control| Some(Arc::new(control))).collect(),
+            controls: controls.into_iter().map(|control| control.map(Arc::new)).collect(),
             notifications,
             nodes,
             linked,
@@ -152,7 +167,10 @@ impl Errands {
             prune_at: now,
             weigh_at: now + PATIENCE,
             keep_wal: config.keep_wal(),
-            too_much: None,
+            start_over: None,
+            left_out,
+            awaiting: false,
+            await_at: now,
             keep: Keep {
                 days: config.hub.keep_conflicts_days,
                 mib: config.hub.keep_conflicts_mib,
@@ -217,7 +235,8 @@ impl Errands {
             self.weigh_at = now + PATIENCE;
             self.weigh(conductor);
         }
-        if let Some(why) = self.too_much.take() {
+        self.await_return(now);
+        if let Some(why) = self.start_over.take() {
             return Some(Ended::Recover(why));
         }
         if now >= self.prune_at {
@@ -228,18 +247,32 @@ impl Errands {
         None
     }
 
-    /// While one of two nodes is away, what the other one keeps for it must not fill the disk.
+    /// While one node is away, what the others keep for it must not fill their disks. If it is left out already, they keep
+    /// nothing for it.
     fn weigh(&self, conductor: &Conductor) {
         let here = self.present(conductor);
-        let ([control], 2) = (here.as_slice(), self.controls.len()) else { return };
-        let (control, limit, most) = (Arc::clone(control), self.silence_timeout, self.keep_wal);
-        self.spawn(async move {
-            let node = control.name.clone();
-            match answer_of(&node, limit, kept(&control, most)).await {
-                Ok(kept) => Found::Kept { node, kept },
-                Err(error) => Found::Failed { node, error },
-            }
-        });
+        if self.left_out.is_some() || here.len() + 1 != self.controls.len() {
+            return;
+        }
+        for control in here {
+            let (limit, most) = (self.silence_timeout, self.keep_wal);
+            self.spawn(async move {
+                let node = control.name.clone();
+                match answer_of(&node, limit, kept(&control, most)).await {
+                    Ok(kept) => Found::Kept { node, kept },
+                    Err(error) => Found::Failed { node, error },
+                }
+            });
+        }
+    }
+
+    /// Whether the node that is left out is there again: what it has missed is settled before a hub works with it.
+    fn await_return(&mut self, now: Instant) {
+        let Some(left_out) = self.left_out.clone().filter(|_| !self.awaiting && now >= self.await_at) else { return };
+        self.await_at = now + SECOND;
+        self.awaiting = true;
+        let limit = self.silence_timeout;
+        self.spawn(async move { Found::Returned(left_out.is_back(limit).await) });
     }
 
     fn spawn(&self, errand: impl Future<Output = Found> + Send + 'static) {
@@ -355,7 +388,14 @@ impl Errands {
             Found::Kept { node, kept } => {
                 if kept.is_too_much() && self.present(conductor).len() < self.controls.len() {
                     let mib = kept.bytes >> 20;
-                    self.too_much = Some(format!("{node} keeps {mib} MiB for the other node, which is away"));
+                    let away = conductor.first_away().unwrap_or("one");
+                    self.start_over = Some(format!("{node} keeps {mib} MiB for {away}, which is away"));
+                }
+            }
+            Found::Returned(is_back) => {
+                self.awaiting = false;
+                if let Some(left_out) = self.left_out.as_ref().filter(|_| is_back) {
+                    self.start_over = Some(format!("{} is back", left_out.node.name));
                 }
             }
             Found::Pruned { count: 0, .. } => {}

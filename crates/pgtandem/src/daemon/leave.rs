@@ -19,8 +19,7 @@ use crate::link;
 /// When a node cannot be reached, goes away, or something is wrong that waiting cannot mend. `then` was not done then.
 pub async fn deliver_last<T>(config: &Config, leaving: &str, then: impl AsyncFnOnce() -> T) -> Result<T, RunError> {
     for _ in 0..LIVES {
-        let mut controls = open_all(config).await?;
-        controls.sort_by_key(|control| control.id);
+        let controls = open_all(config).await?;
         for control in &controls {
             if !link::take_lock(&control.client).await.map_err(ReachError::from)? {
                 let why = "another pgtandem is at work there and does not give way".to_owned();
@@ -30,7 +29,7 @@ pub async fn deliver_last<T>(config: &Config, leaving: &str, then: impl AsyncFnO
         let Some(at) = controls.iter().position(|control| control.name == leaving) else {
             return Err(ReachError::NotLinked { node: leaving.to_owned() }.into());
         };
-        let (mut conductor, mut errands) = begin_from(config, &holder(), controls).await?;
+        let (mut conductor, mut errands) = begin_from(config, &holder(), controls, None).await?;
         let last = conductor.let_go(at);
         let mut attendance = Attendance::default();
         let over = loop {

@@ -10,6 +10,7 @@ pub mod drift;
 mod errands;
 mod error;
 mod leave;
+mod left_out;
 mod look;
 mod once;
 mod probe;
@@ -34,6 +35,8 @@ use control::Control;
 use errands::Errands;
 pub use error::{ReachError, RunError};
 pub use leave::deliver_last;
+use left_out::LeftOut;
+pub use left_out::stand_where_it_would;
 pub use once::run_once;
 pub use settings::SPELLING;
 
@@ -140,6 +143,12 @@ async fn work(config: &Config, holder: &str, stop: &mut watch::Receiver<bool>) -
 /// A session with every node, or what is wrong with all those that cannot be had. A hub begins with all nodes only:
 /// what one node may forget depends on what has landed on every other one, and only that one knows.
 async fn open_all(config: &Config) -> Result<Vec<Control>, RunError> {
+    let (controls, missing) = open_present(config).await?;
+    if missing.is_empty() { Ok(controls) } else { Err(RunError::NotAllHere(missing)) }
+}
+
+/// A session with every node that is here, and what is wrong with the others.
+async fn open_present(config: &Config) -> Result<(Vec<Control>, Vec<(String, String)>), RunError> {
     let limit = config.hub.silence_timeout;
     let opened = config.nodes.iter().map(|node| probe::answer_of(&node.name, limit, Control::open(node)));
     let mut controls = Vec::new();
@@ -151,31 +160,49 @@ async fn open_all(config: &Config) -> Result<Vec<Control>, RunError> {
             Err(error) => missing.push((node.name.clone(), error.to_string())),
         }
     }
-    if missing.is_empty() { Ok(controls) } else { Err(RunError::NotAllHere(missing)) }
+    controls.sort_by_key(|control| control.id);
+    Ok((controls, missing))
 }
 
 /// Becomes the hub, which may mean to wait for another one's end.
 async fn begin(config: &Config, holder: &str) -> Result<(Conductor, Errands), RunError> {
-    let mut controls = open_all(config).await?;
-    controls.sort_by_key(|control| control.id);
-    begin_from(config, holder, controls).await
+    let (controls, missing) = open_present(config).await?;
+    let left_out = match missing.as_slice() {
+        [(away, _)] => LeftOut::of(config, away, &controls).await?,
+        _ => None,
+    };
+    if left_out.is_none() && !missing.is_empty() {
+        return Err(RunError::NotAllHere(missing));
+    }
+    begin_from(config, holder, controls, left_out).await
 }
 
-async fn begin_from(config: &Config, holder: &str, controls: Vec<Control>) -> Result<(Conductor, Errands), RunError> {
-    let nodes: Vec<_> = controls.iter().filter_map(|control| config.node(&control.name).cloned()).collect();
-    check_numbers(&controls)?;
+/// `controls`: of all nodes in their order, but for the one that is left out.
+async fn begin_from(
+    config: &Config,
+    holder: &str,
+    controls: Vec<Control>,
+    left_out: Option<LeftOut>,
+) -> Result<(Conductor, Errands), RunError> {
+    let here: Vec<_> = controls.iter().filter_map(|control| config.node(&control.name).cloned()).collect();
+    check_numbers(&controls, left_out.as_ref())?;
     let (report, reports) = mpsc::unbounded_channel();
     // Locks are waited for, and recovering takes what it takes; a node that has fallen silent would take for ever.
     let started = tokio::select! {
         started = async {
             take_locks(&controls).await?;
-            if let Some(node) = alone::returned(&controls).await? {
-                return Err(RunError::Returned { node });
+            match &left_out {
+                Some(left_out) => left_out.require_alone(&controls).await?,
+                None => {
+                    if let Some(node) = alone::returned(&controls).await? {
+                        return Err(RunError::Returned { node });
+                    }
+                }
             }
             alone::end_returns(&controls).await?;
-            start::start(config, &controls, holder, &report).await
+            start::start(config, &controls, holder, left_out.as_ref(), &report).await
         } => started?,
-        silent = probe::first_silent(&config.nodes, config.hub.silence_timeout) => return Err(silent.into()),
+        silent = probe::first_silent(&here, config.hub.silence_timeout) => return Err(silent.into()),
     };
     for table in &started.linked {
         match &table.pause_reason {
@@ -191,7 +218,7 @@ async fn begin_from(config: &Config, holder: &str, controls: Vec<Control>) -> Re
         controls.iter().map(|control| control.name.as_str()).collect::<Vec<_>>().join(" and ")
     );
     let mut conductor = Conductor::new(started.hub, started.seats, report, reports);
-    let mut errands = Errands::new(config, controls, nodes, started.linked, started.epoch, holder.to_owned());
+    let mut errands = Errands::new(config, controls, left_out, started.linked, started.epoch, holder.to_owned());
     errands.look_first(&mut conductor).await?;
     Ok((conductor, errands))
 }
@@ -215,8 +242,9 @@ async fn conduct(
 }
 
 /// The numbers of the nodes must be 0, 1, 2, …: the hub counts on it.
-fn check_numbers(controls: &[Control]) -> Result<(), RunError> {
-    for (expected, control) in controls.iter().enumerate() {
+fn check_numbers(controls: &[Control], left_out: Option<&LeftOut>) -> Result<(), RunError> {
+    let expected = (0..).filter(|number| left_out.is_none_or(|left_out| left_out.place() != *number));
+    for (expected, control) in expected.zip(controls) {
         if usize::from(control.id.0) != expected {
             let reason = "it is not part of the same link as the other nodes of the configuration; run `pgtandem up`";
             return Err(ReachError::Misfit { node: control.name.clone(), reason: reason.to_owned() }.into());

@@ -31,8 +31,7 @@ struct Mark {
 /// When a node cannot be reached, goes away, or something is wrong that waiting cannot mend.
 pub async fn run_once(config: &Config, mut stop: watch::Receiver<bool>) -> Result<bool, RunError> {
     for _ in 0..LIVES {
-        let mut controls = open_all(config).await?;
-        controls.sort_by_key(|control| control.id);
+        let controls = open_all(config).await?;
         for control in &controls {
             if !link::try_lock(&control.client).await.map_err(ReachError::from)? {
                 return Ok(false);
@@ -87,7 +86,7 @@ async fn work(
     let holder = holder();
     let (mut conductor, mut errands) = tokio::select! {
         _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Asked),
-        begun = begin_from(config, &holder, controls) => begun?,
+        begun = begin_from(config, &holder, controls, None) => begun?,
     };
     let mut attendance = Attendance::default();
     let ended = loop {

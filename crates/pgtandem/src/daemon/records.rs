@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use hub::{Cover, Dot, Half, HeldBefore, HeldRecord, Kept, Key, Kind, Micros, NodeId, Position, Stamp, State};
+use hub::{Cover, Dot, Half, HeldBefore, HeldRecord, Kept, Key, Kind, Micros, Position, Stamp, State};
 use serde_json::Value as Json;
 use tokio_postgres::Row;
 use tokio_postgres::types::PgLsn;
@@ -16,12 +16,6 @@ use crate::link;
 
 /// Decisions that go from node to node in one value.
 const COPIED_AT_ONCE: usize = 500;
-
-/// Node names and their numbers.
-#[must_use]
-pub fn node_numbers(controls: &[Control]) -> HashMap<&str, NodeId> {
-    controls.iter().map(|control| (control.name.as_str(), control.id)).collect()
-}
 
 /// Every node's decisions that a change still to be read may meet. What only some nodes have written down, because a
 /// hub died in between, is written on the others.
@@ -58,7 +52,11 @@ fn kept(row: &Row) -> Kept {
 ///
 /// # Errors
 /// When a node is lost.
-pub async fn held_records(controls: &[Control], shapes: &Shapes) -> Result<Vec<HeldRecord<Image>>, ReachError> {
+pub async fn held_records(
+    controls: &[Control],
+    nodes: usize,
+    shapes: &Shapes,
+) -> Result<Vec<HeldRecord<Image>>, ReachError> {
     const QUERY: &str = "SELECT table_id, key_bytes, source_node, source_position, stamp_node, \
             (extract(epoch FROM stamp - timestamptz '2000-01-01 00:00:00+00') * 1000000)::int8, row, cover, released, \
             reflects, since, earlier, overwritten, half_keys, half_row \
@@ -83,10 +81,10 @@ pub async fn held_records(controls: &[Control], shapes: &Shapes) -> Result<Vec<H
                 half,
                 since: Position(row.get::<_, PgLsn>(10).into()),
                 stamp: Stamp { time: Micros(row.get(5)), node: node_id(row.get(4)) },
-                cover: cover_of(cover, controls.len()),
-                reflects: cover_of(row.get(9), controls.len()),
+                cover: cover_of(cover, nodes),
+                reflects: cover_of(row.get(9), nodes),
                 overwritten: row.get::<_, Option<PgLsn>>(12).map(|position| Position(position.into())),
-                earlier: earlier(&row.get(11), controls.len()),
+                earlier: earlier(&row.get(11), nodes),
                 released: row.get::<_, Option<PgLsn>>(8).map(|position| Position(position.into())),
                 key,
             });

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::conductor::Report;
 use super::error::RunError;
+use super::left_out::Notebook;
 use super::probe::is_at_work;
 use super::reach::{NodeContext, NodeSource, NodeUp, SHORTEST_RECONNECT, bring_up_again};
 use super::settings::SPELLING;
@@ -109,6 +110,8 @@ pub struct Seat {
     /// Which connection of this node captures report about.
     pub generation: u64,
     pub away_since: Option<Instant>,
+    /// It is left out: what it is owed is noted.
+    pub notebook: Option<Notebook>,
     /// What is in flight, or was last, deletes rows: which of them it found is known from its answer only.
     /// Of the delivery in flight: what it was answered, and what of that was heard of here.
     answers: Arc<AtomicU64>,
@@ -164,6 +167,7 @@ impl Seat {
             owed_since: None,
             last_lag: Duration::ZERO,
             away_since: None,
+            notebook: None,
             flying_deletes: false,
             flying_rows: 0,
             answers: Arc::default(),
@@ -182,6 +186,12 @@ impl Seat {
             reconnect_pause: Duration::ZERO,
             last_loss: String::new(),
         }
+    }
+
+    /// It is away, and the others go on without it.
+    pub fn leave_out(&mut self, notebook: Notebook) {
+        self.away_since = Some(Instant::now());
+        self.notebook = Some(notebook);
     }
 
     #[must_use]

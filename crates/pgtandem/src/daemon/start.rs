@@ -8,17 +8,19 @@ use hub::{Hub, Landing, NodeId, PerTable, Position, Prefer, Recovery, Wrote};
 use tokio::sync::mpsc;
 use tokio_postgres::types::PgLsn;
 
+use super::backlog::Backlog;
 use super::conductor::Report;
 use super::control::Control;
 use super::error::{ReachError, RunError};
+use super::left_out::{LeftOut, Notebook};
 use super::reach::{NodeContext, bring_up, end_old_backends, open_session, read_slot};
-use super::records::{cover_of, held_records, kept_decisions, node_numbers};
+use super::records::{cover_of, held_records, kept_decisions};
 use super::seat::Seat;
 use super::tables::{read_captured_tables, table_id};
 use crate::capture::Captured;
 use crate::capture::{Image, Shapes};
 use crate::config::{Capture, Config};
-use crate::link::{self, LinkedTable, RestoreKind, TableState};
+use crate::link::{self, LinkedTable, RestoreKind, Sight, TableState};
 
 /// A hub ready to conduct.
 pub struct Started {
@@ -36,44 +38,63 @@ pub async fn start(
     config: &Config,
     controls: &[Control],
     holder: &str,
+    left_out: Option<&LeftOut>,
     report: &mpsc::UnboundedSender<Report>,
 ) -> Result<Started, RunError> {
     // Before sessions of others are ended: a `rejoin`, which a hub waits for, reads what nodes have not delivered yet
     // without the locks, from the same slots and under the same names.
-    let beats = require_what_peers_know(controls).await?;
+    let sights = require_what_peers_know(controls).await?;
     let epoch = take_epochs(controls, holder).await?;
-    require_all_peers(controls).await?;
+    require_all_peers(controls, left_out).await?;
+    let nodes = controls.len() + usize::from(left_out.is_some());
     let linked = common_tables(controls).await?;
     let shapes = Shapes::default();
     let mut contexts = Vec::new();
-    for (control, beat) in controls.iter().zip(beats) {
+    for (control, sight) in controls.iter().zip(&sights) {
         let context = context(config, control, epoch, &linked, &shapes).await?;
-        context.beat.store(beat, Ordering::Relaxed);
+        context.beat.store(sight.beat(sight.number), Ordering::Relaxed);
         contexts.push(Arc::new(context));
     }
     let mut starts = Vec::new();
     let mut landings = Vec::new();
     for (control, context) in controls.iter().zip(&contexts) {
-        let (start, landed) = read_landings(control, context, controls.len()).await?;
+        let (start, landed) = read_landings(control, context, nodes).await?;
         starts.push(start);
         landings.push(landed);
     }
+    let mut standing = None;
+    if let Some(left_out) = left_out {
+        let beat = sights.iter().map(|sight| sight.beat(i16::from(left_out.id.0))).max();
+        let context = left_out.context(&contexts[0], beat.unwrap_or_default());
+        standing = Some((left_out, left_out.stand_for(&controls[0], &mut starts, &mut landings).await?));
+        contexts.insert(left_out.place(), Arc::new(context));
+    }
     let decisions = kept_decisions(controls, &starts).await?;
-    let held = held_records(controls, &shapes).await?;
+    let held = held_records(controls, nodes, &shapes).await?;
     for (context, reach) in contexts.iter().zip(hub::reach(&starts, &landings)) {
         context.known.store(reach.0, Ordering::Relaxed);
     }
     let mut seats: Vec<Seat> = contexts.iter().map(|context| Seat::new(Arc::clone(context))).collect();
-    for (seat, start) in seats.iter_mut().zip(&starts) {
+    let is_here = |node: NodeId| left_out.is_none_or(|left_out| left_out.id != node);
+    for (seat, start) in seats.iter_mut().zip(&starts).filter(|(seat, _)| is_here(seat.node)) {
         let session = open_session(&seat.context, "deliver").await?;
         let up = bring_up(&seat.context, session, Position(start.0.saturating_add(1))).await?;
         seat.up(up, *start, report);
     }
-    let mut recovery = Recovery::new(starts.clone(), landings, decisions, held, policies(&linked, controls));
-    for (seat, start) in seats.iter_mut().zip(starts) {
-        feed(&mut recovery, seat, start).await?;
+    let mut recovery = Recovery::new(starts.clone(), landings, decisions, held, policies(&linked, &contexts));
+    let mut backlogs = Vec::new();
+    for (seat, start) in seats.iter_mut().zip(starts).filter(|(seat, _)| is_here(seat.node)) {
+        let mut backlog = standing.as_ref().filter(|(_, standing)| standing.is_new).map(|_| Backlog::default());
+        feed(&mut recovery, seat, start, backlog.as_mut()).await?;
+        backlogs.extend(backlog);
     }
     let mut hub = recovery.finish();
+    if let Some((left_out, standing)) = standing {
+        left_out.begin(controls, epoch, &standing, backlogs).await?;
+        let keeper = contexts.iter().find(|context| context.id == controls[0].id).unwrap_or(&contexts[0]);
+        let notebook = Notebook::new(left_out, standing, Arc::clone(keeper), report.clone());
+        seats[left_out.place()].leave_out(notebook);
+    }
     for table in linked.iter().filter(|table| table.paused_by.is_some()) {
         seats.iter().for_each(|seat| hub.pause(table_id(table.id), seat.node));
     }
@@ -96,10 +117,14 @@ async fn take_epochs(controls: &[Control], holder: &str) -> Result<i64, RunError
 
 /// A node that joined after this hub had read its configuration: going on without it would acknowledge changes that it
 /// has not seen.
-async fn require_all_peers(controls: &[Control]) -> Result<(), RunError> {
+async fn require_all_peers(controls: &[Control], left_out: Option<&LeftOut>) -> Result<(), RunError> {
+    let known = |incarnation| {
+        controls.iter().any(|known| known.row.incarnation == incarnation)
+            || left_out.is_some_and(|left_out| left_out.incarnation == incarnation)
+    };
     for control in controls {
         for peer in link::read_peers(&control.client).await.map_err(ReachError::from)? {
-            if !controls.iter().any(|known| known.row.incarnation == peer.incarnation) {
+            if !known(peer.incarnation) {
                 return Err(RunError::UnknownPeer { peer: peer.name, node: control.name.clone() });
             }
         }
@@ -138,8 +163,8 @@ async fn common_tables(controls: &[Control]) -> Result<Vec<LinkedTable>, RunErro
     if linked.is_empty() { Err(RunError::NothingLinked) } else { Ok(linked) }
 }
 
-/// No node may have been set back, or be about to be brought back. By node, what is to be known of it.
-async fn require_what_peers_know(controls: &[Control]) -> Result<Vec<i64>, ReachError> {
+/// No node may have been set back, or be about to be brought back. By node, what it knows of itself and its peers.
+async fn require_what_peers_know(controls: &[Control]) -> Result<Vec<Sight>, ReachError> {
     let mut sights = Vec::new();
     for control in controls {
         sights.push(link::read_sight(&control.client).await?);
@@ -156,7 +181,7 @@ async fn require_what_peers_know(controls: &[Control]) -> Result<Vec<i64>, Reach
             return Err(ReachError::TriggersGone { node: control.name.clone(), table });
         }
     }
-    Ok(sights.iter().map(|sight| sight.beat(sight.number)).collect())
+    Ok(sights)
 }
 
 pub(super) async fn context(
@@ -217,19 +242,25 @@ pub(super) async fn read_landings(
     Ok((start, landings))
 }
 
-fn policies(linked: &[LinkedTable], controls: &[Control]) -> Box<PerTable> {
+fn policies(linked: &[LinkedTable], contexts: &[Arc<NodeContext>]) -> Box<PerTable> {
     let mut policies = PerTable::default();
     for table in linked {
         let Some(preferred) = table.resolve.strip_prefix("prefer:") else { continue };
-        if let Some(node) = node_numbers(controls).get(preferred) {
-            policies.set(table_id(table.id), Prefer { node: *node, name: table.resolve.clone().into() });
+        if let Some(context) = contexts.iter().find(|context| context.name == preferred) {
+            policies.set(table_id(table.id), Prefer { node: context.id, name: table.resolve.clone().into() });
         }
     }
     Box::new(policies)
 }
 
 /// Hands the hub what a node's landings may already reflect; the first thing beyond it stays for the conductor.
-async fn feed(recovery: &mut Recovery<Image>, seat: &mut Seat, start: Position) -> Result<(), RunError> {
+/// `backlog`: is told which keys that concerns.
+async fn feed(
+    recovery: &mut Recovery<Image>,
+    seat: &mut Seat,
+    start: Position,
+    mut backlog: Option<&mut Backlog>,
+) -> Result<(), RunError> {
     let node = seat.node;
     let reach = recovery.reach(node);
     if start >= reach {
@@ -247,6 +278,9 @@ async fn feed(recovery: &mut Recovery<Image>, seat: &mut Seat, start: Position) 
             Captured::Transaction { position, time, changes } if position <= reach => {
                 let mut changes = changes.into_changes().map_err(RunError::Spill)?;
                 for change in &mut changes {
+                    if let Some(backlog) = &mut backlog {
+                        backlog.add(&change);
+                    }
                     recovery.change(node, position, time, change);
                 }
                 if let Some(error) = changes.failed() {

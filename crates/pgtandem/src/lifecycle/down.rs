@@ -84,7 +84,10 @@ pub async fn down(config: &Config, leaving: Option<&str>, agreed: &DownPlan) -> 
         ));
     }
     let parted = match &agreed.forget {
-        Some((leaving, _)) => part(config, &found, leaving).await?,
+        Some((leaving, _)) => {
+            require_notes_stay(&found, leaving).await?;
+            part(config, &found, leaving).await?
+        }
         None => None,
     };
     let mut proofs = Vec::new();
@@ -96,6 +99,26 @@ pub async fn down(config: &Config, leaving: Option<&str>, agreed: &DownPlan) -> 
         }
     }
     Ok(Gone { proofs, parted })
+}
+
+/// What another node has missed is noted on one that stays, or on the one that leaves; and it takes both to settle it.
+async fn require_notes_stay(found: &[Found], leaving: &str) -> Result<(), LifecycleError> {
+    for one in found {
+        let Some((_, peers, _)) = &one.link else { continue };
+        let left = link::read_left_behind(one.node.client()).await;
+        let Some(left) = left.on(&one.node.name, "reading what is noted")? else { continue };
+        let missing = peers.iter().find(|peer| peer.number == left.node && peer.name != leaving);
+        if let Some(missing) = missing {
+            return Err(LifecycleError::refused(
+                format!("{} was away for long, and what it has missed is not settled yet", missing.name),
+                format!(
+                    "start it, and let `pgtandem run` settle that; if it is gone for good: `pgtandem down --node {}`",
+                    missing.name
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Has its peers forget a node, once they have all of what it wrote or none of it. Returns why that may not be so.
@@ -211,6 +234,9 @@ fn cleaning(node: &OpenNode, (row, _, tables): &(NodeRow, Vec<Peer>, Vec<LinkedT
 async fn forget(node: &OpenNode, peer: &Peer) -> Result<(), LifecycleError> {
     let work = async {
         link::set_left(node.client(), peer.incarnation).await?;
+        if link::read_left_behind(node.client()).await?.is_some_and(|left| left.node == peer.number) {
+            link::forget_left_behind(node.client()).await?;
+        }
         link::notify_changed(node.client()).await
     };
     work.await.on(&node.name, "taking a node out of the link")

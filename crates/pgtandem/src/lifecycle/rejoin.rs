@@ -10,7 +10,7 @@ use super::settle::{Known, Stand};
 use super::{LifecycleError, Look, OpenNode, Progress, Until, down, locks, make_plan, open_nodes, table_names, up};
 use crate::compare::Options;
 use crate::config::{Capture, Config};
-use crate::daemon::{Backlog, read_backlog};
+use crate::daemon::{Backlog, read_backlog, stand_where_it_would};
 use crate::link::{self, NodeRow, RestoreKind, Sight};
 use crate::sql;
 use serde_json::json;
@@ -221,12 +221,20 @@ impl Rejoin {
         if let Some(prefer) = prefer {
             // What other peers have changed and not delivered yet is none of its business: it is to become as they are.
             let waiting = if prefer == self.node { &[] } else { backlogs };
-            return Known { keys: self.changed(config, table, waiting, Stand::State), otherwise: place(prefer) };
+            return Known {
+                keys: self.changed(config, table, waiting, Stand::State),
+                otherwise: place(prefer),
+                away: None,
+            };
         }
         if self.is_copy || backlogs.iter().any(|backlog| backlog.truncated.contains(&table)) {
             return Known::default();
         }
-        Known { keys: self.changed(config, table, backlogs, Stand::ChangedBy), otherwise: place(&self.node) }
+        Known {
+            keys: self.changed(config, table, backlogs, Stand::ChangedBy),
+            otherwise: place(&self.node),
+            away: None,
+        }
     }
 
     /// What is known of keys that peers have changed. `stand`: of one that a single peer has.
@@ -256,8 +264,22 @@ impl Rejoin {
         let node = config.node(&self.node).ok_or_else(|| {
             LifecycleError::refused(format!("there is no node {}", self.node), "write it into the configuration")
         })?;
+        let mut peers = Vec::new();
         for peer in config.nodes.iter().filter(|peer| peer.name != node.name) {
             let peer = OpenNode::open(peer).await?;
+            let left = link::read_left_behind(peer.client()).await.on(&peer.name, "reading what is noted")?;
+            let cover = left.and_then(|left| left.cover);
+            peers.push((peer, cover));
+        }
+        // Who keeps the keys forgets first: until then the others' marks say that there are any.
+        peers.sort_by_key(|(_, cover)| cover.is_none());
+        for (peer, cover) in peers {
+            if let Some(cover) = cover {
+                stand_where_it_would(config, node, cover).await.map_err(|error| {
+                    let what = format!("node {}: noting what it has by now: {error}", node.name);
+                    LifecycleError::refused(what, "mend it, and run the command again")
+                })?;
+            }
             link::forget_left_behind(peer.client()).await.on(&peer.name, "forgetting what was noted")?;
         }
         let node = OpenNode::open(node).await?;

@@ -1,6 +1,7 @@
 //! `pgtandem.left_behind` and `pgtandem.dirty_key`: what is kept for a peer that is away for long.
 
 use std::time::SystemTime;
+use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error, GenericClient};
 
 /// More keys of a table than this are kept as the table: then all of it is compared.
@@ -18,11 +19,13 @@ pub struct DirtyKey {
 pub struct LeftBehind {
     pub node: i16,
     pub since: SystemTime,
+    /// By node: of which changes it is known that the peer has them, or that their keys are noted.
+    pub cover: Option<Vec<PgLsn>>,
 }
 
 pub async fn read_left_behind(client: &impl GenericClient) -> Result<Option<LeftBehind>, Error> {
-    let row = client.query_opt("SELECT node, since FROM pgtandem.left_behind LIMIT 1", &[]).await?;
-    Ok(row.map(|row| LeftBehind { node: row.get(0), since: row.get(1) }))
+    let row = client.query_opt("SELECT node, since, cover FROM pgtandem.left_behind LIMIT 1", &[]).await?;
+    Ok(row.map(|row| LeftBehind { node: row.get(0), since: row.get(1), cover: row.get(2) }))
 }
 
 pub async fn leave_behind(client: &impl GenericClient, node: i16) -> Result<(), Error> {
@@ -36,25 +39,67 @@ pub async fn count_dirty_keys(client: &impl GenericClient) -> Result<i64, Error>
 
 /// On this node's disk when it returns.
 pub async fn add_dirty_keys(client: &Client, by: i16, keys: &[DirtyKey]) -> Result<(), Error> {
+    client.batch_execute("BEGIN; SET LOCAL synchronous_commit = local").await?;
+    insert_keys(client, by, keys).await?;
+    keep_tables_for_keys(client, by).await?;
+    client.batch_execute("COMMIT").await
+}
+
+/// What stands for a delivery to the peer that was left behind.
+#[derive(Debug)]
+pub struct Noted<'a> {
+    pub peer: i16,
+    /// By who has changed them.
+    pub keys: &'a [(i16, Vec<DirtyKey>)],
+    pub cover: &'a [PgLsn],
+    /// Whether to look for tables of which there are too many keys, which takes a while.
+    pub count: bool,
+}
+
+/// On this node's disk when it returns. False: another hub has taken over, and nothing was written.
+pub async fn note_delivery(client: &Client, epoch: i64, noted: &Noted<'_>) -> Result<bool, Error> {
+    const FENCE: &str = "SELECT FROM pgtandem.epoch WHERE epoch = $1 FOR SHARE";
+    const COVER: &str = "INSERT INTO pgtandem.left_behind (node, cover) VALUES ($1, $2)
+                         ON CONFLICT (node) DO UPDATE SET cover = excluded.cover";
+    client.batch_execute("BEGIN; SET LOCAL synchronous_commit = local").await?;
+    if client.query_opt(FENCE, &[&epoch]).await?.is_none() {
+        client.batch_execute("ROLLBACK").await?;
+        return Ok(false);
+    }
+    for (by, keys) in noted.keys {
+        insert_keys(client, *by, keys).await?;
+        if noted.count {
+            keep_tables_for_keys(client, *by).await?;
+        }
+    }
+    client.execute(COVER, &[&noted.peer, &noted.cover]).await?;
+    client.batch_execute("COMMIT").await?;
+    Ok(true)
+}
+
+async fn insert_keys(client: &Client, by: i16, keys: &[DirtyKey]) -> Result<(), Error> {
     const ADD: &str = "
         INSERT INTO pgtandem.dirty_key (table_id, key_bytes, changed_by)
         SELECT k.table_id, k.key_bytes, $3 FROM unnest($1::int4[], $2::bytea[]) AS k (table_id, key_bytes)
         WHERE NOT EXISTS (SELECT FROM pgtandem.dirty_key d
                           WHERE d.table_id = k.table_id AND d.key_bytes = '' AND d.changed_by = $3)
         ON CONFLICT DO NOTHING";
+    let tables: Vec<i32> = keys.iter().map(|key| key.table_id).collect();
+    let bytes: Vec<&[u8]> = keys.iter().map(|key| key.key_bytes.as_slice()).collect();
+    client.execute(ADD, &[&tables, &bytes, &by]).await.map(drop)
+}
+
+/// A table of which there are too many keys stands for them.
+async fn keep_tables_for_keys(client: &Client, by: i16) -> Result<(), Error> {
     const FULL: &str = "SELECT table_id FROM pgtandem.dirty_key WHERE changed_by = $1 GROUP BY table_id
                         HAVING pg_catalog.count(*) > $2";
     const WHOLE: &str = "
         WITH gone AS (DELETE FROM pgtandem.dirty_key WHERE changed_by = $1 AND table_id = $2 AND key_bytes <> '')
         INSERT INTO pgtandem.dirty_key (table_id, key_bytes, changed_by) VALUES ($2, '', $1) ON CONFLICT DO NOTHING";
-    client.batch_execute("BEGIN; SET LOCAL synchronous_commit = local").await?;
-    let tables: Vec<i32> = keys.iter().map(|key| key.table_id).collect();
-    let bytes: Vec<&[u8]> = keys.iter().map(|key| key.key_bytes.as_slice()).collect();
-    client.execute(ADD, &[&tables, &bytes, &by]).await?;
     for row in client.query(FULL, &[&by, &MOST_KEYS]).await? {
         client.execute(WHOLE, &[&by, &row.get::<_, i32>(0)]).await?;
     }
-    client.batch_execute("COMMIT").await
+    Ok(())
 }
 
 /// With who has changed each.

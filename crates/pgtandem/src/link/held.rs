@@ -39,6 +39,12 @@ pub async fn list_held(client: &impl GenericClient) -> Result<Vec<Held>, Error> 
     Ok(client.query(QUERY, &[]).await?.iter().map(held).collect())
 }
 
+/// Of one table: keys whose row is not what it should be; no bytes: all.
+pub async fn list_held_keys(client: &impl GenericClient, table_id: i32) -> Result<Vec<Vec<u8>>, Error> {
+    const QUERY: &str = "SELECT key_bytes FROM pgtandem.held WHERE table_id = $1 AND released IS NULL";
+    Ok(client.query(QUERY, &[&table_id]).await?.iter().map(|row| row.get(0)).collect())
+}
+
 fn held(row: &Row) -> Held {
     Held {
         table_id: row.get("table_id"),

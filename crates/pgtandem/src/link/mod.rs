@@ -24,11 +24,11 @@ pub use decision::{
 };
 pub use direct::{DirectFacts, DirectTableFacts, DirectView, direct_sql, direct_view, install_direct, read_direct};
 pub use dirty::{
-    DirtyKey, LeftBehind, add_dirty_keys, count_dirty_keys, forget_left_behind, leave_behind, read_dirty_keys,
-    read_left_behind,
+    DirtyKey, LeftBehind, Noted, add_dirty_keys, count_dirty_keys, forget_left_behind, leave_behind, note_delivery,
+    read_dirty_keys, read_left_behind,
 };
 pub use epoch::{Epoch, read_epoch, take_epoch};
-pub use held::{BEFORE_ALL, Held, delete_held, delete_held_of_table, insert_held, list_held};
+pub use held::{BEFORE_ALL, Held, delete_held, delete_held_of_table, insert_held, list_held, list_held_keys};
 pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, lock, notify_changed, take_lock, try_lock, unlock};
 pub use merge::{
     MergeRow, MergedRow, MergedRows, PackedRows, confirm_merges, delete_merge, insert_merged_rows, keep_merged_rows,

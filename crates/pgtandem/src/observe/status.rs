@@ -327,8 +327,10 @@ fn node_status(node: &Node, seen: &Observed, state: Option<&Json>, links: &[(&st
         }
         Ok(view) => describe(&mut status, view, links),
     }
-    let left = links.iter().find_map(|(peer, link)| Some((peer, link.left_behind.as_ref()?)));
-    if let Some((peer, left)) = left.filter(|(_, left)| left.name == node.name) {
+    // Of several that note it, one keeps the keys.
+    let left = links.iter().filter_map(|(peer, link)| Some((peer, link.left_behind.as_ref()?)));
+    let left = left.filter(|(_, left)| left.name == node.name).max_by_key(|(_, left)| left.keys);
+    if let Some((peer, left)) = left {
         (status.left_behind_since, status.dirty_keys) = (timestamp(left.since), Some(left.keys));
         let what = format!("{peer} keeps only the keys that change for it: {} by now", left.keys);
         status.reason = Some(status.reason.map_or(what.clone(), |reason| format!("{reason}; {what}")));

@@ -33,6 +33,7 @@ mod s26_one_of_three_is_away;
 mod s28_random_writes;
 mod s30_delivery_in_doubt;
 mod s31_much_to_catch_up;
+mod s31_three_nodes;
 mod s32_lost_slot;
 mod s33_set_back;
 mod s35_passing_faults;

@@ -37,6 +37,8 @@ mod s28_random_writes;
 #[path = "../it/s30_delivery_in_doubt.rs"]
 mod s30_delivery_in_doubt;
 mod s31_s32_away;
+#[path = "../it/s31_three_nodes.rs"]
+mod s31_three_nodes;
 mod s33_set_back;
 #[path = "../it/s35_passing_faults.rs"]
 mod s35_passing_faults;

@@ -26,7 +26,7 @@ use crate::sql::Ident;
 use differences::Key;
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
 use tokio_postgres::types::PgLsn;
 use winner::Winner;
@@ -53,6 +53,8 @@ pub(in crate::lifecycle) struct Known {
     pub keys: HashMap<Vec<u8>, Stand>,
     /// Of all other keys: the place whose state stands, deleted or not; none: the policy decides.
     pub otherwise: Option<usize>,
+    /// One of three nodes or more is back, and the others are one side.
+    pub away: Option<Away>,
 }
 
 /// How it is decided whose state of a key stands.
@@ -67,7 +69,32 @@ pub(in crate::lifecycle) enum Stand {
     ChangedBy(usize),
 }
 
+/// One node was left out while the others went on among themselves.
+#[derive(Debug)]
+pub(in crate::lifecycle) struct Away {
+    pub place: usize,
+    /// Keys that one of the others has changed, which is not known to have arrived everywhere.
+    pub in_flight: HashSet<Vec<u8>>,
+    /// Keys that one of the others holds, by its place: its row is not what it should be. No key: all of the table.
+    pub held: HashSet<(usize, Vec<u8>)>,
+}
+
+impl Away {
+    fn is_held(&self, place: usize, bytes: &[u8]) -> bool {
+        self.held.contains(&(place, bytes.to_vec())) || self.held.contains(&(place, Vec::new()))
+    }
+}
+
 impl Known {
+    /// Whether the node at this place has, or may have, changed the key.
+    fn may_be_of(&self, place: usize, bytes: &[u8]) -> bool {
+        match self.keys.get(bytes) {
+            Some(Stand::State(of)) => *of == place,
+            Some(Stand::Policy | Stand::ChangedBy(_)) => true,
+            None => self.otherwise.is_none_or(|of| of == place),
+        }
+    }
+
     fn place(&self, bytes: &[u8], rows: &winner::Rows) -> Option<usize> {
         match self.keys.get(bytes) {
             Some(Stand::State(place)) => Some(*place),
@@ -208,6 +235,9 @@ impl Settling {
         if self.is_equal(rows) {
             return Verdict::Equal;
         }
+        if let Some(away) = &self.known.away {
+            return self.verdict_of_return(away, bytes, rows, chosen);
+        }
         match self.known.place(bytes, rows).or(chosen) {
             None => Verdict::Leave,
             Some(place) if rows[place].is_some() => Verdict::Row(place),
@@ -215,6 +245,48 @@ impl Settling {
                 Some(at) => Verdict::Gone { at, by },
                 None => Verdict::Equal,
             },
+        }
+    }
+
+    /// The others have settled among themselves what they acknowledged: where their rows differ, a change is on its way,
+    /// and the hub will bring it to all.
+    fn verdict_of_return(&self, away: &Away, bytes: &[u8], rows: &winner::Rows, chosen: Option<usize>) -> Verdict {
+        let others = || (0..rows.len()).filter(|place| *place != away.place);
+        let mut peers: Vec<usize> = others().filter(|place| !away.is_held(*place, bytes)).collect();
+        if peers.is_empty() {
+            peers = others().collect();
+        }
+        let (peer, own) = (peers[0], rows[away.place].is_some());
+        if !peers.iter().all(|place| self.are_same(&rows[*place], &rows[peer])) {
+            // Of what both sides have changed, its own is written once more, and the hub finds the conflict.
+            return match peers.iter().find(|place| rows[**place].is_some()) {
+                _ if !self.known.may_be_of(away.place, bytes) => Verdict::Leave,
+                _ if own => Verdict::Row(away.place),
+                Some(at) if !away.in_flight.contains(bytes) => Verdict::Gone { at: *at, by: away.place },
+                _ => Verdict::Leave,
+            };
+        }
+        if self.are_same(&rows[peer], &rows[away.place]) {
+            return Verdict::Equal;
+        }
+        match self.known.place(bytes, rows).or(chosen) {
+            None => Verdict::Leave,
+            Some(place) if place == away.place => {
+                if own {
+                    Verdict::Row(place)
+                } else {
+                    Verdict::Gone { at: peer, by: place }
+                }
+            }
+            Some(_) if rows[peer].is_some() => Verdict::Row(peer),
+            Some(_) => Verdict::Gone { at: away.place, by: peer },
+        }
+    }
+
+    fn are_same(&self, one: &Option<ComparedRow>, other: &Option<ComparedRow>) -> bool {
+        match (one, other) {
+            (Some(one), Some(other)) => one.is_same(other, &self.subject),
+            (one, other) => one.is_none() && other.is_none(),
         }
     }
 
