@@ -39,9 +39,11 @@ CREATE TABLE pgtandem.direct_table (
 CREATE TABLE pgtandem.queued (
     table_id integer NOT NULL,
     key      bigint,
-    xid      xid8 NOT NULL
+    xid      xid8 NOT NULL,
+    last_id  bigint NOT NULL                            -- of its transaction's rows in the outbox then: their order
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
-CREATE INDEX ON pgtandem.queued (table_id, key);
+CREATE INDEX ON pgtandem.queued (table_id, key, last_id);
+CREATE INDEX ON pgtandem.queued (table_id, last_id);
 
 -- What was sent to the peer, by a name that nothing else ever has: transaction numbers are given again after a crash. In the
 -- transaction that sent it: if the row is not there and the transaction is over, it has failed.
@@ -49,9 +51,12 @@ CREATE TABLE pgtandem.sent (
     token   uuid PRIMARY KEY,
     xid     xid8 NOT NULL,
     last_id bigint NOT NULL DEFAULT 0,                  -- of its rows in the outbox; the first one's, until there is a doubt
-    outcome "char" NOT NULL                             -- 'l': landed; '?': nobody knows yet; 'n': it did not
+    -- 'l': landed; '?': nobody knows yet; 'n': it did not. Found out by a hub: 'L', landed; 'd', and the peer has forgotten it.
+    -- Of one that waits: 'q', it may go along with later ones (direct_queue.sql); 'w', it has been left to the hub, and 'r', a hub
+    -- has read it: whether it has landed is to be found out.
+    outcome "char" NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
-CREATE INDEX ON pgtandem.sent (xid) WHERE outcome <> 'l';
+CREATE INDEX ON pgtandem.sent (outcome, last_id) WHERE outcome <> 'l';
 
 -- What the peer sent and was written here, in the transaction that wrote it, with what was there before: should the sender's
 -- transaction fail after all, it is put back. `refused`: it must not be written any more, whenever it comes.
@@ -218,59 +223,6 @@ BEGIN
 END
 $$;
 
--- The keys of a transaction's changes wait for the hub. Of large ones it would take too long to say which.
-CREATE FUNCTION pgtandem.enqueue(mine xid8) RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
-DECLARE
-    part record;
-BEGIN
-    FOR part IN SELECT o.table_id, pg_catalog.sum(CASE WHEN o.new_rows IS NULL THEN 1 WHEN pg_catalog.pg_column_size(o.new_rows) > 100000
-                           THEN 1001 ELSE pg_catalog.cardinality(o.new_rows) END) AS changes,
-                       pg_catalog.bool_or(o.op = 'T') AS truncates
-                FROM pgtandem.outbox_stored AS o WHERE o.xid = mine GROUP BY o.table_id LOOP
-        IF part.changes > 1000 OR part.truncates
-            OR NOT EXISTS (SELECT FROM pgtandem.direct_table AS t WHERE t.table_id = part.table_id) THEN
-            INSERT INTO pgtandem.queued VALUES (part.table_id, NULL, mine);
-            CONTINUE;
-        END IF;
-        BEGIN
-            EXECUTE pg_catalog.format('INSERT INTO pgtandem.queued SELECT DISTINCT o.table_id, k.key, o.xid
-                FROM pgtandem.outbox AS o, LATERAL (VALUES (pgtandem.key_%1$s(o.old_row)), (pgtandem.key_%1$s(o.new_row))) AS k (key)
-                WHERE o.xid = $1 AND o.table_id = %1$s AND k.key IS NOT NULL', part.table_id) USING mine;
-        EXCEPTION WHEN OTHERS THEN
-            INSERT INTO pgtandem.queued VALUES (part.table_id, NULL, mine);
-        END;
-    END LOOP;
-END
-$$;
-
--- Whether the transaction changes a key of which an earlier change waits here, or a table tied to one where something does.
-CREATE FUNCTION pgtandem.must_wait(mine xid8, tables integer[]) RETURNS boolean LANGUAGE plpgsql SET search_path = '' AS $$
-DECLARE
-    part  integer;
-    found boolean;
-BEGIN
-    IF EXISTS (SELECT FROM pgtandem.queued AS q, pgtandem.direct_table AS t
-               WHERE t.table_id = ANY (tables) AND q.table_id = ANY (t.related)) THEN
-        RETURN true;
-    END IF;
-    FOREACH part IN ARRAY tables LOOP
-        IF NOT EXISTS (SELECT FROM pgtandem.queued AS q WHERE q.table_id = part) THEN
-            CONTINUE;
-        END IF;
-        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM pgtandem.queued AS q WHERE q.table_id = %1$s AND q.key IS NULL)
-            OR EXISTS (SELECT FROM pgtandem.outbox AS o WHERE o.xid = $1 AND o.table_id = %1$s AND o.op = ''T'')
-            OR EXISTS (SELECT FROM pgtandem.outbox AS o,
-                       LATERAL (VALUES (pgtandem.key_%1$s(o.old_row)), (pgtandem.key_%1$s(o.new_row))) AS k (key), pgtandem.queued AS q
-                       WHERE o.xid = $1 AND o.table_id = %1$s AND q.table_id = %1$s AND q.key = k.key)', part)
-            INTO found USING mine;
-        IF found THEN
-            RETURN true;
-        END IF;
-    END LOOP;
-    RETURN false;
-END
-$$;
-
 -- The peer did not answer, after so long: it is not asked for a while, the longer the longer it has been so.
 CREATE FUNCTION pgtandem.close_breaker(took_ms integer) RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
@@ -319,14 +271,17 @@ BEGIN
 END
 $$;
 
--- Why a transaction cannot go directly; none: it can. `changed`: its tables.
-CREATE FUNCTION pgtandem.obstacle(mine xid8, changed integer[], ops text) RETURNS text LANGUAGE plpgsql AS $$
+-- Why a transaction cannot go directly; none: it can. `changed`: its tables. `waits`: earlier ones do here, and nothing else is in
+-- the way; with `is_last` it must wait behind them.
+CREATE FUNCTION pgtandem.obstacle(mine xid8, changed integer[], ops text, OUT why text, OUT waits boolean, OUT is_last boolean)
+LANGUAGE plpgsql AS $$
 DECLARE
     found record;
 BEGIN
     -- What was committed since its snapshot it does not see, and so not that a key it inserts is in the queue.
     IF pg_catalog.current_setting('transaction_isolation') <> 'read committed' AND ops ~ '[IKT]' THEN
-        RETURN 'it sees only what its snapshot does';
+        why := 'it sees only what its snapshot does';
+        RETURN;
     END IF;
     -- Not joined: of tables that nobody analyzes the planner would think that reading all of pg_class is best.
     SELECT pg_catalog.bool_and(l.state = 'live' AND l.paused_by IS NULL
@@ -338,21 +293,26 @@ BEGIN
            EXISTS (SELECT FROM pgtandem.queued) AS waits
         INTO found FROM pgtandem.linked_table AS l WHERE l.id = ANY (changed);
     IF found.fit IS NOT TRUE OR found.linked < pg_catalog.cardinality(changed) THEN
-        RETURN 'a table is paused, or not as it was linked';
+        why := 'a table is paused, or not as it was linked';
+        RETURN;
     ELSIF found.is_brought_back THEN
-        RETURN 'this node is being brought back';
+        why := 'this node is being brought back';
+        RETURN;
     ELSIF found.holds THEN
-        RETURN 'rows are held';
+        why := 'rows are held';
+        RETURN;
     END IF;
     -- The peer writes without asking foreign keys, and a child may be on its way. The hub looks for children.
     IF ops ~ '[DKT]' AND EXISTS (SELECT FROM pgtandem.direct_table AS t WHERE t.table_id = ANY (changed)
                                  AND pg_catalog.cardinality(t.related) > 0) THEN
-        RETURN 'what foreign keys tie together is deleted by the hub';
+        why := 'what foreign keys tie together is deleted by the hub';
+        RETURN;
     END IF;
-    IF found.waits AND pgtandem.must_wait(mine, changed) THEN
-        RETURN 'earlier changes wait';
+    waits := found.waits;
+    is_last := waits AND pgtandem.must_wait(mine, changed);
+    IF is_last THEN
+        why := 'earlier changes wait';
     END IF;
-    RETURN NULL;
 END
 $$;
 
@@ -421,13 +381,21 @@ DECLARE
     wait_ms integer;
     most    integer;
     sending record;
-    closed  bigint;
+    -- What waits and goes along.
+    along    record;
+    brings   boolean := false;
+    obstacle record;
+    closed   bigint;
     query   text;
     begun   timestamptz;
     reply   record;
     state   "char";
     answer  text;
 BEGIN
+    -- It waits.
+    IF NEW.outcome <> 'l' THEN
+        RETURN NULL;
+    END IF;
     BEGIN
         SELECT d.wait_ms, d.most INTO STRICT wait_ms, most FROM pgtandem.direct AS d;
         sending := pgtandem.pack(NEW.xid, NEW.last_id, most);
@@ -435,12 +403,25 @@ BEGIN
             DELETE FROM pgtandem.sent AS s WHERE s.token = NEW.token;
             RETURN NULL;
         END IF;
-        answer := CASE WHEN pg_catalog.length(sending.ops) > most THEN 'it is too large'
-            ELSE pgtandem.obstacle(NEW.xid, sending.changed, sending.ops) END;
-        IF answer IS NULL AND ('pgtandem' = ANY ({dblink}.dblink_get_connections())) IS NOT TRUE AND pgtandem.is_a_copy() THEN
-            answer := 'this is a copy of the database that was linked';
+        IF pg_catalog.length(sending.ops) > most THEN
+            answer := 'it is too large';
+        ELSE
+            obstacle := pgtandem.obstacle(NEW.xid, sending.changed, sending.ops);
+            answer := obstacle.why;
+            IF obstacle.waits THEN
+                along := pgtandem.choose_waiting(NEW.xid, sending.changed, obstacle.is_last);
+                brings := along.tokens IS NOT NULL;
+                IF along.is_free THEN
+                    answer := NULL;
+                END IF;
+            END IF;
         END IF;
-        IF answer IS NULL THEN
+        IF (answer IS NULL OR brings) AND ('pgtandem' = ANY ({dblink}.dblink_get_connections())) IS NOT TRUE
+            AND pgtandem.is_a_copy() THEN
+            answer := 'this is a copy of the database that was linked';
+            brings := false;
+        END IF;
+        IF answer IS NULL OR brings THEN
             closed := coalesce(pg_catalog.pg_sequence_last_value('pgtandem.direct_closed_until'::regclass), 0);
             -- The first one after a pause tries for all.
             IF closed > 0 THEN
@@ -451,12 +432,17 @@ BEGIN
             IF pg_catalog.current_setting('synchronous_commit') = 'off' THEN
                 ignored := pg_catalog.set_config('synchronous_commit', 'local', true);
             END IF;
-            IF pg_catalog.cardinality(sending.changed) = 1 AND sending.ops !~ 'T' THEN
+            IF answer IS NOT NULL THEN
+                -- Only what waits goes.
+            ELSIF pg_catalog.cardinality(sending.changed) = 1 AND sending.ops !~ 'T' THEN
                 query := pg_catalog.format('SELECT pgtandem.land_%s(%L, %L, %L, %L, %L, %L)', sending.changed[1], NEW.token, NEW.xid,
                     landed, sending.ops, CASE WHEN sending.ops ~ '[DK]' THEN sending.olds END, sending.news);
             ELSE
                 query := pg_catalog.format('SELECT pgtandem.arrive(%L, %L, %L, %L, %L, %L, %L)', NEW.token, NEW.xid,
                     landed, sending.tables, sending.ops, sending.olds, sending.news);
+            END IF;
+            IF brings THEN
+                query := pgtandem.bring_along(along, obstacle.is_last, query);
             END IF;
             IF coalesce(pg_catalog.current_setting('pgtandem.recognised', true), '') = '' THEN
                 query := pgtandem.introduce(query);
@@ -464,7 +450,15 @@ BEGIN
             begun := pg_catalog.clock_timestamp();
             reply := pgtandem.ask(query, wait_ms);
             state := reply.state;
-            answer := reply.answer;
+            IF NOT brings THEN
+                answer := reply.answer;
+            ELSIF answer IS NULL THEN
+                answer := CASE WHEN state = 'a' THEN pgtandem.gone_along(along, reply.answer) ELSE reply.answer END;
+            ELSIF state = 'a' THEN
+                reply.answer := pgtandem.gone_along(along, reply.answer);
+            ELSE
+                state := 'n';
+            END IF;
         END IF;
     EXCEPTION WHEN OTHERS THEN
         answer := SQLERRM;
@@ -500,6 +494,7 @@ BEGIN
     END IF;
     IF state = '?' THEN
         UPDATE pgtandem.sent AS s SET outcome = '?', last_id = sending.last WHERE s.token = NEW.token;
+        ignored := pg_catalog.set_config('pgtandem.waits', NEW.token::text, true);
     ELSE
         DELETE FROM pgtandem.sent AS s WHERE s.token = NEW.token;
     END IF;
@@ -571,6 +566,9 @@ DECLARE
     doubt record;
     reply record;
 BEGIN
+    IF NOT pgtandem.settle_waiting() THEN
+        RETURN false;
+    END IF;
     FOR doubt IN SELECT s.token, s.xid FROM pgtandem.sent AS s WHERE s.outcome = '?' LOOP
         BEGIN
             SELECT * INTO reply FROM pgtandem.ask(

@@ -74,6 +74,12 @@ BEGIN
 END
 $$;
 
+-- What comes first in a transaction that records a read. (Direct mode has its own.)
+CREATE FUNCTION pgtandem.before_read() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+END
+$$;
+
 -- The hub's next read. Looks for what the last read has not seen (transactions from `next` on, and those in `in_progress`)
 -- or a landing behind `passed` (null: anything will do), up to `looks` times, each before a pause of so many seconds:
 -- waiting here costs both sides less than asking again, and ends sooner. Records the read if there is something in it, and
@@ -96,6 +102,7 @@ BEGIN
             RETURN;
         END IF;
     END LOOP;
+    PERFORM pgtandem.before_read();
     SELECT m.at, m.snapshot, m.drawn INTO at, snapshot, drawn FROM pgtandem.mark(false) AS m;
     landed := (SELECT l.position FROM pgtandem.landing AS l ORDER BY l.id DESC LIMIT 1);
     -- Something may have come after the look.

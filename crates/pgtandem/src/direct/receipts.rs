@@ -98,7 +98,9 @@ async fn look_through(sender: &Client, receiver: &Client, settled: &mut Settled)
         let at_work: HashSet<String> = at_work.iter().map(|row| row.get(0)).collect();
         let sent = sender.query(SENT, &[&tokens]).await?;
         let sent: HashMap<Uuid, String> = sent.iter().map(|row| (row.get(0), row.get(1))).collect();
-        let committed = |token: &&Uuid| sent.get(*token).is_some_and(|outcome| outcome != "?");
+        // What waits may have come with a transaction that failed; its own has not.
+        let is_open = |outcome: &String| ["?", "q", "w", "r"].contains(&outcome.as_str());
+        let committed = |token: &&Uuid| sent.get(*token).is_some_and(|outcome| !is_open(outcome));
         let committed: Vec<Uuid> = tokens.iter().filter(committed).copied().collect();
         settled.forgotten += forget(sender, receiver, &committed).await?;
         for row in &receipts {

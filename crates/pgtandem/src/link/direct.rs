@@ -1,5 +1,5 @@
-//! What direct mode keeps on a node: `sql/direct.sql`, `direct_outbox.sql`, `direct_arrival.sql`, `set_back.sql` and
-//! `mirror.sql`.
+//! What direct mode keeps on a node: `sql/direct.sql`, `direct_outbox.sql`, `direct_arrival.sql`, `direct_queue.sql`,
+//! `set_back.sql` and `mirror.sql`.
 
 use std::time::SystemTime;
 
@@ -14,6 +14,7 @@ const SQL: &str = concat!(
     include_str!("../../sql/direct_arrival.sql"),
     include_str!("../../sql/set_back.sql"),
     include_str!("../../sql/mirror.sql"),
+    include_str!("../../sql/direct_queue.sql"),
     include_str!("../../sql/direct.sql")
 );
 

@@ -42,7 +42,7 @@ pub async fn record_read(client: &impl GenericClient) -> Result<(Position, Strin
     const RECORD: &str = "
         INSERT INTO pgtandem.outbox_read SELECT m.at, m.snapshot, m.drawn FROM pgtandem.mark(false) AS m
         RETURNING position, snapshot::text";
-    client.batch_execute("BEGIN; SET LOCAL synchronous_commit = local").await?;
+    client.batch_execute("BEGIN; SET LOCAL synchronous_commit = local; SELECT pgtandem.before_read()").await?;
     let row = client.query_one(RECORD, &[]).await?;
     client.batch_execute("COMMIT").await?;
     Ok((Position(row.get::<_, PgLsn>(0).into()), row.get(1)))

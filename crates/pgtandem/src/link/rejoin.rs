@@ -43,7 +43,8 @@ pub async fn begin_anew(client: &Client, node: &NodeRow, known: &[Sight]) -> Res
         "TRUNCATE pgtandem.outbox_0, pgtandem.outbox_1, pgtandem.outbox_2; DELETE FROM pgtandem.outbox_read;
         DELETE FROM pgtandem.landing; UPDATE pgtandem.outbox_acknowledged SET position = '0/0';
         -- Direct mode: nothing in the outbox, nothing that waits.
-        DO $$ BEGIN IF pg_catalog.to_regclass('pgtandem.queued') IS NOT NULL THEN DELETE FROM pgtandem.queued; END IF; END $$";
+        DO $$ BEGIN IF pg_catalog.to_regclass('pgtandem.queued') IS NOT NULL THEN DELETE FROM pgtandem.queued;
+            UPDATE pgtandem.sent SET outcome = 'l' WHERE outcome IN ('q', 'w', 'r'); END IF; END $$";
     let incarnation = Uuid::new_v4();
     let slot = slot_name(&node.name, incarnation);
     let secret = Uuid::new_v4();

@@ -36,6 +36,7 @@ mod s45_ids;
 mod s50_at_commit;
 mod s51_peer_away;
 mod s53_remote_only;
+mod s54_goes_along;
 mod s55_applications;
 #[path = "../it/support/mod.rs"]
 mod support;

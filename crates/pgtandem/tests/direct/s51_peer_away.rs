@@ -38,7 +38,7 @@ fn delivered_by_run_once(pair: &Pair) {
 }
 
 #[track_caller]
-fn waits_no_more(node: &crate::support::Node) {
+pub fn waits_no_more(node: &crate::support::Node) {
     assert_eq!(node.sql("SELECT count(*) FROM pgtandem.queued"), "0", "{}", node.name());
     assert_eq!(node.outbox_length(), "0", "{}", node.name());
 }
@@ -259,12 +259,12 @@ fn s54_nothing_overtakes_what_waits_for_its_key() {
         here.sql("INSERT INTO products (id, name) VALUES (1, 'one'), (2, 'two')");
         pair.apart();
         here.sql("UPDATE products SET name = 'waits' WHERE id = 1");
+        there.sql("UPDATE products SET name = 'other side' WHERE id = 1");
         // The connection is well again, and nobody has delivered.
         for node in pair.nodes() {
             node.sql("SELECT setval('pgtandem.direct_closed_until', 0)");
         }
         here.sql("UPDATE products SET price = 1 WHERE id = 1");
-        there.sql("UPDATE products SET name = 'other side' WHERE id = 1");
         here.sql("UPDATE products SET id = 3 WHERE id = 1");
         assert_eq!(there.sql(NAMES), "other side,two");
         assert_eq!(here.sql(NAMES), "two,waits");

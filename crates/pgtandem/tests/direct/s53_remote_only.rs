@@ -127,7 +127,7 @@ fn s53_receipts_do_not_pile_up() {
 
 /// From now on a transaction on `new` that asks for it fails when its peer has committed: by a constraint of a row that a
 /// deferred trigger writes, which another one has brought about.
-fn may_fail(pair: &Pair) {
+pub fn may_fail(pair: &Pair) {
     pair["new"].sql(
         "CREATE TABLE checked (id int PRIMARY KEY, other int REFERENCES checked DEFERRABLE INITIALLY DEFERRED);
          CREATE TABLE asked (id int);
@@ -143,7 +143,7 @@ fn may_fail(pair: &Pair) {
 }
 
 #[track_caller]
-fn fails(pair: &Pair, write: &str, there: &str) {
+pub fn fails(pair: &Pair, write: &str, there: &str) {
     let session = pair["new"].session();
     session.run(format!("BEGIN; SET LOCAL test.fails = 'yes'; {write}")).unwrap();
     session.run("COMMIT").unwrap_err();

@@ -39,7 +39,7 @@ pub async fn find_out(
     silence: Duration,
     is_over: impl Fn() -> bool,
 ) -> Result<Option<Landed>, CaptureError> {
-    const ANY: &str = "SELECT EXISTS (SELECT FROM pgtandem.sent s WHERE s.outcome = '?')";
+    const ANY: &str = "SELECT EXISTS (SELECT FROM pgtandem.sent s WHERE s.outcome IN ('?', 'r'))";
     const SETTLE: &str = "SELECT pgtandem.settle_doubts()";
     const LANDED: &str = "SELECT s.xid::text, s.last_id FROM pgtandem.sent s WHERE s.outcome IN ('L', 'd')";
     let ask = async |query: &'static str, patience: u32| {

@@ -51,7 +51,9 @@ impl Snapshot {
         keeper.client().batch_execute(begin).await.on(&node.name, DOING)?;
         let taken = keeper.client().query_one(TAKE, &[]).await.on(&node.name, DOING)?;
         let snapshot: String = taken.get(2);
+        node.client().batch_execute("BEGIN; SELECT pgtandem.before_read()").await.on(&node.name, DOING)?;
         let position: PgLsn = node.client().query_one(RECORD, &[&snapshot]).await.on(&node.name, DOING)?.get(0);
+        node.client().batch_execute("COMMIT").await.on(&node.name, DOING)?;
         Ok(Self {
             position: PgLsn::from(u64::from(position) + 1),
             taken_at: taken.get(0),
