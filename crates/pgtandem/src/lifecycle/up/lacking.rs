@@ -101,10 +101,10 @@ impl Merge<'_> {
     fn copy_out(&self, from: usize, batch: &MissingBatch, columns: &[Ident], binary: bool) -> String {
         let source = &self.places[from];
         let key: Vec<WrittenColumn> = self.subject.key.iter().map(|at| source.columns[*at].clone()).collect();
-        if let MissingKeys::Integers(keys) = &batch.keys {
-            if let Some((first, bits)) = bits_of(keys) {
-                return sql::copy_integers_out(&source.shape.name, columns, (&key[0].name, first, &bits), binary);
-            }
+        if let MissingKeys::Integers(keys) = &batch.keys
+            && let Some((first, bits)) = bits_of(keys)
+        {
+            return sql::copy_integers_out(&source.shape.name, columns, (&key[0].name, first, &bits), binary);
         }
         let texts: Vec<Vec<String>> = (0..batch.len()).map(|at| batch.texts(at)).collect();
         let texts: Vec<Vec<&str>> =
