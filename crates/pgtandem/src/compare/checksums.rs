@@ -112,14 +112,17 @@ pub(super) async fn summarise(
     let extent = range.extent(&subject.key_types[walker]);
     let part = |node: usize| Part { side: sides[node], subject, node, range: &range, extent: &extent };
     let parts: Vec<Part<'_>> = (0..sides.len()).map(part).collect();
-    if expected == 0 {
+    let most_differs = expected >= MOST && subject.one_integer;
+    let mut fits = most_differs && range.has_few_runs(subject);
+    if expected == 0 || (most_differs && !fits) {
         let totals = try_join_all(parts.iter().map(Part::total)).await?;
+        let rows: Vec<u64> = totals.iter().map(|total| total[0].unsigned_abs()).collect();
         if totals.iter().all(|total| *total == totals[0]) {
-            let rows = totals.iter().map(|total| total[0].unsigned_abs()).collect();
             return Ok(Summary { rows, suspects: Vec::new(), lone: Vec::new(), differs: 0, range });
         }
+        fits = most_differs && rows.iter().all(|rows| *rows <= MOST_INTEGERS);
     }
-    if expected >= MOST && range.has_few_runs(subject) {
+    if fits {
         return all_of_integers(&parts, range.clone()).await;
     }
     let groups = try_join_all(parts.iter().map(Part::groups)).await?;

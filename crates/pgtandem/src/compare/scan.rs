@@ -162,8 +162,8 @@ pub async fn compare_rows(
             Err(error) => Some((Err(error), None)),
         }
     });
-    // What the last range was the next one is expected to be.
-    let differs = &AtomicU8::new(0);
+    // What the last range was the next one is expected to be. Tables that nobody changes are compared to be merged.
+    let differs = &AtomicU8::new(if options.frozen { 100 } else { 0 });
     let summaries = ranges.map(|range| async move {
         let summary = summarise(sides, subject, walker, range?, differs.load(Ordering::Relaxed)).await?;
         differs.store(summary.differs, Ordering::Relaxed);

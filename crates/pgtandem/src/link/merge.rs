@@ -192,7 +192,7 @@ mod tests {
             packed.push(row.hash, row.key.iter().map(String::as_str));
         }
         assert_eq!(unpack(&packed.packed[0], 2), rows);
-        assert_eq!(unpack(&packed.packed[0][..20], 2), rows[..0]);
+        assert_eq!(unpack(&packed.packed[0][..19], 2), rows[..0]);
     }
 
     #[test]

@@ -9,12 +9,16 @@ use crate::lifecycle::error::On;
 use crate::lifecycle::plan::{Rows, Step};
 use crate::lifecycle::settle::differences::{Differences, Keep};
 use crate::lifecycle::{LifecycleError, OpenNode};
-use crate::sql::{Ident, QualifiedName};
+use crate::sql::{Ident, Literal, QualifiedName};
+use futures::future::{try_join, try_join_all};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// One state of the rows is seen, so that one look will do. Of rows that clash some are shown.
 const OPTIONS: Options = Options { frozen: true, max_load: 1.0, examples: 3 };
+
+/// So many rows are worth more sessions: while some are looked into, others are summed up.
+const LARGE: u64 = 1 << 18;
 
 /// What a comparison is for.
 #[derive(Clone, Copy)]
@@ -174,6 +178,19 @@ impl<'w> Work<'w> {
         statements.join(", or ")
     }
 
+    /// Two more sessions for each of these.
+    async fn see_the_same(&self, sessions: &[(usize, OpenNode)]) -> Result<Vec<[OpenNode; 2]>, LifecycleError> {
+        const QUERY: &str = "SELECT pg_catalog.pg_export_snapshot()";
+        let more = sessions.iter().map(|(node, session)| async move {
+            let snapshot = session.client().query_one(QUERY, &[]).await.on(&session.name, "exporting a snapshot")?;
+            let snapshot: String = snapshot.get(0);
+            let (node, snapshot) = (&self.nodes[*node], snapshot.as_str());
+            let (ranges, looks) = try_join(see_the_same(node, snapshot), see_the_same(node, snapshot)).await?;
+            Ok::<_, LifecycleError>([ranges, looks])
+        });
+        try_join_all(more).await
+    }
+
     /// Before rows are renumbered: unique values that will only then show whether they clash are not looked at.
     async fn compare_before(
         &self,
@@ -238,10 +255,27 @@ impl<'w> Work<'w> {
             sessions.iter().map(|(node, _)| self.surveys[*node].server.encoding.as_str()).collect();
         let keep = purpose.keep(&subject, &sides, encodings.len() == 1);
         let mut differences = Differences::new(table, subject.estimated_rows(), self.progress, keep)?;
-        let tally = compare_rows(&subject, &Sessions::single(sides), OPTIONS, None, &mut differences).await?;
+        let more = if subject.estimated_rows() >= LARGE { Some(self.see_the_same(sessions).await?) } else { None };
+        let sessions = match &more {
+            None => Sessions::single(sides),
+            Some(more) => {
+                let of = |which: usize| more.iter().map(|sessions| side(&sessions[which])).collect();
+                Sessions { sums: sides, ranges: of(0), looks: of(1), ask_ahead: true }
+            }
+        };
+        let tally = compare_rows(&subject, &sessions, OPTIONS, None, &mut differences).await?;
         self.progress.compared(table);
         Ok(Compared { subject: Some(subject), tally, differences })
     }
+}
+
+/// A session that sees what another one's transaction sees.
+async fn see_the_same(node: &OpenNode, snapshot: &str) -> Result<OpenNode, LifecycleError> {
+    let session = node.another().await?;
+    let script =
+        format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}", Literal(snapshot));
+    session.client().batch_execute(&script).await.on(&session.name, "entering a snapshot")?;
+    Ok(session)
 }
 
 fn side(node: &OpenNode) -> Side<'_> {
