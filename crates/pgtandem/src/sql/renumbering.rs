@@ -400,7 +400,9 @@ pub fn take_back_overwritten(table: &QualifiedName, columns: &[(WrittenColumn, S
     let stands = places().map(|(at, (column, type_text))| match column.is_key {
         true => format!("t.{} {} v.w{at}::{}", column.name, column.equals, column.cast_type),
         false => {
-            format!("t.{0}::pg_catalog.text IS NOT DISTINCT FROM v.w{at}::{type_text}::pg_catalog.text", column.name)
+            // Not what the column's collation takes for equal.
+            let standing = format!("(t.{}::pg_catalog.text COLLATE pg_catalog.\"C\")", column.name);
+            format!("{standing} IS NOT DISTINCT FROM v.w{at}::{type_text}::pg_catalog.text")
         }
     });
     let stands = stands.collect::<Vec<_>>().join(" AND ");
