@@ -27,7 +27,7 @@ pub use capture::{
 };
 pub use comparing::{
     ComparedColumn, ComparedTable, Extent, FOR_GROUPS, Grouping, LONGEST_SHOWN, ROW_VERSION, RUN_BITS, Reference, Seed,
-    parents_present, probe_hash, rows_since, rows_without_parent,
+    parents_present, probe_hash, rows_since, rows_without_parent, tables_behind,
 };
 pub use copying::{
     copy_in, copy_integers_out, copy_keys_out, copy_out, copy_table, create_copy_table, holds_rows,
