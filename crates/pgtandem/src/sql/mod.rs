@@ -41,7 +41,7 @@ pub use merging::{newest, overwrite, remove, touch};
 pub use naming::Naming;
 pub use renumbering::{
     Holder, MOVES, Renumbered, Spot, ambiguous, clashing_moves, count_moves, create_moves, create_unsettled, draw,
-    first_moves, hold_writers, insert_missing, insert_unsettled, keys_inside, rows_against, some_values,
+    first_moves, hashes_of, hold_writers, insert_missing, insert_unsettled, keys_inside, rows_against, some_values,
     take_back_inserted, take_back_overwritten,
 };
 pub use rows::{

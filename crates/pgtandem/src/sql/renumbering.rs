@@ -352,6 +352,19 @@ pub fn insert_missing(table: &QualifiedName, columns: &[WrittenColumn], key: &[I
     )
 }
 
+/// The key of each row that has one of these keys (one `text[]` per key column), and its hash (of the row `t`).
+pub fn hashes_of(table: &QualifiedName, key: &[WrittenColumn], hash: &str) -> String {
+    let names = list((0..key.len()).map(|at| format!("c{at}")));
+    let parameters = list((1..=key.len()).map(|at| format!("${at}::text[]")));
+    let equal =
+        key.iter().enumerate().map(|(at, column)| format!("t.{} {} {}", column.name, column.equals, column.value(at)));
+    format!(
+        "SELECT {}, {hash} FROM unnest({parameters}) AS v({names}) JOIN {table} AS t ON {}",
+        key_texts(&key.iter().map(|column| column.name.clone()).collect::<Vec<_>>()),
+        equal.collect::<Vec<_>>().join(" AND ")
+    )
+}
+
 /// Deletes rows that are as a merge inserted them, and that nothing refers to. Parameters: one `text[]` per key column,
 /// then the hashes. `hash`: of the row `t`. `referring`: rows of other tables that refer to it. Answers with the places of those that are gone,
 /// and those that were not there any more.
