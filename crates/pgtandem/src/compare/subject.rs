@@ -153,6 +153,11 @@ impl Subject {
         self.is_spelled_alike
     }
 
+    /// Whether rows that are equal have the same spelling.
+    pub fn is_spelled_as_compared(&self) -> bool {
+        self.tables[0].is_spelled_as_compared()
+    }
+
     /// How a row's spelling is hashed.
     pub fn spelling(&self) -> Spelling {
         let name = |at: usize| self.columns[at].as_str().to_owned();

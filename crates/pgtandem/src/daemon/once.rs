@@ -15,6 +15,8 @@ use tokio_postgres::types::PgLsn;
 
 /// Between two looks whether a node has forgotten what was delivered.
 const LOOK: Duration = Duration::from_millis(50);
+/// The session of a command that has just ended holds the lock until its server notices: what waits would be left to nobody.
+const LINGERS: Duration = Duration::from_secs(3);
 /// A hub that starts over is given that many lives.
 pub(super) const LIVES: usize = 5;
 
@@ -33,7 +35,7 @@ pub async fn run_once(config: &Config, mut stop: watch::Receiver<bool>) -> Resul
     for _ in 0..LIVES {
         let controls = open_all(config).await?;
         for control in &controls {
-            if !link::try_lock(&control.client).await.map_err(ReachError::from)? {
+            if !link::try_lock_for(&control.client, LINGERS).await.map_err(ReachError::from)? {
                 return Ok(false);
             }
         }

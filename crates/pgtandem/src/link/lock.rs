@@ -30,6 +30,20 @@ pub async fn try_lock(client: &impl GenericClient) -> Result<bool, Error> {
     Ok(client.query_one(&query, &[]).await?.get(0))
 }
 
+/// As [`try_lock`], for so long.
+pub async fn try_lock_for(client: &impl GenericClient, patience: Duration) -> Result<bool, Error> {
+    let since = Instant::now();
+    loop {
+        if try_lock(client).await? {
+            return Ok(true);
+        }
+        if since.elapsed() > patience {
+            return Ok(false);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// Takes the lock, and asks whoever has it to give it away. False: it was not to be had in time.
 pub async fn take_lock(client: &impl GenericClient) -> Result<bool, Error> {
     let since = Instant::now();

@@ -40,6 +40,7 @@ pub const MERGED_ROWS: usize = 4096;
 #[derive(Debug, Default)]
 pub struct PackedRows {
     packed: Vec<Vec<u8>>,
+    /// How many are in the last one.
     last: usize,
 }
 
@@ -61,6 +62,11 @@ impl PackedRows {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.packed.is_empty()
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.packed.len().saturating_sub(1) * MERGED_ROWS + self.last
     }
 }
 

@@ -29,7 +29,7 @@ pub use dirty::{
 };
 pub use epoch::{Epoch, read_epoch, take_epoch};
 pub use held::{BEFORE_ALL, Held, delete_held, delete_held_of_table, insert_held, list_held, list_held_keys};
-pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, lock, notify_changed, take_lock, try_lock, unlock};
+pub use lock::{CHANGED, CHANNEL, LOCK_KEY, YIELD, lock, notify_changed, take_lock, try_lock, try_lock_for, unlock};
 pub use merge::{
     MergeRow, MergedRow, MergedRows, PackedRows, confirm_merges, delete_merge, insert_merged_rows, keep_merged_rows,
     list_merges, note_merged, read_merged_rows,

@@ -54,7 +54,9 @@ impl Canonical {
     pub(super) fn hashed(self, name: &Ident) -> String {
         match self {
             Self::Plain | Self::Hashed => format!("t.{name}"),
-            Self::Text | Self::Stripped => format!("t.{name}::pg_catalog.text"),
+            // By its bytes, whatever the column's collation takes for equal.
+            Self::Text => format!("(t.{name}::pg_catalog.text COLLATE pg_catalog.\"C\")"),
+            Self::Stripped => format!("t.{name}::pg_catalog.text"),
             Self::Integer => format!("t.{name}, (t.{name}::pg_catalog.int8 >> 32)"),
             Self::Numeric => {
                 format!("pg_catalog.numeric_send(pg_catalog.trim_scale(t.{name}::pg_catalog.numeric))")

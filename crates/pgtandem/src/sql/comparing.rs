@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Canonical, Ident, QualifiedName, list};
+use super::{Canonical, Ident, Literal, QualifiedName, list};
 
 /// A column as it is compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -294,6 +294,15 @@ pub fn rows_since(table: &QualifiedName) -> String {
     format!(
         "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (\
          WHERE pg_catalog.age(t.xmin) <= pg_catalog.age($1::pg_catalog.text::pg_catalog.xid)) FROM {table} AS t"
+    )
+}
+
+/// The OIDs of the table and of all its partitions, in order.
+pub fn tables_behind(table: &QualifiedName) -> String {
+    let table = format!("{}::pg_catalog.regclass", Literal(&table.to_string()));
+    format!(
+        "SELECT pg_catalog.array_agg(p.relid ORDER BY p.relid) FROM (SELECT {table}::pg_catalog.oid AS relid \
+         UNION SELECT relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree({table})) AS p"
     )
 }
 

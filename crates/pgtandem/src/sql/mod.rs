@@ -27,7 +27,7 @@ pub use capture::{
 };
 pub use comparing::{
     ComparedColumn, ComparedTable, Extent, FOR_GROUPS, Grouping, LONGEST_SHOWN, ROW_VERSION, RUN_BITS, Reference, Seed,
-    parents_present, probe_hash, rows_since, rows_without_parent,
+    parents_present, probe_hash, rows_since, rows_without_parent, tables_behind,
 };
 pub use copying::{
     copy_in, copy_integers_out, copy_keys_out, copy_out, copy_table, create_copy_table, holds_rows,
@@ -41,7 +41,7 @@ pub use merging::{newest, overwrite, remove, touch};
 pub use naming::Naming;
 pub use renumbering::{
     Holder, MOVES, Renumbered, Spot, ambiguous, clashing_moves, count_moves, create_moves, create_unsettled, draw,
-    first_moves, hold_writers, insert_missing, insert_unsettled, keys_inside, rows_against, some_values,
+    first_moves, hashes_of, hold_writers, insert_missing, insert_unsettled, keys_inside, rows_against, some_values,
     take_back_inserted, take_back_overwritten,
 };
 pub use rows::{

@@ -352,6 +352,19 @@ pub fn insert_missing(table: &QualifiedName, columns: &[WrittenColumn], key: &[I
     )
 }
 
+/// The key of each row that has one of these keys (one `text[]` per key column), and its hash (of the row `t`).
+pub fn hashes_of(table: &QualifiedName, key: &[WrittenColumn], hash: &str) -> String {
+    let names = list((0..key.len()).map(|at| format!("c{at}")));
+    let parameters = list((1..=key.len()).map(|at| format!("${at}::text[]")));
+    let equal =
+        key.iter().enumerate().map(|(at, column)| format!("t.{} {} {}", column.name, column.equals, column.value(at)));
+    format!(
+        "SELECT {}, {hash} FROM unnest({parameters}) AS v({names}) JOIN {table} AS t ON {}",
+        key_texts(&key.iter().map(|column| column.name.clone()).collect::<Vec<_>>()),
+        equal.collect::<Vec<_>>().join(" AND ")
+    )
+}
+
 /// Deletes rows that are as a merge inserted them, and that nothing refers to. Parameters: one `text[]` per key column,
 /// then the hashes. `hash`: of the row `t`. `referring`: rows of other tables that refer to it. Answers with the places of those that are gone,
 /// and those that were not there any more.
@@ -400,7 +413,9 @@ pub fn take_back_overwritten(table: &QualifiedName, columns: &[(WrittenColumn, S
     let stands = places().map(|(at, (column, type_text))| match column.is_key {
         true => format!("t.{} {} v.w{at}::{}", column.name, column.equals, column.cast_type),
         false => {
-            format!("t.{0}::pg_catalog.text IS NOT DISTINCT FROM v.w{at}::{type_text}::pg_catalog.text", column.name)
+            // Not what the column's collation takes for equal.
+            let standing = format!("(t.{}::pg_catalog.text COLLATE pg_catalog.\"C\")", column.name);
+            format!("{standing} IS NOT DISTINCT FROM v.w{at}::{type_text}::pg_catalog.text")
         }
     });
     let stands = stands.collect::<Vec<_>>().join(" AND ");

@@ -141,11 +141,13 @@ pub(super) async fn pump(
 }
 
 /// Whether the columns of one table come into those of another as binary values. Those of built-in types mean the same on
-/// every server and version; of others not.
+/// every server and version, except for intervals, the largest and smallest of which are infinite from PostgreSQL 17 on; of
+/// others not.
 pub(super) fn goes_binary((from, read): (&TableShape, &[Ident]), (to, written): (&TableShape, &[Ident])) -> bool {
     read.iter().zip(written).all(|(read, written)| match (from.column(read), to.column(written)) {
         (Some(from), Some(to)) => {
-            from.type_text == to.type_text && from.is_builtin() && to.is_builtin() && !names_an_object(from)
+            let mean_the_same = from.is_builtin() && to.is_builtin() && !names_an_object(from) && !is_interval(from);
+            from.type_text == to.type_text && mean_the_same
         }
         _ => false,
     })
@@ -154,4 +156,9 @@ pub(super) fn goes_binary((from, read): (&TableShape, &[Ident]), (to, written): 
 /// regclass and its like travel as names: the objects have other numbers elsewhere.
 fn names_an_object(column: &Column) -> bool {
     column.cast_type.starts_with("reg") || column.cast_type.starts_with("oid")
+}
+
+/// Or an array of them.
+fn is_interval(column: &Column) -> bool {
+    column.cast_type.starts_with("interval")
 }

@@ -100,7 +100,7 @@ impl<'w> Work<'w> {
                 differ.push((table.clone(), words));
             }
             if keep {
-                self.keep_comparison(&mut kept, *id, &sessions, compared).await?;
+                self.keep_comparison(&mut kept, (*id, table), &sessions, compared).await?;
             }
         }
         Ok((differ, kept))

@@ -4,15 +4,19 @@
 //! ever smaller parts are tried, and the last of them row by row.
 
 use super::copy::{goes_binary, pump};
-use super::merge::{Counts, FIRST_BATCH, Merge, Watched};
-use super::write::{DOING, Outcome, PARTS};
+use super::merge::{Counts, FIRST_BATCH, Merge, Place, Watched};
+use super::write::{DOING, Outcome, PARTS, is_about_a_row};
+use crate::catalog::{Column, Trigger, TriggerFiring};
 use crate::lifecycle::error::On;
+use crate::lifecycle::locks::is_lock_timeout;
 use crate::lifecycle::settle::missing::{MissingBatch, MissingKeys, MissingRows, Way};
+use crate::lifecycle::settle::winner::Winner;
 use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::link::PackedRows;
 use crate::sql::{self, Ident, WrittenColumn};
 use futures::future::try_join_all;
 use std::fmt::Write as _;
+use tokio_postgres::types::ToSql;
 
 /// So many rows are written in one transaction, for some tenths of a second: the application waits for it only where it
 /// inserts one of their keys itself.
@@ -61,10 +65,12 @@ impl Merge<'_> {
     }
 
     async fn copy_or_write(&self, lacking: &Lacking, batch: MissingBatch) -> Result<Counts, LifecycleError> {
+        // What one row keeps from being written is not tried again as a whole: it would all be copied once more.
+        let is_for_parts = |error: &LifecycleError| is_about_a_row(error) || is_lock_timeout(error);
         let (mut sum, mut waiting) = (Counts::default(), vec![batch]);
         while let Some(some) = waiting.pop() {
             let to = lacking.way.to;
-            match self.patiently(to, true, async || self.copy_some(lacking, &some).await).await? {
+            match self.patiently(to, is_for_parts, async || self.copy_some(lacking, &some).await).await? {
                 Outcome::Done(counts) => sum.add(counts),
                 Outcome::NotAll if some.len() > FEW => {
                     waiting.extend(some.split(some.len().div_ceil(PARTS)).into_iter().rev())
@@ -92,10 +98,57 @@ impl Merge<'_> {
             target.writer.client().batch_execute("ROLLBACK").await.on(node, DOING)?;
             return Ok(Outcome::NotAll);
         }
-        let rows = packed(batch);
+        let rows = match self.may_become_others(&lacking.way) {
+            true => self.read_back(to, batch).await?,
+            false => packed(batch),
+        };
+        if rows.len() != batch.len() {
+            target.writer.client().batch_execute("ROLLBACK").await.on(node, DOING)?;
+            return Ok(Outcome::NotAll);
+        }
         let counts = Counts { copied, ..Counts::default() };
         self.commit(to, &rows, &[], counts).await?;
         Ok(Outcome::Done(counts))
+    }
+
+    /// Whether what is written may not have the hash that was compared.
+    fn may_become_others(&self, way: &Way) -> bool {
+        let (source, target) = (&self.places[way.from], &self.places[way.to]);
+        let fires = |trigger: &Trigger| match trigger.firing {
+            TriggerFiring::Always => true,
+            TriggerFiring::Replica => target.replica_role,
+            TriggerFiring::Origin => !target.replica_role,
+            TriggerFiring::Disabled => false,
+        };
+        // A domain, or what a type is made of, may have other modifiers there though it is called the same.
+        let is_made_of_others = |column: &Column| {
+            !column.is_builtin() && (matches!(column.type_kind, 'd' | 'c') || matches!(column.category, 'A' | 'R'))
+        };
+        let has_such = |place: &Place| {
+            place.columns.iter().filter_map(|column| place.shape.column(&column.name)).any(is_made_of_others)
+        };
+        target.shape.triggers.iter().any(fires) || has_such(source) || has_such(target) || self.is_of_another(way)
+    }
+
+    /// The hashes are those of the first node that has the row, which need not be the one whose row is copied: nor then need
+    /// the spelling be the same.
+    fn is_of_another(&self, way: &Way) -> bool {
+        let preferred = matches!(self.winner, Winner::First { preferred } if preferred == Some(way.from));
+        preferred && way.from > 0 && self.places.len() > 2 && !self.subject.is_spelled_as_compared()
+    }
+
+    /// What stands there now of what was just written: no more than there were keys.
+    async fn read_back(&self, to: usize, batch: &MissingBatch) -> Result<PackedRows, LifecycleError> {
+        let Place { writer, shape, columns, .. } = &self.places[to];
+        let key: Vec<WrittenColumn> = self.subject.key.iter().map(|at| columns[*at].clone()).collect();
+        let texts = column_by_column(batch, key.len());
+        let parameters: Vec<&(dyn ToSql + Sync)> = texts.iter().map(|texts| texts as _).collect();
+        let query = sql::hashes_of(&shape.name, &key, &self.subject.spelling_hash(to));
+        let mut rows = PackedRows::default();
+        for row in writer.client().query(&query, &parameters).await.on(&writer.name, DOING)? {
+            rows.push(row.get(1), row.get::<_, Vec<&str>>(0).into_iter());
+        }
+        Ok(rows)
     }
 
     fn copy_out(&self, from: usize, batch: &MissingBatch, columns: &[Ident], binary: bool) -> String {
@@ -106,9 +159,8 @@ impl Merge<'_> {
         {
             return sql::copy_integers_out(&source.shape.name, columns, (&key[0].name, first, &bits), binary);
         }
-        let texts: Vec<Vec<String>> = (0..batch.len()).map(|at| batch.texts(at)).collect();
-        let texts: Vec<Vec<&str>> =
-            (0..key.len()).map(|of| texts.iter().map(|texts| texts[of].as_str()).collect()).collect();
+        let texts = column_by_column(batch, key.len());
+        let texts: Vec<Vec<&str>> = texts.iter().map(|texts| texts.iter().map(String::as_str).collect()).collect();
         sql::copy_keys_out(&source.shape.name, columns, &key, &texts, binary)
     }
 
@@ -122,6 +174,16 @@ impl Merge<'_> {
         }
         Ok(sum)
     }
+}
+
+fn column_by_column(batch: &MissingBatch, width: usize) -> Vec<Vec<String>> {
+    let mut columns = vec![Vec::with_capacity(batch.len()); width];
+    for at in 0..batch.len() {
+        for (column, text) in columns.iter_mut().zip(batch.texts(at)) {
+            column.push(text);
+        }
+    }
+    columns
 }
 
 fn packed(batch: &MissingBatch) -> PackedRows {

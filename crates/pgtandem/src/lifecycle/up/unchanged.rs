@@ -24,6 +24,8 @@ struct Horizon {
     node: usize,
     /// Transactions with smaller numbers had ended.
     transaction: u32,
+    /// OIDs of the table and its partitions: another one may have its name by now, or rows that are as old.
+    tables: Vec<u32>,
 }
 
 impl<'w> Work<'w> {
@@ -31,7 +33,7 @@ impl<'w> Work<'w> {
     pub(super) async fn keep_comparison(
         &self,
         kept: &mut Vec<Earlier<'w>>,
-        id: i32,
+        (id, table): (i32, &QualifiedName),
         sessions: &[(usize, OpenNode)],
         compared: Compared<'w>,
     ) -> Result<(), LifecycleError> {
@@ -45,10 +47,23 @@ impl<'w> Work<'w> {
             // It counts on where a row's number begins again.
             let Ok(oldest) = oldest.parse::<u64>() else { return Ok(()) };
             let transaction = u32::try_from(oldest & u64::from(u32::MAX)).unwrap_or_default();
-            nodes.push(Horizon { node: *node, transaction });
+            let Some(tables) = self.tables_behind(*node, table, session).await? else { return Ok(()) };
+            nodes.push(Horizon { node: *node, transaction, tables });
         }
         kept.push(Earlier { id, nodes, compared });
         Ok(())
+    }
+
+    /// As this session sees them, which has read the table before: so that they stay. None: the table is gone.
+    async fn tables_behind(
+        &self,
+        node: usize,
+        table: &QualifiedName,
+        session: &OpenNode,
+    ) -> Result<Option<Vec<u32>>, LifecycleError> {
+        let Some(shape) = self.shape(node, table) else { return Ok(None) };
+        let found = session.client().query_one(&sql::tables_behind(&shape.name), &[]).await.on(&session.name, DOING)?;
+        Ok(Some(found.get(0)))
     }
 
     pub(super) fn take_comparison(&mut self, id: i32) -> Option<Earlier<'w>> {
@@ -57,7 +72,8 @@ impl<'w> Work<'w> {
     }
 
     /// The comparison, if it holds for what these sessions see. All of a row's versions that are there then and now were
-    /// there then; and if they are as many, they are all that were there: nothing was deleted either.
+    /// there then; and if they are as many, they are all that were there: nothing was deleted either. So it is as long as
+    /// they are rows of the same tables.
     pub(super) async fn still_holds(
         &self,
         earlier: Earlier<'w>,
@@ -74,7 +90,8 @@ impl<'w> Work<'w> {
             let (query, transaction) = (sql::rows_since(&shape.name), horizon.transaction.to_string());
             let found = session.client().query_one(&query, &[&transaction]).await.on(&session.name, DOING)?;
             let (all, young): (i64, i64) = (found.get(0), found.get(1));
-            Ok::<_, LifecycleError>(young == 0 && all.unsigned_abs() == *rows)
+            let same_tables = self.tables_behind(*node, table, session).await?.as_ref() == Some(&horizon.tables);
+            Ok::<_, LifecycleError>(young == 0 && all.unsigned_abs() == *rows && same_tables)
         });
         let same = futures::future::try_join_all(looks).await?;
         // There are as many answers as sessions only if the comparison counted on all of them.

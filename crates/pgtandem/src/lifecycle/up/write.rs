@@ -37,7 +37,7 @@ impl Merge<'_> {
         let at_once = if locks_some { OVERWRITTEN_AT_ONCE } else { writes.len().max(1) };
         let (mut sum, mut waiting) = (Counts::default(), writes.chunks(at_once).rev().collect::<Vec<_>>());
         while let Some(some) = waiting.pop().filter(|some| !some.is_empty()) {
-            let counts = match self.patiently(place, true, async || self.at_once(place, some).await).await? {
+            let counts = match self.patiently(place, is_about_a_row, async || self.at_once(place, some).await).await? {
                 Outcome::Done(counts) => counts,
                 // One of a thousand should not make them all slow.
                 Outcome::NotAll if some.len() > ONE_BY_ONE => {
@@ -45,7 +45,7 @@ impl Merge<'_> {
                     continue;
                 }
                 Outcome::NotAll => {
-                    match self.patiently(place, false, async || self.one_by_one(place, some).await).await? {
+                    match self.patiently(place, |_| false, async || self.one_by_one(place, some).await).await? {
                         Outcome::Done(counts) => counts,
                         Outcome::NotAll => continue,
                     }
@@ -56,12 +56,12 @@ impl Merge<'_> {
         Ok(sum)
     }
 
-    /// As often as it takes to get in between the application's transactions. `at_once`: a row that is refused is none of
-    /// the attempt's business.
+    /// As often as it takes to get in between the application's transactions. `is_for_parts`: of an error that smaller
+    /// attempts have to deal with.
     pub(super) async fn patiently(
         &self,
         place: usize,
-        at_once: bool,
+        is_for_parts: impl Fn(&LifecycleError) -> bool,
         attempt: impl AsyncFn() -> Result<Outcome, LifecycleError>,
     ) -> Result<Outcome, LifecycleError> {
         let Place { writer, shape, .. } = &self.places[place];
@@ -70,7 +70,7 @@ impl Merge<'_> {
             let outcome = attempt().await;
             let Err(error) = outcome else { return outcome };
             writer.client().batch_execute("ROLLBACK").await.on(&writer.name, DOING)?;
-            if at_once && is_about_a_row(&error) {
+            if is_for_parts(&error) {
                 return Ok(Outcome::NotAll);
             }
             if !is_lock_timeout(&error) {
@@ -264,6 +264,6 @@ fn not_there(write: &Write<'_>) -> (String, String) {
     (reason.to_owned(), sqlstate.to_owned())
 }
 
-fn is_about_a_row(error: &LifecycleError) -> bool {
+pub(super) fn is_about_a_row(error: &LifecycleError) -> bool {
     error.sqlstate().is_some_and(|state| FaultClass::of_sqlstate(state) == FaultClass::RowRejected)
 }

@@ -90,3 +90,82 @@ fn s40_undo_merge_leaves_rows_that_are_only_spelled_anew() {
     );
     assert_eq!(json["undone"]["deleted"], 24_000 - 4);
 }
+
+/// What an application has changed, though the column's collation takes it for the same.
+#[test]
+fn s40_undo_merge_leaves_rows_of_which_only_the_case_was_changed() {
+    let anycase = "CREATE COLLATION anycase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+                   CREATE TABLE names (id int PRIMARY KEY, name text COLLATE anycase)";
+    let scene = Scene::new("s40_undo_case", 2, anycase);
+    scene.on(0, "INSERT INTO names SELECT i, 'name ' || i FROM generate_series(1, 10) i");
+    scene.on(1, "INSERT INTO names VALUES (1, 'mine'), (2, 'mine')");
+    scene.configure(&["name = \"names\"\nmerge = \"prefer:new\""]);
+    scene.must(&["up", "--yes", "--merge-only"]);
+    // One that was written over, and one that was inserted.
+    scene.on(1, "UPDATE names SET name = upper(name) WHERE id IN (1, 5)");
+    scene.run(&["undo", "merge", "--yes"]);
+    assert_eq!(scene.on(1, "SELECT id, name FROM names ORDER BY id"), "1|NAME 1\n2|mine\n5|NAME 5");
+}
+
+/// The preferred node's row is copied, and not the one that it was found equal to.
+#[test]
+fn s40_undo_merge_takes_back_what_a_preferred_node_spells_otherwise() {
+    let tables = "CREATE TABLE keyed (id int PRIMARY KEY, price numeric);
+                  CREATE TABLE named (id text PRIMARY KEY, price numeric)";
+    let scene = Scene::new("s40_undo_preferred", 3, tables);
+    for (node, price) in [(0, "1.0"), (1, "1.00")] {
+        scene.on(node, &format!("INSERT INTO keyed SELECT i, {price} FROM generate_series(1, 300) i"));
+        scene.on(node, &format!("INSERT INTO named SELECT i, {price} FROM generate_series(1, 300) i"));
+    }
+    for table in ["keyed", "named"] {
+        scene.on(2, &format!("INSERT INTO {table} VALUES (1000, 7)"));
+    }
+    scene.configure(
+        &["keyed", "named"]
+            .map(|table| format!("name = \"{table}\"\nmerge = \"prefer:legacy\""))
+            .each_ref()
+            .map(String::as_str),
+    );
+    scene.must(&["up", "--yes", "--merge-only"]);
+    for table in ["keyed", "named"] {
+        assert_eq!(scene.on(2, &format!("SELECT count(*), min(price::text) FROM {table} WHERE price = 1")), "300|1.00");
+    }
+    scene.must(&["undo", "merge", "--yes"]);
+    assert_eq!(scene.everywhere("SELECT count(*) FROM keyed"), ["300", "300", "1"]);
+    assert_eq!(scene.everywhere("SELECT count(*) FROM named"), ["300", "300", "1"]);
+}
+
+/// What comes out of a trigger, or of a domain, is what was written.
+#[test]
+fn s40_undo_merge_takes_back_what_was_made_of_rows_where_they_came_to() {
+    let tables = "CREATE TABLE marked (id int PRIMARY KEY, name text); CREATE DOMAIN amount AS numeric;
+                  CREATE TABLE sums (id int PRIMARY KEY, price amount)";
+    let scene = Scene::new("s40_undo_made", 2, tables);
+    scene.on(
+        1,
+        "CREATE FUNCTION mark() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN new.name := new.name || '!'; RETURN new; END $$;
+         CREATE TRIGGER mark BEFORE INSERT ON marked FOR EACH ROW EXECUTE FUNCTION mark();
+         INSERT INTO marked VALUES (5000, 'mine'); INSERT INTO sums VALUES (5000, 1);
+         ALTER TABLE marked ENABLE ALWAYS TRIGGER mark;
+         DROP DOMAIN amount CASCADE; CREATE DOMAIN amount AS numeric(10, 3); ALTER TABLE sums ADD price amount",
+    );
+    scene.on(
+        0,
+        "INSERT INTO marked SELECT i, 'row ' || i FROM generate_series(1, 2000) i;
+         INSERT INTO sums SELECT i, i FROM generate_series(1, 2000) i",
+    );
+    scene.configure(
+        &["marked", "sums"]
+            .map(|table| format!("name = \"{table}\"\nmerge = \"only-missing\""))
+            .each_ref()
+            .map(String::as_str),
+    );
+    scene.must(&["up", "--yes", "--merge-only"]);
+    assert_eq!(scene.on(1, "SELECT name FROM marked WHERE id = 7"), "row 7!");
+    assert_eq!(scene.on(1, "SELECT price FROM sums WHERE id = 7"), "7.000");
+    // Only what was changed since stays.
+    scene.on(1, "UPDATE marked SET name = 'row 8' WHERE id = 8; UPDATE sums SET price = 9 WHERE id = 8");
+    scene.run(&["undo", "merge", "--yes"]);
+    assert_eq!(scene.on(1, "SELECT id FROM marked ORDER BY id"), "8\n5000");
+    assert_eq!(scene.on(1, "SELECT id FROM sums ORDER BY id"), "8\n5000");
+}

@@ -234,13 +234,17 @@ fn s40_merge_a_key_that_is_taken_meanwhile_does_not_keep_the_others() {
     let pair = pair("merge = \"newest\"");
     pair["new"].sql("INSERT INTO products SELECT i, 'new ' || i, '2024-01-01' FROM generate_series(1, 5000) i");
     pair["legacy"].sql("INSERT INTO products VALUES (6000, 'legacy', '2024-01-01')");
-    pair["legacy"].sql(GATE);
-    let gate = pair["legacy"].session();
+    // The first row that is written: those behind it are not there yet.
+    pair["legacy"].sql(&GATE.replace("new.id = 5000", "new.id = 1"));
+    let (gate, open) = (pair["legacy"].session(), pair["legacy"].session());
     gate.run("SELECT pg_advisory_lock(42)").unwrap();
     let up = start_up(&pair);
     wait_until("a row waits for the test", PATIENCE, || pair["legacy"].sql(WAITS) == "1");
-    pair["legacy"].sql("INSERT INTO products VALUES (1500, 'taken')");
+    open.run("BEGIN; INSERT INTO products VALUES (1500, 'taken')").unwrap();
     gate.run("SELECT pg_advisory_unlock(42)").unwrap();
+    let copied = || pair["legacy"].sql("SELECT coalesce(sum(copied), 0) FROM pgtandem.merge").parse::<u32>().unwrap();
+    wait_until("others are there while one key is held", PATIENCE, || copied() > 1000);
+    open.run("COMMIT").unwrap();
     finish(up);
     assert_eq!(pair["legacy"].sql("SELECT key ->> 'id' FROM pgtandem.held"), "1500");
     assert_eq!(pair["legacy"].sql("SELECT copied FROM pgtandem.merge"), "4999");
@@ -321,9 +325,9 @@ fn s41_merge_killed_at_any_point_can_be_repeated() {
         scene.on(0, "UPDATE products SET name = 'after the kill', updated_at = 'infinity' WHERE id = 700");
         scene.must(&["up", "--yes"]);
         // Where the kill came after the last step, it was an ordinary change.
-        scene.must(&["run", "--once"]);
+        let once = scene.must(&["run", "--once"]);
         let rows = scene.everywhere("SELECT count(*), sum(hashtext(p::text)) FROM products p");
-        assert_eq!(rows[0], rows[1], "killed at {step}");
+        assert_eq!(rows[0], rows[1], "killed at {step}: {}", once.all());
         assert_eq!(scene.on(1, "SELECT name FROM products WHERE id = 700"), "after the kill", "killed at {step}");
         assert_eq!(scene.everywhere("SELECT count(*) FROM pgtandem.held"), ["0", "0"], "killed at {step}");
         scene.must(&["down", "--yes"]);
@@ -331,4 +335,21 @@ fn s41_merge_killed_at_any_point_can_be_repeated() {
         steps += 1;
     }
     assert!(steps > 10, "only {steps} steps were seen");
+}
+
+#[test]
+fn s41_what_waits_is_delivered_though_a_command_has_only_just_ended() {
+    let pair = pair("");
+    finish(start_up(&pair));
+    pair["new"].sql("INSERT INTO products VALUES (1, 'one')");
+    // As a session that its server has not seen end.
+    let ended = pair["new"].session();
+    ended.run("SELECT pg_advisory_lock(pg_catalog.hashtextextended('pgtandem', 0))").unwrap();
+    let once = pair.command(["run", "--once"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let asks = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+                AND query LIKE '%pg_try_advisory_lock%'";
+    wait_until("it has asked for the lock", PATIENCE, || pair["new"].sql(asks) != "0");
+    ended.run("SELECT pg_advisory_unlock_all()").unwrap();
+    finish(once);
+    assert_eq!(pair["legacy"].sql("SELECT name FROM products"), "one");
 }
