@@ -210,13 +210,15 @@ impl Conductor {
     }
 
     /// So much is owed that judging more would only make the next delivery larger. What a node is owed that has to catch
-    /// up does not count: it takes nothing before, and only judging brings it there.
+    /// up does not count: it takes nothing before, and only judging brings it there. What is noted for one that is left out
+    /// waits for the first node, which keeps it: while that one is away, so is the other.
     fn is_crowded(&self) -> bool {
         let anyone_up = |except: NodeId| self.seats.iter().any(|seat| seat.node != except && !seat.is_away());
         let targets = self.seats.iter().filter(|seat| seat.notebook.is_none()).count();
+        let nothing_is_noted = self.seats.iter().find(|seat| seat.notebook.is_none()).is_some_and(Seat::is_away);
         self.seats.iter().filter(|seat| seat.leaves_at.is_none()).any(|seat| {
             let owed = self.hub.owed(seat.node);
-            if seat.is_away() && seat.notebook.is_none() {
+            if seat.is_away() && (seat.notebook.is_none() || nothing_is_noted) {
                 owed > OWED_ROWS_AWAY && (targets == 2 || !anyone_up(seat.node))
             } else {
                 owed > OWED_ROWS && !self.is_catching_up(seat)

@@ -24,7 +24,7 @@ use super::error::{ReachError, RunError};
 use super::probe::answer_of;
 use super::reach::{NodeContext, open_session, open_target};
 use super::records::cover_of;
-use super::start::{context, node_id};
+use super::start::{context, node_id, read_landings};
 use crate::capture::{Image, Shapes};
 use crate::config::{Config, Node};
 use crate::connect::Retry;
@@ -344,6 +344,10 @@ async fn keep(
 /// Without it, a change that the others have not acknowledged yet, and that a later one has replaced that they have, would
 /// be owed again to all, as if it were the last.
 ///
+/// What is noted runs ahead of what the others have got from each other. Of such a change this node knows nothing: it is
+/// on its way to it as to the others, and what the node writes meanwhile is in conflict with it. Nothing that had seen
+/// it can be acknowledged, since that takes a landing of it on all others.
+///
 /// # Errors
 /// When the node cannot be reached.
 pub async fn stand_where_it_would(config: &Config, node: &Node, cover: Vec<PgLsn>) -> Result<(), RunError> {
@@ -357,15 +361,23 @@ pub async fn stand_where_it_would(config: &Config, node: &Node, cover: Vec<PgLsn
     const LAST: &str = "SELECT coalesce(pg_catalog.max(id), 0) FROM pgtandem.landing";
     let last: i64 = client.query_one(LAST, &[]).await.map_err(ReachError::from)?.get(0);
     let mut target = open_target(&context, session.client).await?;
+    let (acknowledged, _) = read_landings(&control, &context, config.nodes.len()).await?;
     let mut cover = cover_of(cover, config.nodes.len());
+    let settled = landed_on_all(config, node).await?;
+    for (noted, settled) in cover.0.iter_mut().zip(settled.0) {
+        *noted = (*noted).min(settled);
+    }
     // Of its own changes it is known already what it has.
-    cover.0[usize::from(control.id.0)] = Position(0);
+    if let Some(own) = cover.0.get_mut(usize::from(control.id.0)) {
+        *own = Position(0);
+    }
     let delivery = Delivery {
         node: control.id,
         truncates: Vec::new(),
         rows: Vec::new(),
         cover,
-        acknowledged: Position(0),
+        // A crash may set its slot back to before what is settled.
+        acknowledged,
         fold_below: None,
         decisions: Vec::new(),
         released: Vec::new(),
@@ -374,4 +386,27 @@ pub async fn stand_where_it_would(config: &Config, node: &Node, cover: Vec<PgLsn
     // Deliveries need not be on disk when they commit. This one must: the keys are forgotten next.
     client.execute(FLUSH, &[]).await.map_err(ReachError::from)?;
     Ok(())
+}
+
+/// By node: up to where all others but `except` have its changes, or have no need of them any more.
+async fn landed_on_all(config: &Config, except: &Node) -> Result<Cover, RunError> {
+    let nodes = config.nodes.len();
+    let mut others = Vec::new();
+    for node in config.nodes.iter().filter(|node| node.name != except.name) {
+        let control = Control::open(node).await?;
+        let epoch = link::read_epoch(&control.client).await.map_err(ReachError::from)?.epoch;
+        let linked = link::read_linked_tables(&control.client).await.map_err(ReachError::from)?;
+        let context = context(config, &control, epoch, &linked, &Shapes::default()).await?;
+        let (acknowledged, landings) = read_landings(&control, &context, nodes).await?;
+        others.push((control.id, acknowledged, landings));
+    }
+    let mut cover = Cover::nothing(nodes);
+    for (number, position) in (0..).zip(&mut cover.0) {
+        let of = node_id(number);
+        let landed = |landings: &[Landing]| landings.iter().map(|l| l.cover.of(of)).max().unwrap_or_default();
+        let on_all = others.iter().filter(|(id, ..)| *id != of).map(|(_, _, landings)| landed(landings)).min();
+        let acknowledged = others.iter().find(|(id, ..)| *id == of).map(|(_, acknowledged, _)| *acknowledged);
+        *position = on_all.unwrap_or_default().max(acknowledged.unwrap_or_default());
+    }
+    Ok(cover)
 }

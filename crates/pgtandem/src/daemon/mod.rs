@@ -243,14 +243,20 @@ async fn conduct(
 
 /// The numbers of the nodes must be 0, 1, 2, …: the hub counts on it.
 fn check_numbers(controls: &[Control], left_out: Option<&LeftOut>) -> Result<(), RunError> {
+    let misfit = |node: &str| {
+        let reason = "it is not part of the same link as the other nodes of the configuration; run `pgtandem up`";
+        Err(ReachError::Misfit { node: node.to_owned(), reason: reason.to_owned() }.into())
+    };
     let expected = (0..).filter(|number| left_out.is_none_or(|left_out| left_out.place() != *number));
     for (expected, control) in expected.zip(controls) {
         if usize::from(control.id.0) != expected {
-            let reason = "it is not part of the same link as the other nodes of the configuration; run `pgtandem up`";
-            return Err(ReachError::Misfit { node: control.name.clone(), reason: reason.to_owned() }.into());
+            return misfit(&control.name);
         }
     }
-    Ok(())
+    match left_out.filter(|left_out| left_out.place() > controls.len()) {
+        Some(left_out) => misfit(&left_out.node.name),
+        None => Ok(()),
+    }
 }
 
 /// One hub works at a time: the locks are taken in node order, so two that start together do not block each other.

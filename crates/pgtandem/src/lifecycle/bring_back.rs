@@ -73,7 +73,8 @@ async fn settle_all(config: &Config, returned: &Returned<'_>, progress: &dyn Pro
     let mut remains = String::new();
     for _ in 0..PASSES {
         remains.clear();
-        for mut table in tables(config, returned, progress).await? {
+        let (tables, whole) = tables(config, returned, progress).await?;
+        for mut table in tables {
             let settled = table.settle().await?;
             progress.merged(&table.name(), &in_words(config, &settled));
             let undone = settled.overtaken + settled.refused;
@@ -83,7 +84,7 @@ async fn settle_all(config: &Config, returned: &Returned<'_>, progress: &dyn Pro
             }
         }
         if remains.is_empty() {
-            return Ok(());
+            return returned.forget_emptied(&whole).await;
         }
     }
     Err(LifecycleError::refused(
@@ -106,38 +107,49 @@ async fn refuse_if_broken(config: &Config, name: &str) -> Result<(), LifecycleEr
 
 const READING: &str = "reading which keys have changed";
 
+/// And which of them are looked at as a whole.
 async fn tables(
     config: &Config,
     returned: &Returned<'_>,
     progress: &dyn Progress,
-) -> Result<Vec<TableRepair>, LifecycleError> {
+) -> Result<(Vec<TableRepair>, Vec<i32>), LifecycleError> {
     let repair = Repair::open(config).await?.even_paused();
     let peer = &returned.nodes[usize::from(returned.place == 0)];
     let whose = Whose { prefer: None, otherwise: Some(&peer.name) };
     let linked = link::read_linked_tables(peer.client()).await.on(&peer.name, READING)?;
-    let mut tables = Vec::new();
-    for LinkedTable { id, name: table, .. } in &linked {
+    let (mut tables, mut wholes) = (Vec::new(), Vec::new());
+    for LinkedTable { id, name, .. } in &linked {
         let dirty = returned.dirty(*id).await?;
         if dirty.is_empty() {
             continue;
         }
         let whole = dirty.iter().any(|(bytes, _)| bytes.is_empty());
-        let known = match returned.nodes.len() {
+        let mut known = match returned.nodes.len() {
             2 => known(&repair, &dirty),
             _ => returned.known(&repair, *id, &dirty).await?,
         };
-        progress.step(&format!("{} is back: settling {}", returned.name, table.plain()));
+        known.held = returned.held(*id).await?;
+        progress.step(&format!("{} is back: settling {}", returned.name, name.plain()));
         let mut table = match whole {
             true => {
                 let options = Options { frozen: false, max_load: 1.0, examples: 0 };
-                repair.table(table, whose, options, progress).await?
+                repair.table(name, whose, options, progress).await?
             }
-            false => repair.keys(table, whose, dirty.iter().map(|(bytes, _)| bytes)).await?,
+            false => repair.keys(name, whose, dirty.iter().map(|(bytes, _)| bytes)).await?,
         };
-        table.know(known).await?;
+        table.know(known.clone()).await?;
         tables.push(table);
+        if whole {
+            wholes.push(*id);
+            // A comparison does not find keys whose rows are the same.
+            let held: HashSet<&Vec<u8>> = known.held.iter().map(|(_, bytes)| bytes).collect();
+            let held = held.into_iter().filter(|bytes| !bytes.is_empty());
+            let mut table = repair.keys(name, whose, held).await?;
+            table.know(known).await?;
+            tables.push(table);
+        }
     }
-    Ok(tables)
+    Ok((tables, wholes))
 }
 
 impl Returned<'_> {
@@ -156,13 +168,29 @@ impl Returned<'_> {
         Ok(all.into_iter().collect())
     }
 
-    /// The others are one side: what they have all acknowledged, they have settled among themselves.
-    async fn known(&self, repair: &Repair<'_>, table: i32, dirty: &Dirty) -> Result<Known, LifecycleError> {
+    async fn held(&self, table: i32) -> Result<HashSet<(usize, Vec<u8>)>, LifecycleError> {
         let mut held = HashSet::new();
-        for (place, node) in self.others() {
+        for (place, node) in self.nodes.iter().enumerate() {
             let keys = link::list_held_keys(node.client(), table).await.on(&node.name, "reading what is held")?;
             held.extend(keys.into_iter().map(|bytes| (place, bytes)));
         }
+        Ok(held)
+    }
+
+    /// Of tables all whose rows are settled: that they are to be emptied, as it had come before and was refused.
+    async fn forget_emptied(&self, tables: &[i32]) -> Result<(), LifecycleError> {
+        let is_one_side = |place: usize| self.nodes.len() == 2 || place == self.place;
+        for (_, node) in self.nodes.iter().enumerate().filter(|(place, _)| is_one_side(*place)) {
+            for table in tables {
+                let done = link::delete_held(node.client(), *table, &[]).await;
+                done.on(&node.name, "forgetting what is held")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The others are one side: what they have all acknowledged, they have settled among themselves.
+    async fn known(&self, repair: &Repair<'_>, table: i32, dirty: &Dirty) -> Result<Known, LifecycleError> {
         let of_table = hub::TableId(table.unsigned_abs());
         let backlogs = || self.backlogs.iter().map(|(_, backlog)| backlog);
         let emptied = backlogs().any(|backlog| backlog.truncated.contains(&of_table));
@@ -190,7 +218,7 @@ impl Returned<'_> {
             (true, false) => Some(self.place),
             (false, _) => Some(first),
         };
-        Ok(Known { keys, otherwise, away: Some(Away { place: self.place, in_flight, held }) })
+        Ok(Known { keys, otherwise, away: Some(Away { place: self.place, in_flight }), held: HashSet::new() })
     }
 }
 
@@ -212,7 +240,7 @@ fn known(repair: &Repair<'_>, dirty: &Dirty) -> Known {
         Some((Stand::State(place), _)) => Some(place),
         _ => None,
     };
-    Known { keys: keys.collect(), otherwise, away: None }
+    Known { keys: keys.collect(), otherwise, ..Known::default() }
 }
 
 fn in_words(config: &Config, settled: &Settled) -> String {

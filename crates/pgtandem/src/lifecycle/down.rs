@@ -112,7 +112,8 @@ async fn require_notes_stay(found: &[Found], leaving: &str) -> Result<(), Lifecy
             return Err(LifecycleError::refused(
                 format!("{} was away for long, and what it has missed is not settled yet", missing.name),
                 format!(
-                    "start it, and let `pgtandem run` settle that; if it is gone for good: `pgtandem down --node {}`",
+                    "start all nodes, and let `pgtandem run` settle that; if {0}, or one of the others, is gone for good: \
+                     `pgtandem down --node {0}` first, and add it again afterwards",
                     missing.name
                 ),
             ));

@@ -168,6 +168,25 @@ impl Plan {
     }
 }
 
+/// What it has missed is settled among the nodes and tables that there were. A `rejoin` of it settles it, too.
+fn refuse_while_one_is_left_behind(surveys: &[NodeSurvey]) -> Result<(), LifecycleError> {
+    let links = || surveys.iter().filter_map(|survey| Some((survey, survey.link.as_ref()?)));
+    for number in links().filter_map(|(_, link)| link.left_behind) {
+        let left = links().find(|(_, link)| link.node.number == number);
+        let name = match left {
+            Some((_, link)) if link.rejoining => continue,
+            Some((survey, _)) => survey.name.as_str(),
+            // It is taken out of the configuration.
+            None => continue,
+        };
+        return Err(LifecycleError::refused(
+            format!("{name} was away for long, and what it has missed is not settled yet"),
+            "let `pgtandem run` settle that first",
+        ));
+    }
+    Ok(())
+}
+
 /// `surveys`: one per node of the configuration, in its order.
 pub fn plan(config: &Config, surveys: &[NodeSurvey]) -> Result<Plan, LifecycleError> {
     let identities = identities(config, surveys)?;
@@ -190,6 +209,9 @@ pub fn plan(config: &Config, surveys: &[NodeSurvey]) -> Result<Plan, LifecycleEr
     tables.iter().for_each(|table| planner.fill(table));
     planner.direct_tables();
     let steps = planner.steps;
+    if !steps.is_empty() {
+        refuse_while_one_is_left_behind(surveys)?;
+    }
     let captures = surveys.iter().map(|survey| survey.capture(config)).collect();
     let namings = surveys.iter().map(|survey| config.namings(&survey.name)).collect();
     Ok(Plan { identities, captures, namings, slot_count, steps, renumberings: Vec::new(), differ: Vec::new() })

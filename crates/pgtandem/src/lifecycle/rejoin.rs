@@ -44,6 +44,7 @@ pub async fn plan_rejoin(config: &Config, name: &str) -> Result<Rejoin, Lifecycl
     })?;
     let nodes = open_nodes(config).await.all()?;
     let (row, _) = read_link(&nodes[place]).await?;
+    refuse_if_another_is_left(&nodes, &row).await?;
     let Trouble { why, is_copy, is_interrupted } = diagnose(&nodes, place, &row).await?.ok_or_else(|| {
         LifecycleError::refused(
             format!("node {name}: it is what its peers know, and none of its changes are missing"),
@@ -51,6 +52,25 @@ pub async fn plan_rejoin(config: &Config, name: &str) -> Result<Rejoin, Lifecycl
         )
     })?;
     Ok(Rejoin { node: name.to_owned(), why, is_copy, is_interrupted })
+}
+
+/// What another node has missed is noted on one of its peers, and only that: it is settled with all of them, before one of
+/// them becomes something else.
+async fn refuse_if_another_is_left(nodes: &[OpenNode], row: &NodeRow) -> Result<(), LifecycleError> {
+    for node in nodes {
+        let left = link::read_left_behind(node.client()).await.on(&node.name, DOING)?;
+        let Some(left) = left.filter(|left| left.node != row.number) else { continue };
+        let peers = link::read_peers(node.client()).await.on(&node.name, DOING)?;
+        let missing = peers.into_iter().find(|peer| peer.number == left.node).map_or_else(String::new, |peer| peer.name);
+        return Err(LifecycleError::refused(
+            format!("{missing} was away for long, and what it has missed is not settled yet"),
+            format!(
+                "let `pgtandem run` settle that; if that cannot be: `pgtandem down --node {missing}`, and add it again \
+                 afterwards"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 async fn sights(nodes: &[OpenNode]) -> Result<Vec<Sight>, LifecycleError> {
@@ -224,7 +244,7 @@ impl Rejoin {
             return Known {
                 keys: self.changed(config, table, waiting, Stand::State),
                 otherwise: place(prefer),
-                away: None,
+                ..Known::default()
             };
         }
         if self.is_copy || backlogs.iter().any(|backlog| backlog.truncated.contains(&table)) {
@@ -233,7 +253,7 @@ impl Rejoin {
         Known {
             keys: self.changed(config, table, backlogs, Stand::ChangedBy),
             otherwise: place(&self.node),
-            away: None,
+            ..Known::default()
         }
     }
 
@@ -264,12 +284,14 @@ impl Rejoin {
         let node = config.node(&self.node).ok_or_else(|| {
             LifecycleError::refused(format!("there is no node {}", self.node), "write it into the configuration")
         })?;
+        let number = read_link(&OpenNode::open(node).await?).await?.0.number;
         let mut peers = Vec::new();
         for peer in config.nodes.iter().filter(|peer| peer.name != node.name) {
             let peer = OpenNode::open(peer).await?;
             let left = link::read_left_behind(peer.client()).await.on(&peer.name, "reading what is noted")?;
-            let cover = left.and_then(|left| left.cover);
-            peers.push((peer, cover));
+            if let Some(left) = left.filter(|left| left.node == number) {
+                peers.push((peer, left.cover));
+            }
         }
         // Who keeps the keys forgets first: until then the others' marks say that there are any.
         peers.sort_by_key(|(_, cover)| cover.is_none());

@@ -54,6 +54,8 @@ pub struct LinkFacts {
     pub direct: Option<DirectFacts>,
     /// It is being brought back: its slot and its triggers may be missing.
     pub rejoining: bool,
+    /// The number of a peer that was away for long, if this node keeps, or knows of, keys that are to be settled with it.
+    pub left_behind: Option<i16>,
 }
 
 impl LinkFacts {
@@ -72,6 +74,7 @@ impl LinkFacts {
             captured: Vec::new(),
             direct: None,
             rejoining: false,
+            left_behind: None,
         }
     }
 }
@@ -201,5 +204,6 @@ async fn read_link(client: &impl GenericClient) -> Result<Option<LinkFacts>, tok
         captured: link::read_captured(client).await?,
         direct: link::read_direct(client).await?,
         rejoining: link::read_restore(client, RestoreKind::Rejoin, "node").await?.is_some(),
+        left_behind: link::read_left_behind(client).await?.map(|left| left.node),
     }))
 }

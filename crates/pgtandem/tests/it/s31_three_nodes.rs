@@ -287,3 +287,94 @@ fn s31_s32_a_node_that_was_left_behind_has_lost_its_slot_as_well() {
     all_take_part(&trio);
     assert!(hub.is_running());
 }
+
+/// What is noted for the third runs ahead of what the others have got from each other: that it stands where it would had
+/// it got all that is noted must not mean that it knew of a change that nobody has brought to it.
+#[test]
+fn s31_what_the_others_have_not_got_either_is_no_news_to_a_third_node_that_returns() {
+    let trio = trio();
+    let (new, legacy, third) = (&trio["new"], &trio["legacy"], &trio["third"]);
+    let hub = trio.hub();
+    hub.wait_for_log("working");
+    trio.settle();
+    leave_third_behind(&trio, &hub);
+    lets_go(legacy);
+    legacy.cluster.stop(Stop::Fast).unwrap();
+    new.sql("UPDATE items SET what = 'of new' WHERE id = 50");
+    new.sql("INSERT INTO items VALUES (5000, 'of new')");
+    wait_until("it is noted", LIMIT, || {
+        let is_here = "SELECT EXISTS (SELECT FROM pgtandem.dirty_key WHERE encode(key_bytes, 'escape') LIKE '%5000%')";
+        new.sql(is_here) == "t"
+    });
+    hub.kill9();
+    third.cluster.start_again().unwrap();
+    legacy.cluster.start_again().unwrap();
+    // Nobody sees what is written here before it is committed, and until then the row takes no delivery.
+    let mut application = third.session();
+    application.run("BEGIN; UPDATE items SET what = 'of third' WHERE id = 50").unwrap();
+    let hub = trio.hub();
+    hub.wait_for_log("is back: settling items");
+    hub.wait_for_log("working: new and legacy and third");
+    application.run("COMMIT").unwrap();
+    all_take_part(&trio);
+    let lost = "SELECT string_agg(DISTINCT loser_row->>'what', ', ') FROM pgtandem.decision WHERE key->>'id' = '50'";
+    let kept = format!("{} {}", third.sql(lost), third.sql("SELECT what FROM items WHERE id = 50"));
+    assert!(["of new of third", "of third of new"].contains(&kept.as_str()), "{kept}");
+    assert!(hub.is_running());
+}
+
+/// What it has been refused before it went away was replaced meanwhile: it must not come from there, later, as the last.
+#[test]
+fn s31_what_a_third_node_holds_is_not_taken_for_the_last_when_it_is_back() {
+    let trio = trio();
+    let (new, legacy, third) = (&trio["new"], &trio["legacy"], &trio["third"]);
+    let hub = trio.hub();
+    hub.wait_for_log("working");
+    trio.settle();
+    third.sql("ALTER TABLE items ADD CONSTRAINT picky CHECK (what NOT LIKE 'refused%')");
+    new.sql("UPDATE items SET what = 'refused' WHERE id IN (40, 41); INSERT INTO items VALUES (5000, 'refused')");
+    wait_until("it is held", LIMIT, || third.sql("SELECT count(*) FROM pgtandem.held") == "3");
+    arrives(legacy, 5000, "refused");
+    lets_go(new);
+    leave_third_behind(&trio, &hub);
+    // As the third has them.
+    new.sql("UPDATE items SET what = 'old' WHERE id = 40; DELETE FROM items WHERE id IN (41, 5000)");
+    arrives(legacy, 5000, "-");
+    lets_go(new);
+    third.cluster.start_again().unwrap();
+    hub.wait_for_log("is back: settling items");
+    arrives(third, 41, "-");
+    wait_until("nothing waits", LIMIT, || {
+        third.try_sql("SELECT count(*) FROM pgtandem.held WHERE released IS NULL").is_ok_and(|count| count == "0")
+    });
+    third.sql("ALTER TABLE items DROP CONSTRAINT picky");
+    all_take_part(&trio);
+    for node in trio.nodes() {
+        assert_eq!(node.sql("SELECT string_agg(what, ', ') FROM items WHERE id IN (40, 41, 5000)"), "old");
+    }
+    assert!(hub.is_running());
+}
+
+/// It would throw away what is noted, of which nobody else knows.
+#[test]
+fn s31_s32_another_node_is_not_rejoined_before_the_third_is_settled() {
+    if crate::CAPTURE != "wal" {
+        return;
+    }
+    let trio = trio();
+    let (new, legacy, third) = (&trio["new"], &trio["legacy"], &trio["third"]);
+    let hub = trio.hub();
+    hub.wait_for_log("working");
+    trio.settle();
+    leave_third_behind(&trio, &hub);
+    new.sql("UPDATE items SET what = 'new' WHERE id BETWEEN 100 AND 199");
+    arrives(legacy, 199, "new");
+    lets_go(new);
+    hub.terminate();
+    third.cluster.start_again().unwrap();
+    legacy.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+    let refused = trio.pgtandem(["rejoin", "legacy", "--yes"]).stderr;
+    assert!(refused.contains("third was away for long, and what it has missed is not settled yet"), "{refused}");
+    assert_eq!(new.sql("SELECT count(*) >= 100 FROM pgtandem.dirty_key"), "t");
+    assert_eq!(new.sql("SELECT count(*) FROM pgtandem.left_behind"), "1");
+}

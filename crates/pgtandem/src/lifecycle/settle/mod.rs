@@ -47,7 +47,7 @@ pub(in crate::lifecycle) struct Place {
 }
 
 /// What is known of who has written a key, beside what is in the rows.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(in crate::lifecycle) struct Known {
     /// By the key's bytes.
     pub keys: HashMap<Vec<u8>, Stand>,
@@ -55,6 +55,8 @@ pub(in crate::lifecycle) struct Known {
     pub otherwise: Option<usize>,
     /// One of three nodes or more is back, and the others are one side.
     pub away: Option<Away>,
+    /// Of a node that is back: keys that a place holds, so that its row is not what it should be. No key: all of the table.
+    pub held: HashSet<(usize, Vec<u8>)>,
 }
 
 /// How it is decided whose state of a key stands.
@@ -70,22 +72,24 @@ pub(in crate::lifecycle) enum Stand {
 }
 
 /// One node was left out while the others went on among themselves.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::lifecycle) struct Away {
     pub place: usize,
     /// Keys that one of the others has changed, which is not known to have arrived everywhere.
     pub in_flight: HashSet<Vec<u8>>,
-    /// Keys that one of the others holds, by its place: its row is not what it should be. No key: all of the table.
-    pub held: HashSet<(usize, Vec<u8>)>,
-}
-
-impl Away {
-    fn is_held(&self, place: usize, bytes: &[u8]) -> bool {
-        self.held.contains(&(place, bytes.to_vec())) || self.held.contains(&(place, Vec::new()))
-    }
 }
 
 impl Known {
+    fn is_held(&self, place: usize, bytes: &[u8]) -> bool {
+        !self.held.is_empty()
+            && (self.held.contains(&(place, bytes.to_vec())) || self.held.contains(&(place, Vec::new())))
+    }
+
+    /// Whether what the place holds of the key may be older than what it has missed.
+    fn is_stale(&self, place: usize, bytes: &[u8]) -> bool {
+        self.away.as_ref().is_none_or(|away| away.place == place) && self.is_held(place, bytes)
+    }
+
     /// Whether the node at this place has, or may have, changed the key.
     fn may_be_of(&self, place: usize, bytes: &[u8]) -> bool {
         match self.keys.get(bytes) {
@@ -198,6 +202,7 @@ impl Settling {
                     Verdict::Leave | Verdict::Equal => count(sum, case.verdict),
                 }
             }
+            self.forget_stale(cases.iter().filter(|case| case.verdict == Verdict::Equal)).await?;
             let mut again = Vec::new();
             for (place, cases) in by_place.iter().enumerate() {
                 again.extend(self.write(place, cases, &marks, sum).await?);
@@ -233,7 +238,7 @@ impl Settling {
 
     fn verdict(&self, bytes: &[u8], rows: &winner::Rows, chosen: Option<usize>) -> Verdict {
         if self.is_equal(rows) {
-            return Verdict::Equal;
+            return self.verdict_of_equal(bytes, rows);
         }
         if let Some(away) = &self.known.away {
             return self.verdict_of_return(away, bytes, rows, chosen);
@@ -248,11 +253,22 @@ impl Settling {
         }
     }
 
+    /// Where a place holds an older change of the key, no hub would know any more what has replaced it, and take the held one
+    /// for the last. So the row is written once more, by who does not hold it; where nobody can, the held one is forgotten.
+    fn verdict_of_equal(&self, bytes: &[u8], rows: &winner::Rows) -> Verdict {
+        let mut places = 0..rows.len();
+        if !places.clone().any(|place| self.known.is_stale(place, bytes)) {
+            return Verdict::Equal;
+        }
+        let writes = places.find(|place| rows[*place].is_some() && !self.known.is_held(*place, bytes));
+        writes.map_or(Verdict::Equal, Verdict::Row)
+    }
+
     /// The others have settled among themselves what they acknowledged: where their rows differ, a change is on its way,
     /// and the hub will bring it to all.
     fn verdict_of_return(&self, away: &Away, bytes: &[u8], rows: &winner::Rows, chosen: Option<usize>) -> Verdict {
         let others = || (0..rows.len()).filter(|place| *place != away.place);
-        let mut peers: Vec<usize> = others().filter(|place| !away.is_held(*place, bytes)).collect();
+        let mut peers: Vec<usize> = others().filter(|place| !self.known.is_held(*place, bytes)).collect();
         if peers.is_empty() {
             peers = others().collect();
         }
@@ -267,7 +283,7 @@ impl Settling {
             };
         }
         if self.are_same(&rows[peer], &rows[away.place]) {
-            return Verdict::Equal;
+            return self.verdict_of_equal(bytes, rows);
         }
         match self.known.place(bytes, rows).or(chosen) {
             None => Verdict::Leave,

@@ -9,6 +9,7 @@ use crate::lifecycle::locks::{Attempts, is_lock_timeout, set_lock_timeout};
 use crate::link::{self, MergeDecision};
 use crate::sql::{self, Ident};
 use std::collections::HashSet;
+use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 const DOING: &str = "settling rows";
@@ -80,7 +81,8 @@ impl Settling {
     ) -> Result<HashSet<usize>, LifecycleError> {
         let client = &place.writer.client;
         let role = if place.replica_role { "; SET LOCAL session_replication_role = replica" } else { "" };
-        let begin = format!("BEGIN; {}{role}", set_lock_timeout());
+        // On disk: what tells that a key is to be settled may be forgotten next.
+        let begin = format!("BEGIN; SET LOCAL synchronous_commit = local; {}{role}", set_lock_timeout());
         client.batch_execute(&begin).await.on(&place.name, DOING)?;
         let mut done = HashSet::new();
         for gone in [false, true] {
@@ -88,6 +90,13 @@ impl Settling {
                 (0..cases.len()).filter(|at| matches!(cases[*at].verdict, Verdict::Gone { .. }) == gone).collect();
             if !of.is_empty() {
                 done.extend(self.statement(place, cases, &of, gone).await?);
+            }
+        }
+        // The state of another place stands: what this one holds of the key is older.
+        let number = self.number_of(place);
+        for case in done.iter().map(|at| cases[*at]).filter(|case| matches!(case.verdict, Verdict::Gone { .. })) {
+            if self.known.is_held(number, &case.bytes) {
+                link::delete_held(client, self.id, &case.bytes).await.on(&place.name, DOING)?;
             }
         }
         let decisions = |at: &usize| self.decisions(cases[*at], marks);
@@ -98,6 +107,23 @@ impl Settling {
         Ok(done)
     }
 
+    fn number_of(&self, place: &Place) -> usize {
+        self.places.iter().position(|other| other.number == place.number).unwrap_or_default()
+    }
+
+    /// Of keys that are as they should be, what a place holds that is older.
+    pub(super) async fn forget_stale<'c, 'k: 'c>(
+        &self,
+        cases: impl Iterator<Item = &'c Case<'k>>,
+    ) -> Result<(), LifecycleError> {
+        for case in cases {
+            for (_, place) in self.places.iter().enumerate().filter(|(at, _)| self.known.is_stale(*at, &case.bytes)) {
+                forget_held(&place.writer.client, self.id, &case.bytes).await.on(&place.name, DOING)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Which of them were written.
     async fn statement(
         &self,
@@ -106,7 +132,7 @@ impl Settling {
         of: &[usize],
         gone: bool,
     ) -> Result<Vec<usize>, LifecycleError> {
-        let number = self.places.iter().position(|other| other.number == place.number).unwrap_or_default();
+        let number = self.number_of(place);
         let key = place.shape.key_columns();
         let texts: Vec<Vec<&str>> = of.iter().map(|at| self.texts(number, cases[*at].key)).collect();
         let mut values: Vec<Vec<&str>> =
@@ -122,6 +148,13 @@ impl Settling {
         let number_of = |row: &tokio_postgres::Row| usize::try_from(row.get::<_, i64>(0) - 1).ok();
         Ok(rows.iter().filter_map(number_of).filter_map(|at| of.get(at).copied()).collect())
     }
+}
+
+/// On disk when it returns.
+async fn forget_held(client: &Client, table: i32, key_bytes: &[u8]) -> Result<(), tokio_postgres::Error> {
+    client.batch_execute("BEGIN; SET LOCAL synchronous_commit = local").await?;
+    link::delete_held(client, table, key_bytes).await?;
+    client.batch_execute("COMMIT").await
 }
 
 /// A column that an UPDATE may set to what it is: not of the key, if there is another.
