@@ -3,7 +3,7 @@
 --
 -- A transaction that may go along has a row 'q' in `sent`, from the commit that queued it on: it has a token for good, so it
 -- does not matter how often it is sent and what becomes of the transactions that it goes along with. It is one that no hub has
--- read: reads and those who take along what waits exclude each other (`before_read`), and a read leaves no 'q' behind. What a
+-- read: reads and those who take along what waits exclude each other (`begin_read`), and a read leaves no 'q' behind. What a
 -- read finds is settled with the peer, as what is in doubt.
 
 -- What this node must say when it sends what waits, and what the peer must say here. A hub that reads changes the one there and
@@ -19,10 +19,13 @@ INSERT INTO pgtandem.taking DEFAULT VALUES;
 CREATE SEQUENCE pgtandem.taking_rests_until MINVALUE 0 START 0;
 
 -- As in outbox.sql. Whoever takes along what waits holds the lock until its transaction is over, and only tries to get it; a read
--- waits for it, a COMMIT's time at most. To be called in the transaction that records the read, before its snapshot is taken.
-CREATE OR REPLACE FUNCTION pgtandem.before_read() RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
+-- waits for it, a COMMIT's time at most. Whoever only begins to wait takes no lock: so what the read finds is marked behind its
+-- snapshot. Marking one more that it has not found does no harm: the peer is asked once more, and the next read has it.
+CREATE OR REPLACE FUNCTION pgtandem.begin_read(OUT at pg_lsn, OUT snapshot pg_snapshot, OUT drawn bigint)
+LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
     PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('pgtandem queue', 0));
+    SELECT m.at, m.snapshot, m.drawn INTO at, snapshot, drawn FROM pgtandem.mark(false) AS m;
     UPDATE pgtandem.sent AS s SET outcome = 'r' WHERE s.outcome IN ('q', 'w');
 END
 $$;
@@ -309,6 +312,11 @@ BEGIN
     ELSIF parts[2] = 'b' THEN
         PERFORM pg_catalog.setval('pgtandem.taking_rests_until', (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint + 1000);
     END IF;
+    -- A receipt without a row here would be taken for one of a transaction that failed: as long as the peer may have kept them, the
+    -- session goes on saying that it need not.
+    IF parts[2] = 'b' AND done = 0 THEN
+        RETURN nullif(parts[3], '');
+    END IF;
     DELETE FROM pgtandem.sent AS s WHERE s.token = ANY (acked) AND s.outcome = 'l';
     -- For what this session takes along next, if this transaction commits.
     ignored := pg_catalog.set_config('pgtandem.taken', chosen.tokens[1:done]::text, false);
@@ -326,7 +334,17 @@ BEGIN
 END
 $$;
 
--- Finds out what is on the peer of all that waited when it was read. False: the peer does not answer now.
+-- The peer was told the same, and has that on disk: those of `part` that are `there` have landed, and the others will not.
+CREATE FUNCTION pgtandem.taking_ended(epoch uuid, part uuid[], there uuid[]) RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+    UPDATE pgtandem.taking SET own = epoch;
+    UPDATE pgtandem.sent AS s SET outcome = 'L' WHERE s.token = ANY (there) AND s.outcome = 'r';
+    DELETE FROM pgtandem.sent AS s WHERE s.token = ANY (part) AND s.outcome = 'r';
+END
+$$;
+
+-- Finds out what is on the peer of all that waited when it was read. False: the peer does not answer now (a hub may reach it, and
+-- does the same: landed.rs).
 CREATE FUNCTION pgtandem.settle_waiting() RETURNS boolean LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
     epoch uuid := pg_catalog.gen_random_uuid();
@@ -345,9 +363,7 @@ BEGIN
         IF reply.state <> 'a' THEN
             RETURN false;
         END IF;
-        UPDATE pgtandem.taking SET own = epoch;
-        UPDATE pgtandem.sent AS s SET outcome = 'L' WHERE s.token = ANY (reply.answer::uuid[]);
-        DELETE FROM pgtandem.sent AS s WHERE s.token = ANY (part) AND s.outcome = 'r';
+        PERFORM pgtandem.taking_ended(epoch, part, reply.answer::uuid[]);
     END LOOP;
     RETURN true;
 END
