@@ -11,9 +11,14 @@
 CREATE TABLE pgtandem.taking (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     own      uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
-    peer     uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000'
+    peer     uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
+    newest   bigint NOT NULL DEFAULT 0                  -- of the peer's sendings since then: what was sent before it comes too late, too
 );
 INSERT INTO pgtandem.taking DEFAULT VALUES;
+
+-- Numbers what is sent here. Drawn by who holds the queue's lock: so a session that draws a larger one began when the one before was
+-- over, here, which may have left something on its way.
+CREATE SEQUENCE pgtandem.taking_number;
 
 -- Until when nothing is taken along (milliseconds since 1970): somebody had a row locked there.
 CREATE SEQUENCE pgtandem.taking_rests_until MINVALUE 0 START 0;
@@ -218,8 +223,8 @@ $$;
 -- others are there.
 CREATE FUNCTION pgtandem.bring_along(chosen record, must_wait boolean, own text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN pg_catalog.format('SELECT pgtandem.take_along(%L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L)',
-        (SELECT t.own FROM pgtandem.taking AS t), pgtandem.taken_before(),
+    RETURN pg_catalog.format('SELECT pgtandem.take_along(%L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L)',
+        (SELECT t.own FROM pgtandem.taking AS t), pg_catalog.nextval('pgtandem.taking_number'), pgtandem.taken_before(),
         chosen.tokens, chosen.xids, chosen.counts, chosen.tables, chosen.ops, chosen.olds, chosen.news, must_wait, own);
 END
 $$;
@@ -227,7 +232,7 @@ $$;
 -- Called by the peer: writes its transactions that waited, in order, until one cannot be written, each whole or not at all; then what
 -- the last question is about. Answers how many are there, why not more ('a': they all are; 'r': refused; 'b': not now), and
 -- what the question was answered.
-CREATE FUNCTION pgtandem.take_along(epoch uuid, acked uuid[], tokens uuid[], xids xid8[], counts integer[], tables integer[],
+CREATE FUNCTION pgtandem.take_along(epoch uuid, number bigint, acked uuid[], tokens uuid[], xids xid8[], counts integer[], tables integer[],
     ops text, olds text[], news text[], must_wait boolean, own text) RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
     patience text := pg_catalog.current_setting('lock_timeout');
@@ -240,8 +245,9 @@ DECLARE
     answer   text;
 BEGIN
     BEGIN
-        -- Whoever brings the same is waited for, and who may not bring it any more is found out.
-        PERFORM FROM pgtandem.taking AS t WHERE t.peer = epoch FOR UPDATE;
+        -- Whoever brings the same is waited for, and who may not bring it any more is found out. (A sending that was overtaken may
+        -- bring what has been acknowledged and forgotten since.)
+        UPDATE pgtandem.taking AS t SET newest = number WHERE t.peer = epoch AND t.newest < number;
         IF NOT FOUND OR EXISTS (SELECT FROM pgtandem.linked_table AS l
                                 WHERE l.id = ANY (tables) AND (l.state <> 'live' OR l.paused_by IS NOT NULL))
             OR EXISTS (SELECT FROM pgtandem.restore AS r WHERE r.kind = 'rejoin') THEN
@@ -329,7 +335,7 @@ $$;
 -- the hub does; whoever is at it is waited for.
 CREATE FUNCTION pgtandem.end_taking(epoch uuid, tokens uuid[]) RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
-    UPDATE pgtandem.taking SET peer = epoch;
+    UPDATE pgtandem.taking SET peer = epoch, newest = 0;
     RETURN coalesce((SELECT pg_catalog.array_agg(r.token) FROM pgtandem.receipt AS r WHERE r.token = ANY (tokens) AND NOT r.refused), '{}');
 END
 $$;

@@ -239,7 +239,7 @@ fn s54_what_a_hub_has_read_does_not_go_along() {
     pair.apart();
     new.sql("UPDATE products SET name = 'waits' WHERE id = 1");
     let late = new.sql(
-        "SELECT format('SELECT pgtandem.take_along(%L, NULL, ARRAY[%L::uuid], ARRAY[%L::xid8], ''{1}'', ARRAY[%L::int], %L, ARRAY[%L], ARRAY[%L], false, NULL)',
+        "SELECT format('SELECT pgtandem.take_along(%L, 1, NULL, ARRAY[%L::uuid], ARRAY[%L::xid8], ''{1}'', ARRAY[%L::int], %L, ARRAY[%L], ARRAY[%L], false, NULL)',
                        t.own, s.token, s.xid, o.table_id, o.op, o.old_row, o.new_row)
          FROM pgtandem.taking t, pgtandem.sent s JOIN pgtandem.outbox o USING (xid) WHERE s.outcome = 'q'",
     );
