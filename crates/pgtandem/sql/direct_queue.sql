@@ -153,6 +153,7 @@ DECLARE
     found record;
     total integer := 0;
     bytes bigint := 0;
+    barred boolean := false;
 BEGIN
     is_free := NOT must_wait;
     IF pg_catalog.pg_sequence_last_value('pgtandem.taking_rests_until'::regclass)
@@ -179,6 +180,7 @@ BEGIN
                   AND (SELECT t.natts FROM pgtandem.direct_table AS t WHERE t.table_id = l.id)
                       = (SELECT c.relnatts FROM pg_catalog.pg_class AS c WHERE c.oid = l.relid)) < pg_catalog.cardinality(found.changed)
             OR EXISTS (SELECT FROM pgtandem.held AS h WHERE h.table_id = ANY (found.changed)) THEN
+            barred := true;
             CONTINUE;
         END IF;
         IF pgtandem.is_behind(one.xid, one.last_id, found.changed, coalesce(xids, '{}')) THEN
@@ -197,6 +199,10 @@ BEGIN
         total := total + found.count;
         bytes := bytes + found.bytes;
     END LOOP;
+    IF tokens IS NULL AND barred THEN
+        -- It would be looked for in vain with each write, until a table is no longer paused, say.
+        PERFORM pg_catalog.setval('pgtandem.taking_rests_until', (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint + 1000);
+    END IF;
     IF must_wait AND tokens IS NOT NULL THEN
         is_free := NOT pgtandem.must_wait(mine, of_tables, xids);
     END IF;
@@ -223,26 +229,29 @@ $$;
 -- others are there.
 CREATE FUNCTION pgtandem.bring_along(chosen record, must_wait boolean, own text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN pg_catalog.format('SELECT pgtandem.take_along(%L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L)',
+    RETURN pg_catalog.format('SELECT pgtandem.take_along(%L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L)',
         (SELECT t.own FROM pgtandem.taking AS t), pg_catalog.nextval('pgtandem.taking_number'), pgtandem.taken_before(),
-        chosen.tokens, chosen.xids, chosen.counts, chosen.tables, chosen.ops, chosen.olds, chosen.news, must_wait, own);
+        chosen.tokens, chosen.xids, chosen.counts, chosen.tables, chosen.ops, chosen.olds, chosen.news,
+        (SELECT d.wait_ms / 4 FROM pgtandem.direct AS d), must_wait, own);
 END
 $$;
 
--- Called by the peer: writes its transactions that waited, in order, until one cannot be written, each whole or not at all; then what
+-- Called by the peer: writes its transactions that waited, in order, until one cannot be written or the time is up, each whole or not
+-- at all; then what
 -- the last question is about. Answers how many are there, why not more ('a': they all are; 'r': refused; 'b': not now), and
 -- what the question was answered.
 CREATE FUNCTION pgtandem.take_along(epoch uuid, number bigint, acked uuid[], tokens uuid[], xids xid8[], counts integer[], tables integer[],
-    ops text, olds text[], news text[], must_wait boolean, own text) RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
+    ops text, olds text[], news text[], within_ms integer, must_wait boolean, own text) RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
     patience text := pg_catalog.current_setting('lock_timeout');
     ignored  text := pg_catalog.set_config('lock_timeout', '100ms', true);
-    begun    timestamptz;
+    begun    timestamptz := pg_catalog.clock_timestamp();
     why      "char" := 'a';
     done     integer := 0;
     at       integer := 1;
     upto     integer;
     answer   text;
+    fault    text;
 BEGIN
     BEGIN
         -- Whoever brings the same is waited for, and who may not bring it any more is found out. (A sending that was overtaken may
@@ -258,23 +267,30 @@ BEGIN
         why := 'b';
     END;
     FOR i IN 1 .. pg_catalog.cardinality(tokens) LOOP
+        -- Who brings it waits for its own changes, too.
+        IF i > 1 AND why = 'a' AND pg_catalog.clock_timestamp() > begun + within_ms * interval '1 ms' THEN
+            why := 'b';
+        END IF;
         EXIT WHEN why <> 'a';
         upto := at + counts[i] - 1;
         -- It may be here already: what brought it has failed there, then.
         IF NOT EXISTS (SELECT FROM pgtandem.receipt AS r WHERE r.token = tokens[i]) THEN
-            begun := pg_catalog.clock_timestamp();
             BEGIN
+                ignored := pg_catalog.set_config('pgtandem.refused', '', true);
                 answer := pgtandem.arrive(tokens[i], xids[i], NULL, tables[at:upto], pg_catalog.substr(ops, at, counts[i]),
                                           olds[at:upto], news[at:upto]);
+                fault := pg_catalog.current_setting('pgtandem.refused');
                 IF answer = 'landed' AND pg_catalog.current_setting('session_replication_role') <> 'replica' THEN
                     -- What is deferred would make all fail at the end.
                     SET CONSTRAINTS ALL IMMEDIATE;
                 END IF;
             EXCEPTION WHEN OTHERS OR query_canceled THEN
                 answer := SQLERRM;
+                fault := SQLSTATE;
             END;
             IF answer <> 'landed' THEN
-                why := CASE WHEN pg_catalog.clock_timestamp() - begun >= interval '100 ms' THEN 'b' ELSE 'r' END;
+                -- A lock, or time, or others that wrote the same rows: another time it may go.
+                why := CASE WHEN fault IN ('55P03', '57014', '40P01', '40001') THEN 'b' ELSE 'r' END;
                 EXIT;
             END IF;
         END IF;

@@ -1,8 +1,8 @@
 //! From nothing to a working hub: reach every node, become the one hub, recover from what the databases say.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use hub::{Hub, Landing, NodeId, PerTable, Position, Prefer, Recovery, Wrote};
 use tokio::sync::mpsc;

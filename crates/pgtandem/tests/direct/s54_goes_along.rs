@@ -239,7 +239,7 @@ fn s54_what_a_hub_has_read_does_not_go_along() {
     pair.apart();
     new.sql("UPDATE products SET name = 'waits' WHERE id = 1");
     let late = new.sql(
-        "SELECT format('SELECT pgtandem.take_along(%L, 1, NULL, ARRAY[%L::uuid], ARRAY[%L::xid8], ''{1}'', ARRAY[%L::int], %L, ARRAY[%L], ARRAY[%L], false, NULL)',
+        "SELECT format('SELECT pgtandem.take_along(%L, 1, NULL, ARRAY[%L::uuid], ARRAY[%L::xid8], ''{1}'', ARRAY[%L::int], %L, ARRAY[%L], ARRAY[%L], 500, false, NULL)',
                        t.own, s.token, s.xid, o.table_id, o.op, o.old_row, o.new_row)
          FROM pgtandem.taking t, pgtandem.sent s JOIN pgtandem.outbox o USING (xid) WHERE s.outcome = 'q'",
     );
@@ -523,7 +523,7 @@ fn s54_what_was_sent_before_comes_too_late() {
     pair.apart();
     session.run("UPDATE products SET name = 'waits' WHERE id = 1").unwrap();
     let late = new.sql(
-        "SELECT format('SELECT pgtandem.take_along(%L, %L, NULL, ARRAY[%L::uuid], ARRAY[%L::xid8], ''{1}'', ARRAY[%L::int], %L, ARRAY[%L], ARRAY[%L], false, NULL)',
+        "SELECT format('SELECT pgtandem.take_along(%L, %L, NULL, ARRAY[%L::uuid], ARRAY[%L::xid8], ''{1}'', ARRAY[%L::int], %L, ARRAY[%L], ARRAY[%L], 500, false, NULL)',
                        t.own, nextval('pgtandem.taking_number'), s.token, s.xid, o.table_id, o.op, o.old_row, o.new_row)
          FROM pgtandem.taking t, pgtandem.sent s JOIN pgtandem.outbox o USING (xid) WHERE s.outcome = 'q'",
     );
@@ -538,5 +538,28 @@ fn s54_what_was_sent_before_comes_too_late() {
     session.run("UPDATE products SET name = 'later' WHERE id = 1").unwrap();
     assert_eq!(legacy.sql(&late), "0b");
     assert_eq!(legacy.sql(NAMES), "1later,2waits,3brings it");
+    equal_without_decisions(&pair);
+}
+
+/// What waits for a table that is paused is not looked for with each write.
+#[test]
+fn s54_what_may_not_go_now_is_looked_for_now_and_then() {
+    let pair = linked(Setup::shared().table("others", "CREATE TABLE others (id int PRIMARY KEY)"));
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    pair.apart();
+    new.sql("INSERT INTO products (id, name) VALUES (1, 'waits')");
+    together(&pair);
+    new.sql("UPDATE pgtandem.linked_table SET paused_by = 'user' WHERE own_name = 'products'");
+    new.sql("INSERT INTO others VALUES (1)");
+    assert_eq!((waiting(new).as_str(), legacy.sql("SELECT count(*) FROM others").as_str()), ("1", "1"));
+    assert_ne!(new.sql("SELECT last_value FROM pgtandem.taking_rests_until"), "0");
+    new.sql("UPDATE pgtandem.linked_table SET paused_by = NULL WHERE own_name = 'products'");
+    let mut id = 1;
+    wait_until("it is tried again", PATIENCE, || {
+        id += 1;
+        new.sql(&format!("INSERT INTO others VALUES ({id})"));
+        legacy.sql(NAMES) == "1waits"
+    });
+    nothing_waits(new);
     equal_without_decisions(&pair);
 }
