@@ -80,6 +80,8 @@ BEGIN
         END LOOP;
         is_done := pgtandem.end_arrival(token, sender_xid, acked, changed, tables, ops, befores, olds, news);
     EXCEPTION WHEN OTHERS OR query_canceled THEN
+        -- For take_along.
+        PERFORM pg_catalog.set_config('pgtandem.refused', SQLSTATE, true);
         RETURN 'refused: ' || SQLERRM;
     END;
     RETURN 'landed';

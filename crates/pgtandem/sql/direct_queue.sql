@@ -3,7 +3,7 @@
 --
 -- A transaction that may go along has a row 'q' in `sent`, from the commit that queued it on: it has a token for good, so it
 -- does not matter how often it is sent and what becomes of the transactions that it goes along with. It is one that no hub has
--- read: reads and those who take along what waits exclude each other (`before_read`), and a read leaves no 'q' behind. What a
+-- read: reads and those who take along what waits exclude each other (`begin_read`), and a read leaves no 'q' behind. What a
 -- read finds is settled with the peer, as what is in doubt.
 
 -- What this node must say when it sends what waits, and what the peer must say here. A hub that reads changes the one there and
@@ -11,18 +11,26 @@
 CREATE TABLE pgtandem.taking (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     own      uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
-    peer     uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000'
+    peer     uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
+    newest   bigint NOT NULL DEFAULT 0                  -- of the peer's sendings since then: what was sent before it comes too late, too
 );
 INSERT INTO pgtandem.taking DEFAULT VALUES;
+
+-- Numbers what is sent here. Drawn by who holds the queue's lock: so a session that draws a larger one began when the one before was
+-- over, here, which may have left something on its way.
+CREATE SEQUENCE pgtandem.taking_number;
 
 -- Until when nothing is taken along (milliseconds since 1970): somebody had a row locked there.
 CREATE SEQUENCE pgtandem.taking_rests_until MINVALUE 0 START 0;
 
 -- As in outbox.sql. Whoever takes along what waits holds the lock until its transaction is over, and only tries to get it; a read
--- waits for it, a COMMIT's time at most. To be called in the transaction that records the read, before its snapshot is taken.
-CREATE OR REPLACE FUNCTION pgtandem.before_read() RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
+-- waits for it, a COMMIT's time at most. Whoever only begins to wait takes no lock: so what the read finds is marked behind its
+-- snapshot. Marking one more that it has not found does no harm: the peer is asked once more, and the next read has it.
+CREATE OR REPLACE FUNCTION pgtandem.begin_read(OUT at pg_lsn, OUT snapshot pg_snapshot, OUT drawn bigint)
+LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
     PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('pgtandem queue', 0));
+    SELECT m.at, m.snapshot, m.drawn INTO at, snapshot, drawn FROM pgtandem.mark(false) AS m;
     UPDATE pgtandem.sent AS s SET outcome = 'r' WHERE s.outcome IN ('q', 'w');
 END
 $$;
@@ -145,6 +153,7 @@ DECLARE
     found record;
     total integer := 0;
     bytes bigint := 0;
+    barred boolean := false;
 BEGIN
     is_free := NOT must_wait;
     IF pg_catalog.pg_sequence_last_value('pgtandem.taking_rests_until'::regclass)
@@ -171,6 +180,7 @@ BEGIN
                   AND (SELECT t.natts FROM pgtandem.direct_table AS t WHERE t.table_id = l.id)
                       = (SELECT c.relnatts FROM pg_catalog.pg_class AS c WHERE c.oid = l.relid)) < pg_catalog.cardinality(found.changed)
             OR EXISTS (SELECT FROM pgtandem.held AS h WHERE h.table_id = ANY (found.changed)) THEN
+            barred := true;
             CONTINUE;
         END IF;
         IF pgtandem.is_behind(one.xid, one.last_id, found.changed, coalesce(xids, '{}')) THEN
@@ -189,6 +199,10 @@ BEGIN
         total := total + found.count;
         bytes := bytes + found.bytes;
     END LOOP;
+    IF tokens IS NULL AND barred THEN
+        -- It would be looked for in vain with each write, until a table is no longer paused, say.
+        PERFORM pg_catalog.setval('pgtandem.taking_rests_until', (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint + 1000);
+    END IF;
     IF must_wait AND tokens IS NOT NULL THEN
         is_free := NOT pgtandem.must_wait(mine, of_tables, xids);
     END IF;
@@ -215,30 +229,34 @@ $$;
 -- others are there.
 CREATE FUNCTION pgtandem.bring_along(chosen record, must_wait boolean, own text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN pg_catalog.format('SELECT pgtandem.take_along(%L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L)',
-        (SELECT t.own FROM pgtandem.taking AS t), pgtandem.taken_before(),
-        chosen.tokens, chosen.xids, chosen.counts, chosen.tables, chosen.ops, chosen.olds, chosen.news, must_wait, own);
+    RETURN pg_catalog.format('SELECT pgtandem.take_along(%L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L)',
+        (SELECT t.own FROM pgtandem.taking AS t), pg_catalog.nextval('pgtandem.taking_number'), pgtandem.taken_before(),
+        chosen.tokens, chosen.xids, chosen.counts, chosen.tables, chosen.ops, chosen.olds, chosen.news,
+        (SELECT d.wait_ms / 4 FROM pgtandem.direct AS d), must_wait, own);
 END
 $$;
 
--- Called by the peer: writes its transactions that waited, in order, until one cannot be written, each whole or not at all; then what
+-- Called by the peer: writes its transactions that waited, in order, until one cannot be written or the time is up, each whole or not
+-- at all; then what
 -- the last question is about. Answers how many are there, why not more ('a': they all are; 'r': refused; 'b': not now), and
 -- what the question was answered.
-CREATE FUNCTION pgtandem.take_along(epoch uuid, acked uuid[], tokens uuid[], xids xid8[], counts integer[], tables integer[],
-    ops text, olds text[], news text[], must_wait boolean, own text) RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
+CREATE FUNCTION pgtandem.take_along(epoch uuid, number bigint, acked uuid[], tokens uuid[], xids xid8[], counts integer[], tables integer[],
+    ops text, olds text[], news text[], within_ms integer, must_wait boolean, own text) RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
     patience text := pg_catalog.current_setting('lock_timeout');
     ignored  text := pg_catalog.set_config('lock_timeout', '100ms', true);
-    begun    timestamptz;
+    begun    timestamptz := pg_catalog.clock_timestamp();
     why      "char" := 'a';
     done     integer := 0;
     at       integer := 1;
     upto     integer;
     answer   text;
+    fault    text;
 BEGIN
     BEGIN
-        -- Whoever brings the same is waited for, and who may not bring it any more is found out.
-        PERFORM FROM pgtandem.taking AS t WHERE t.peer = epoch FOR UPDATE;
+        -- Whoever brings the same is waited for, and who may not bring it any more is found out. (A sending that was overtaken may
+        -- bring what has been acknowledged and forgotten since.)
+        UPDATE pgtandem.taking AS t SET newest = number WHERE t.peer = epoch AND t.newest < number;
         IF NOT FOUND OR EXISTS (SELECT FROM pgtandem.linked_table AS l
                                 WHERE l.id = ANY (tables) AND (l.state <> 'live' OR l.paused_by IS NOT NULL))
             OR EXISTS (SELECT FROM pgtandem.restore AS r WHERE r.kind = 'rejoin') THEN
@@ -249,23 +267,30 @@ BEGIN
         why := 'b';
     END;
     FOR i IN 1 .. pg_catalog.cardinality(tokens) LOOP
+        -- Who brings it waits for its own changes, too.
+        IF i > 1 AND why = 'a' AND pg_catalog.clock_timestamp() > begun + within_ms * interval '1 ms' THEN
+            why := 'b';
+        END IF;
         EXIT WHEN why <> 'a';
         upto := at + counts[i] - 1;
         -- It may be here already: what brought it has failed there, then.
         IF NOT EXISTS (SELECT FROM pgtandem.receipt AS r WHERE r.token = tokens[i]) THEN
-            begun := pg_catalog.clock_timestamp();
             BEGIN
+                ignored := pg_catalog.set_config('pgtandem.refused', '', true);
                 answer := pgtandem.arrive(tokens[i], xids[i], NULL, tables[at:upto], pg_catalog.substr(ops, at, counts[i]),
                                           olds[at:upto], news[at:upto]);
+                fault := pg_catalog.current_setting('pgtandem.refused');
                 IF answer = 'landed' AND pg_catalog.current_setting('session_replication_role') <> 'replica' THEN
                     -- What is deferred would make all fail at the end.
                     SET CONSTRAINTS ALL IMMEDIATE;
                 END IF;
             EXCEPTION WHEN OTHERS OR query_canceled THEN
                 answer := SQLERRM;
+                fault := SQLSTATE;
             END;
             IF answer <> 'landed' THEN
-                why := CASE WHEN pg_catalog.clock_timestamp() - begun >= interval '100 ms' THEN 'b' ELSE 'r' END;
+                -- A lock, or time, or others that wrote the same rows: another time it may go.
+                why := CASE WHEN fault IN ('55P03', '57014', '40P01', '40001') THEN 'b' ELSE 'r' END;
                 EXIT;
             END IF;
         END IF;
@@ -309,6 +334,11 @@ BEGIN
     ELSIF parts[2] = 'b' THEN
         PERFORM pg_catalog.setval('pgtandem.taking_rests_until', (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint + 1000);
     END IF;
+    -- A receipt without a row here would be taken for one of a transaction that failed: as long as the peer may have kept them, the
+    -- session goes on saying that it need not.
+    IF parts[2] = 'b' AND done = 0 THEN
+        RETURN nullif(parts[3], '');
+    END IF;
     DELETE FROM pgtandem.sent AS s WHERE s.token = ANY (acked) AND s.outcome = 'l';
     -- For what this session takes along next, if this transaction commits.
     ignored := pg_catalog.set_config('pgtandem.taken', chosen.tokens[1:done]::text, false);
@@ -321,12 +351,22 @@ $$;
 -- the hub does; whoever is at it is waited for.
 CREATE FUNCTION pgtandem.end_taking(epoch uuid, tokens uuid[]) RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
-    UPDATE pgtandem.taking SET peer = epoch;
+    UPDATE pgtandem.taking SET peer = epoch, newest = 0;
     RETURN coalesce((SELECT pg_catalog.array_agg(r.token) FROM pgtandem.receipt AS r WHERE r.token = ANY (tokens) AND NOT r.refused), '{}');
 END
 $$;
 
--- Finds out what is on the peer of all that waited when it was read. False: the peer does not answer now.
+-- The peer was told the same, and has that on disk: those of `part` that are `there` have landed, and the others will not.
+CREATE FUNCTION pgtandem.taking_ended(epoch uuid, part uuid[], there uuid[]) RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+    UPDATE pgtandem.taking SET own = epoch;
+    UPDATE pgtandem.sent AS s SET outcome = 'L' WHERE s.token = ANY (there) AND s.outcome = 'r';
+    DELETE FROM pgtandem.sent AS s WHERE s.token = ANY (part) AND s.outcome = 'r';
+END
+$$;
+
+-- Finds out what is on the peer of all that waited when it was read. False: the peer does not answer now (a hub may reach it, and
+-- does the same: landed.rs).
 CREATE FUNCTION pgtandem.settle_waiting() RETURNS boolean LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
     epoch uuid := pg_catalog.gen_random_uuid();
@@ -345,9 +385,7 @@ BEGIN
         IF reply.state <> 'a' THEN
             RETURN false;
         END IF;
-        UPDATE pgtandem.taking SET own = epoch;
-        UPDATE pgtandem.sent AS s SET outcome = 'L' WHERE s.token = ANY (reply.answer::uuid[]);
-        DELETE FROM pgtandem.sent AS s WHERE s.token = ANY (part) AND s.outcome = 'r';
+        PERFORM pgtandem.taking_ended(epoch, part, reply.answer::uuid[]);
     END LOOP;
     RETURN true;
 END

@@ -74,9 +74,10 @@ BEGIN
 END
 $$;
 
--- What comes first in a transaction that records a read. (Direct mode has its own.)
-CREATE FUNCTION pgtandem.before_read() RETURNS void LANGUAGE plpgsql AS $$
+-- The mark of a read, in the transaction that records it. (Direct mode has its own.)
+CREATE FUNCTION pgtandem.begin_read(OUT at pg_lsn, OUT snapshot pg_snapshot, OUT drawn bigint) LANGUAGE plpgsql AS $$
 BEGIN
+    SELECT m.at, m.snapshot, m.drawn INTO at, snapshot, drawn FROM pgtandem.mark(false) AS m;
 END
 $$;
 
@@ -102,8 +103,7 @@ BEGIN
             RETURN;
         END IF;
     END LOOP;
-    PERFORM pgtandem.before_read();
-    SELECT m.at, m.snapshot, m.drawn INTO at, snapshot, drawn FROM pgtandem.mark(false) AS m;
+    SELECT b.at, b.snapshot, b.drawn INTO at, snapshot, drawn FROM pgtandem.begin_read() AS b;
     landed := (SELECT l.position FROM pgtandem.landing AS l ORDER BY l.id DESC LIMIT 1);
     -- Something may have come after the look.
     recorded := recorded OR EXISTS (SELECT FROM pgtandem.outbox AS o

@@ -121,6 +121,7 @@ impl LeftOut {
             experience: Arc::default(),
             known: std::sync::atomic::AtomicU64::new(0),
             beat: std::sync::atomic::AtomicI64::new(beat),
+            peer: std::sync::OnceLock::new(),
             status_interval: of_another.status_interval,
             silence_timeout: of_another.silence_timeout,
         }

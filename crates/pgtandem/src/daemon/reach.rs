@@ -1,7 +1,7 @@
 //! Reaching a node: who it must be, the session that delivers to it, the stream that reads it.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use hub::{NodeId, Position, TableId};
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::error::ReachError;
 use super::settings::{DELIVERY, SPELLING};
 use super::tables::read_target_tables;
-use crate::capture::trigger::READING;
+use crate::capture::trigger::{READING, ReachPeer};
 use crate::capture::{CapturedTables, Shapes};
 use crate::config::Capture;
 use crate::connect::{Endpoint, Host, Retry, Session};
@@ -46,6 +46,8 @@ pub struct NodeContext {
     pub known: AtomicU64,
     /// What its peers may know of it: see `pgtandem.pulse`.
     pub beat: AtomicI64,
+    /// Of two nodes that deliver directly, the other one.
+    pub peer: OnceLock<Weak<NodeContext>>,
     pub status_interval: Duration,
     pub silence_timeout: Duration,
 }
@@ -95,6 +97,19 @@ pub async fn open_session(context: &NodeContext, purpose: &str) -> Result<Sessio
         Some(node) if link::is_where_it_was_linked(&session.client, &node).await? => Ok(session),
         _ => Err(ReachError::Stranger { node: context.name.clone() }),
     }
+}
+
+/// How the capture of a node reaches the other one.
+pub fn reaching_peer(context: &NodeContext) -> ReachPeer {
+    let peer = context.peer.get().cloned();
+    Box::new(move || {
+        let peer = peer.as_ref().and_then(Weak::upgrade);
+        Box::pin(async move {
+            let peer = peer?;
+            let opened = tokio::time::timeout(peer.silence_timeout, open_session(&peer, "receipts")).await;
+            opened.ok()?.ok().map(|session| session.client)
+        })
+    })
 }
 
 /// Turns a session into a target.

@@ -12,7 +12,7 @@ use super::conductor::Report;
 use super::error::RunError;
 use super::left_out::Notebook;
 use super::probe::is_at_work;
-use super::reach::{NodeContext, NodeSource, NodeUp, SHORTEST_RECONNECT, bring_up_again};
+use super::reach::{NodeContext, NodeSource, NodeUp, SHORTEST_RECONNECT, bring_up_again, reaching_peer};
 use super::settings::SPELLING;
 use crate::capture::trigger::TriggerCapture;
 use crate::capture::wal::WalCapture;
@@ -485,9 +485,10 @@ impl Seat {
                 let (acknowledge, acknowledged) = watch::channel(Position(0));
                 self.feedback = Some(Feedback::Outbox(acknowledge));
                 let (tables, silence) = (Arc::clone(&context.captured), context.silence_timeout);
+                let peer = reaching_peer(context);
                 self.task = Task::spawn(async move {
-                    let capture = TriggerCapture::new(client, &tables, assembler, judged, acknowledged, silence).await;
-                    ended(match capture {
+                    let capture = TriggerCapture::new(client, &tables, assembler, judged, acknowledged, peer, silence);
+                    ended(match capture.await {
                         Ok(capture) => capture.run(sender).await.err(),
                         Err(error) => Some(error),
                     });

@@ -1,8 +1,8 @@
 //! From nothing to a working hub: reach every node, become the one hub, recover from what the databases say.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use hub::{Hub, Landing, NodeId, PerTable, Position, Prefer, Recovery, Wrote};
 use tokio::sync::mpsc;
@@ -54,6 +54,10 @@ pub async fn start(
         let context = context(config, control, epoch, &linked, &shapes).await?;
         context.beat.store(sight.beat(sight.number), Ordering::Relaxed);
         contexts.push(Arc::new(context));
+    }
+    if let (Some(_), [one, other]) = (config.direct, contexts.as_slice()) {
+        let both = [one.peer.set(Arc::downgrade(other)), other.peer.set(Arc::downgrade(one))];
+        debug_assert!(both.iter().all(Result::is_ok), "set once");
     }
     let mut starts = Vec::new();
     let mut landings = Vec::new();
@@ -212,6 +216,7 @@ pub(super) async fn context(
         experience: Arc::default(),
         known: AtomicU64::new(0),
         beat: AtomicI64::new(0),
+        peer: OnceLock::new(),
         status_interval: config.hub.status_interval,
         silence_timeout: config.hub.silence_timeout,
     })

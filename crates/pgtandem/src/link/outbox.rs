@@ -40,9 +40,9 @@ pub async fn go_on_above(client: &impl GenericClient, known: Position) -> Result
 /// begins with it, so all that is there now lies before it, and not somewhere before a later one.
 pub async fn record_read(client: &impl GenericClient) -> Result<(Position, String), Error> {
     const RECORD: &str = "
-        INSERT INTO pgtandem.outbox_read SELECT m.at, m.snapshot, m.drawn FROM pgtandem.mark(false) AS m
+        INSERT INTO pgtandem.outbox_read SELECT m.at, m.snapshot, m.drawn FROM pgtandem.begin_read() AS m
         RETURNING position, snapshot::text";
-    client.batch_execute("BEGIN; SET LOCAL synchronous_commit = local; SELECT pgtandem.before_read()").await?;
+    client.batch_execute("BEGIN; SET LOCAL synchronous_commit = local").await?;
     let row = client.query_one(RECORD, &[]).await?;
     client.batch_execute("COMMIT").await?;
     Ok((Position(row.get::<_, PgLsn>(0).into()), row.get(1)))

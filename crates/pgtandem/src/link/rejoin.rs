@@ -18,6 +18,9 @@ pub async fn forget_positions_of(client: &Client, number: i16, incarnation: Uuid
              UPDATE pgtandem.held SET reflects[{place}] = '0/0' WHERE pg_catalog.cardinality(reflects) >= {place};
              UPDATE pgtandem.held SET source_position = '0/1' WHERE source_node = {number};
              UPDATE pgtandem.peer SET incarnation = '{incarnation}' WHERE number = {number};
+             -- Direct mode: what was sent in its former life, by either, comes too late.
+             DO $$ BEGIN IF pg_catalog.to_regclass('pgtandem.taking') IS NOT NULL THEN
+                 UPDATE pgtandem.taking SET own = '{incarnation}', peer = '{incarnation}', newest = 0; END IF; END $$;
              COMMIT"
         ))
         .await

@@ -37,6 +37,14 @@ fn s33_a_node_that_was_set_back_sends_nothing() {
             session.run("UPDATE products SET price = 8").unwrap();
             assert_eq!(new.sql(ROWS), "1later8");
             nothing_waits(legacy);
+            // The two agree again on what may go along.
+            for (here, there, id) in [(legacy, new, 2), (new, legacy, 3)] {
+                pair.apart();
+                here.sql(&format!("INSERT INTO products (id, name) VALUES ({id}, 'waits')"));
+                here.sql("SELECT setval('pgtandem.direct_closed_until', 0)");
+                here.sql(&format!("INSERT INTO products (id, name) VALUES ({id} + 10, 'brings it')"));
+                assert_eq!(there.sql(&format!("SELECT name FROM products WHERE id = {id}")), "waits");
+            }
         }
     }
 }

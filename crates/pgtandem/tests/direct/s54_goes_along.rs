@@ -239,7 +239,7 @@ fn s54_what_a_hub_has_read_does_not_go_along() {
     pair.apart();
     new.sql("UPDATE products SET name = 'waits' WHERE id = 1");
     let late = new.sql(
-        "SELECT format('SELECT pgtandem.take_along(%L, NULL, ARRAY[%L::uuid], ARRAY[%L::xid8], ''{1}'', ARRAY[%L::int], %L, ARRAY[%L], ARRAY[%L], false, NULL)',
+        "SELECT format('SELECT pgtandem.take_along(%L, 1, NULL, ARRAY[%L::uuid], ARRAY[%L::xid8], ''{1}'', ARRAY[%L::int], %L, ARRAY[%L], ARRAY[%L], 500, false, NULL)',
                        t.own, s.token, s.xid, o.table_id, o.op, o.old_row, o.new_row)
          FROM pgtandem.taking t, pgtandem.sent s JOIN pgtandem.outbox o USING (xid) WHERE s.outcome = 'q'",
     );
@@ -412,7 +412,7 @@ fn s54_a_read_waits_for_what_is_being_taken_along() {
     wait_until("it is there", PATIENCE, || legacy.sql(NAMES) == "1waits,2goes");
     let hub = pair.hub();
     let reads = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgtandem capture'
-                 AND wait_event_type = 'Lock' AND query ~ 'before_read'";
+                 AND wait_event_type = 'Lock' AND query ~ 'begin_read'";
     wait_until("the hub waits", PATIENCE, || new.sql(reads) == "1");
     // Written over on both sides by who has seen it.
     legacy.sql("UPDATE products SET name = name || ' there' WHERE id = 1");
@@ -423,5 +423,143 @@ fn s54_a_read_waits_for_what_is_being_taken_along() {
     new.sql("UPDATE products SET name = name || ' here' WHERE id = 1");
     pair.settle();
     assert_eq!(legacy.sql(NAMES), "1waits there here,2goes");
+    equal_without_decisions(&pair);
+}
+
+/// Receipts are forgotten here only once the peer has forgotten them: a busy peer has not, and would put back what was committed.
+#[test]
+fn s54_a_busy_peer_keeps_its_receipts_and_what_was_committed_stays() {
+    let pair = linked(Setup::shared());
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    let session = new.session();
+    session.run("INSERT INTO products (id, name) VALUES (1, 'one'), (2, 'two')").unwrap();
+    pair.apart();
+    session.run("UPDATE products SET name = 'waits' WHERE id = 1").unwrap();
+    together(&pair);
+    session.run("INSERT INTO products (id, name) VALUES (3, 'brings it')").unwrap();
+    assert_eq!(legacy.sql(NAMES), "1waits,2two,3brings it");
+    pair.apart();
+    session.run("UPDATE products SET name = 'waits' WHERE id = 2").unwrap();
+    together(&pair);
+    let holder = legacy.session();
+    holder.run("BEGIN; SELECT FROM pgtandem.taking FOR UPDATE").unwrap();
+    session.run("INSERT INTO products (id, name) VALUES (4, 'finds it busy')").unwrap();
+    holder.run("ROLLBACK").unwrap();
+    assert_eq!(legacy.sql(NAMES), "1waits,2two,3brings it,4finds it busy");
+    pair.pgtandem(["run", "--once"]).ok();
+    assert_eq!(legacy.sql(NAMES), "1waits,2waits,3brings it,4finds it busy");
+    equal_without_decisions(&pair);
+    pair.nodes().iter().for_each(waits_no_more);
+}
+
+/// Of what a read finds, nothing goes along any more, whenever it began to wait.
+#[test]
+fn s54_what_begins_to_wait_while_a_read_begins_does_not_go_along() {
+    let pair = linked(Setup::shared());
+    let new = &pair["new"];
+    new.sql("INSERT INTO products (id, name) VALUES (1, 'one'), (2, 'two')");
+    pair.apart();
+    new.sql("UPDATE products SET name = 'waits' WHERE id = 1");
+    let (holder, reader) = (new.session(), new.session());
+    let others = "hashtextextended('pgtandem outbox', 0)";
+    holder.run(format!("SELECT pg_advisory_lock({others})")).unwrap();
+    let reading = reader.send("SELECT pgtandem.read_on('0', '{}', NULL, 1, 0)");
+    let reads = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                 AND wait_event_type = 'Lock' AND query ~ 'read_on'";
+    wait_until("the read is about to take its snapshot", PATIENCE, || new.sql(reads) == "1");
+    new.sql("UPDATE products SET name = 'waits' WHERE id = 2");
+    holder.run(format!("SELECT pg_advisory_unlock({others})")).unwrap();
+    reading.wait().unwrap();
+    let found = "SELECT string_agg(s.outcome::text, ',') FROM pgtandem.outbox_read r JOIN pgtandem.sent s
+                 ON pg_visible_in_snapshot(s.xid, r.snapshot) WHERE r.position = (SELECT max(position) FROM pgtandem.outbox_read)
+                 AND s.outcome <> 'l'";
+    assert_eq!(new.sql(found), "r,r");
+    pair.pgtandem(["run", "--once"]).ok();
+    equal_without_decisions(&pair);
+    pair.nodes().iter().for_each(waits_no_more);
+}
+
+/// The way between the servers is broken, and the hub's own ways are not: it delivers what waits.
+#[test]
+fn s54_a_hub_delivers_what_waits_where_the_servers_do_not_reach_each_other() {
+    let pair = linked(Setup::default());
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    new.sql("INSERT INTO products (id, name) VALUES (1, 'one'), (2, 'two')");
+    pair.apart();
+    new.sql("UPDATE products SET name = 'came' WHERE id = 1");
+    together(&pair);
+    // It arrives, and its transaction fails here.
+    new.sql(
+        "CREATE TABLE steps (step int);
+         CREATE FUNCTION step() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.step = 5 THEN RAISE 'fails'; END IF;
+            INSERT INTO steps VALUES (NEW.step + 1); RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER step AFTER INSERT ON steps DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION step()",
+    );
+    let failing = new.session();
+    failing.run("BEGIN; INSERT INTO products (id, name) VALUES (3, 'fails'); INSERT INTO steps VALUES (1)").unwrap();
+    failing.run("COMMIT").unwrap_err();
+    assert_eq!(legacy.sql(NAMES), "1came,2two,3fails");
+    drop(failing);
+    legacy.sql("UPDATE products SET name = 'came, seen' WHERE id = 1");
+    new.sql("ALTER USER MAPPING FOR CURRENT_USER SERVER pgtandem_legacy_inbox OPTIONS (SET user 'nobody')");
+    new.sql("UPDATE products SET name = 'waits' WHERE id = 2");
+    new.sql("INSERT INTO products (id, name) VALUES (4, 'waits')");
+    assert_eq!(waiting(new), "3");
+    pair.pgtandem(["run", "--once"]).ok();
+    assert_eq!(legacy.sql(NAMES), "1came, seen,2waits,4waits");
+    pair.equal("products");
+    pair.nodes().iter().for_each(waits_no_more);
+}
+
+/// A session dies when it has sent what waits; another one sends it, too. What the first one sent comes when all that is long over.
+#[test]
+fn s54_what_was_sent_before_comes_too_late() {
+    let pair = linked(Setup::shared());
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    let session = new.session();
+    session.run("INSERT INTO products (id, name) VALUES (1, 'one')").unwrap();
+    pair.apart();
+    session.run("UPDATE products SET name = 'waits' WHERE id = 1").unwrap();
+    let late = new.sql(
+        "SELECT format('SELECT pgtandem.take_along(%L, %L, NULL, ARRAY[%L::uuid], ARRAY[%L::xid8], ''{1}'', ARRAY[%L::int], %L, ARRAY[%L], ARRAY[%L], 500, false, NULL)',
+                       t.own, nextval('pgtandem.taking_number'), s.token, s.xid, o.table_id, o.op, o.old_row, o.new_row)
+         FROM pgtandem.taking t, pgtandem.sent s JOIN pgtandem.outbox o USING (xid) WHERE s.outcome = 'q'",
+    );
+    together(&pair);
+    session.run("INSERT INTO products (id, name) VALUES (2, 'brings it')").unwrap();
+    // Another one is brought, and the first one acknowledged with it.
+    pair.apart();
+    session.run("UPDATE products SET name = 'waits' WHERE id = 2").unwrap();
+    together(&pair);
+    session.run("INSERT INTO products (id, name) VALUES (3, 'brings it')").unwrap();
+    nothing_waits(new);
+    session.run("UPDATE products SET name = 'later' WHERE id = 1").unwrap();
+    assert_eq!(legacy.sql(&late), "0b");
+    assert_eq!(legacy.sql(NAMES), "1later,2waits,3brings it");
+    equal_without_decisions(&pair);
+}
+
+/// What waits for a table that is paused is not looked for with each write.
+#[test]
+fn s54_what_may_not_go_now_is_looked_for_now_and_then() {
+    let pair = linked(Setup::shared().table("others", "CREATE TABLE others (id int PRIMARY KEY)"));
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    pair.apart();
+    new.sql("INSERT INTO products (id, name) VALUES (1, 'waits')");
+    together(&pair);
+    new.sql("UPDATE pgtandem.linked_table SET paused_by = 'user' WHERE own_name = 'products'");
+    new.sql("INSERT INTO others VALUES (1)");
+    assert_eq!((waiting(new).as_str(), legacy.sql("SELECT count(*) FROM others").as_str()), ("1", "1"));
+    assert_ne!(new.sql("SELECT last_value FROM pgtandem.taking_rests_until"), "0");
+    new.sql("UPDATE pgtandem.linked_table SET paused_by = NULL WHERE own_name = 'products'");
+    let mut id = 1;
+    wait_until("it is tried again", PATIENCE, || {
+        id += 1;
+        new.sql(&format!("INSERT INTO others VALUES ({id})"));
+        legacy.sql(NAMES) == "1waits"
+    });
+    nothing_waits(new);
     equal_without_decisions(&pair);
 }

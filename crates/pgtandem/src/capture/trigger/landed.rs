@@ -7,13 +7,21 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio_postgres::Client;
+use futures::future::BoxFuture;
+use tokio_postgres::{Client, Error};
+use uuid::Uuid;
 
 use super::read::OutboxRow;
 use super::{BACKLOG, CaptureError, answered};
 
 /// Between two questions while the peer does not answer.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// So many are asked about at once.
+const PART: i64 = 5000;
+
+/// Opens a session of ours on the peer, if that can be reached.
+pub type ReachPeer = Box<dyn Fn() -> BoxFuture<'static, Option<Client>> + Send + Sync>;
 
 /// By transaction: the number of its last row that the peer has. What it wrote behind that, it has not.
 #[derive(Debug, Default)]
@@ -32,10 +40,11 @@ pub async fn is_direct(client: &Client) -> Result<bool, CaptureError> {
     Ok(client.query_one(THERE, &[]).await?.get(0))
 }
 
-/// Finds out what became of everything in doubt; waits until the peer answers. None: nobody listens any more. What was
+/// Finds out what became of everything in doubt; waits until the peer answers, the node's server or us. None: nobody listens any more. What was
 /// found out is on disk when this returns: the peer may forget it, and a later read must find the same.
 pub async fn find_out(
     client: &Client,
+    reach_peer: &ReachPeer,
     silence: Duration,
     is_over: impl Fn() -> bool,
 ) -> Result<Option<Landed>, CaptureError> {
@@ -49,6 +58,12 @@ pub async fn find_out(
     let mut said = false;
     while ask(ANY, 1).await? {
         if ask(SETTLE, BACKLOG).await? {
+            continue;
+        }
+        // The way between the servers may be broken where ours is not.
+        if let Some(peer) = reach_peer().await
+            && ask_ourselves(client, &peer, silence).await?
+        {
             continue;
         }
         if !said {
@@ -68,6 +83,52 @@ pub async fn find_out(
         *known = last.max(*known);
     }
     Ok(Some(landed))
+}
+
+/// As `settle_doubts` does, by our own two sessions. False: the peer does not answer now.
+async fn ask_ourselves(client: &Client, peer: &Client, silence: Duration) -> Result<bool, CaptureError> {
+    // What the peer says is on its disk before anything here rests on it.
+    const ON_DISK: &str = "SET synchronous_commit = local";
+    const READ: &str = "SELECT s.token FROM pgtandem.sent s WHERE s.outcome = 'r' ORDER BY s.last_id LIMIT $1";
+    const END: &str = "SELECT pgtandem.end_taking($1, $2)::uuid[]";
+    const ENDED: &str = "SELECT pgtandem.taking_ended($1, $2, $3)";
+    const DOUBTS: &str = "SELECT s.token, s.xid::text FROM pgtandem.sent s WHERE s.outcome = '?'";
+    const SETTLE: &str = "SELECT pgtandem.settle_receipt($1, $2::text::xid8)";
+    const SETTLED: &str = "UPDATE pgtandem.sent SET outcome = CASE $2::text WHEN 'landed' THEN 'L'::\"char\" ELSE 'n' END \
+        WHERE token = $1 AND outcome = '?'";
+    if of_the_peer(silence, peer.batch_execute(ON_DISK)).await.is_none() {
+        return Ok(false);
+    }
+    loop {
+        let rows = answered(silence, async { Ok(client.query(READ, &[&PART]).await?) }).await?;
+        let part: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+        if part.is_empty() {
+            break;
+        }
+        let epoch = Uuid::new_v4();
+        let Some(row) = of_the_peer(silence, peer.query_one(END, &[&epoch, &part])).await else { return Ok(false) };
+        let there: Vec<Uuid> = row.get(0);
+        answered(silence, async { Ok(client.execute(ENDED, &[&epoch, &part, &there]).await?) }).await?;
+    }
+    for doubt in answered(silence, async { Ok(client.query(DOUBTS, &[]).await?) }).await? {
+        let (token, xid): (Uuid, String) = (doubt.get(0), doubt.get(1));
+        let Some(row) = of_the_peer(silence, peer.query_one(SETTLE, &[&token, &xid])).await else { return Ok(false) };
+        let outcome: String = row.get(0);
+        answered(silence, async { Ok(client.execute(SETTLED, &[&token, &outcome]).await?) }).await?;
+    }
+    Ok(true)
+}
+
+/// None: it does not answer, or not now; that is no fault of the node that is read.
+async fn of_the_peer<T>(silence: Duration, asked: impl Future<Output = Result<T, Error>>) -> Option<T> {
+    match tokio::time::timeout(silence, asked).await {
+        Ok(Ok(answer)) => Some(answer),
+        Ok(Err(error)) => {
+            tracing::debug!("asking the peer: {}", crate::connect::in_words(&error));
+            None
+        }
+        Err(_) => None,
+    }
 }
 
 /// Keys of which nothing is needed any more may go directly again.

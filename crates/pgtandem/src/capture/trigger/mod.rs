@@ -25,6 +25,7 @@ use tokio_postgres::Client;
 use super::{Assembler, CaptureError, Captured, CapturedTables};
 use columns::Columns;
 use landed::Landed;
+pub use landed::ReachPeer;
 use leaves::Leaves;
 use read::{Passing, Queries, Waiting};
 use reading::Reading;
@@ -78,10 +79,11 @@ pub struct TriggerCapture {
     silence: Duration,
     /// Changes may have reached the peer already.
     is_direct: bool,
+    reach_peer: ReachPeer,
 }
 
 impl TriggerCapture {
-    /// `judged`: what was judged before this capture began. `acknowledged`: what nobody needs any more.
+    /// `judged`: what was judged before this capture began. `acknowledged`: what nobody needs any more. `reach_peer`: in direct mode.
     ///
     /// # Errors
     /// When the outbox is not what this version expects, or the connection is lost.
@@ -91,6 +93,7 @@ impl TriggerCapture {
         assembler: Assembler,
         judged: Position,
         acknowledged: watch::Receiver<Position>,
+        reach_peer: ReachPeer,
         silence: Duration,
     ) -> Result<Self, CaptureError> {
         let queries = answered(silence, Queries::prepare(&client)).await?;
@@ -108,6 +111,7 @@ impl TriggerCapture {
             last_change: now,
             silence,
             is_direct,
+            reach_peer,
         })
     }
 
@@ -184,7 +188,7 @@ impl TriggerCapture {
     /// What has reached the peer already. None: nobody listens.
     async fn landed(&self, out: &mpsc::Sender<Captured>) -> Result<Option<Landed>, CaptureError> {
         match self.is_direct {
-            true => landed::find_out(&self.client, self.silence, || out.is_closed()).await,
+            true => landed::find_out(&self.client, &self.reach_peer, self.silence, || out.is_closed()).await,
             false => Ok(Some(Landed::default())),
         }
     }

@@ -45,15 +45,13 @@ impl Snapshot {
         const TAKE: &str = "SELECT pg_catalog.clock_timestamp(), pg_catalog.pg_export_snapshot(), \
             pg_catalog.pg_current_snapshot()::text";
         const RECORD: &str = "INSERT INTO pgtandem.outbox_read (position, snapshot, drawn) \
-            SELECT m.at, $1::text::pg_snapshot, m.drawn FROM pgtandem.mark(false) AS m RETURNING position";
+            SELECT m.at, $1::text::pg_snapshot, m.drawn FROM pgtandem.begin_read() AS m RETURNING position";
         let keeper = node.another().await?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ";
         keeper.client().batch_execute(begin).await.on(&node.name, DOING)?;
         let taken = keeper.client().query_one(TAKE, &[]).await.on(&node.name, DOING)?;
         let snapshot: String = taken.get(2);
-        node.client().batch_execute("BEGIN; SELECT pgtandem.before_read()").await.on(&node.name, DOING)?;
         let position: PgLsn = node.client().query_one(RECORD, &[&snapshot]).await.on(&node.name, DOING)?.get(0);
-        node.client().batch_execute("COMMIT").await.on(&node.name, DOING)?;
         Ok(Self {
             position: PgLsn::from(u64::from(position) + 1),
             taken_at: taken.get(0),
