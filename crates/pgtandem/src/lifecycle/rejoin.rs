@@ -61,7 +61,8 @@ async fn refuse_if_another_is_left(nodes: &[OpenNode], row: &NodeRow) -> Result<
         let left = link::read_left_behind(node.client()).await.on(&node.name, DOING)?;
         let Some(left) = left.filter(|left| left.node != row.number) else { continue };
         let peers = link::read_peers(node.client()).await.on(&node.name, DOING)?;
-        let missing = peers.into_iter().find(|peer| peer.number == left.node).map_or_else(String::new, |peer| peer.name);
+        let missing =
+            peers.into_iter().find(|peer| peer.number == left.node).map_or_else(String::new, |peer| peer.name);
         return Err(LifecycleError::refused(
             format!("{missing} was away for long, and what it has missed is not settled yet"),
             format!(

@@ -310,7 +310,7 @@ fn s31_what_the_others_have_not_got_either_is_no_news_to_a_third_node_that_retur
     third.cluster.start_again().unwrap();
     legacy.cluster.start_again().unwrap();
     // Nobody sees what is written here before it is committed, and until then the row takes no delivery.
-    let mut application = third.session();
+    let application = third.session();
     application.run("BEGIN; UPDATE items SET what = 'of third' WHERE id = 50").unwrap();
     let hub = trio.hub();
     hub.wait_for_log("is back: settling items");
