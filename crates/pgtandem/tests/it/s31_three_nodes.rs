@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pgtandem::cluster::Stop;
 
-use crate::support::{Hub, Node, Setup, Trio, wait_until};
+use crate::support::{Hub, Node, PATIENCE, Setup, Trio, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(300);
 const WITHOUT_IT: &str = "the others go on without it";
@@ -273,7 +273,9 @@ fn s31_s32_a_node_that_was_left_behind_has_lost_its_slot_as_well() {
     lets_go(legacy);
     hub.terminate();
     third.cluster.start_again().unwrap();
-    third.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+    wait_until("its slot can be dropped", PATIENCE, || {
+        third.try_sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots").is_ok()
+    });
     third.sql("UPDATE items SET what = 'third' WHERE id = 300");
     let run = trio.pgtandem(["run"]).exits(3).stderr;
     assert!(run.contains("pgtandem rejoin third"), "{run}");
