@@ -392,10 +392,6 @@ DECLARE
     state   "char";
     answer  text;
 BEGIN
-    -- It waits.
-    IF NEW.outcome <> 'l' THEN
-        RETURN NULL;
-    END IF;
     BEGIN
         SELECT d.wait_ms, d.most INTO STRICT wait_ms, most FROM pgtandem.direct AS d;
         sending := pgtandem.pack(NEW.xid, NEW.last_id, most);
@@ -513,7 +509,7 @@ CREATE CONSTRAINT TRIGGER collect AFTER INSERT ON pgtandem.outbox_1 DEFERRABLE I
 CREATE CONSTRAINT TRIGGER collect AFTER INSERT ON pgtandem.outbox_2 DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (NEW.is_first) EXECUTE FUNCTION pgtandem.collect();
 CREATE CONSTRAINT TRIGGER deliver AFTER INSERT ON pgtandem.sent DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW EXECUTE FUNCTION pgtandem.deliver();
+    FOR EACH ROW WHEN (NEW.outcome = 'l') EXECUTE FUNCTION pgtandem.deliver();
 
 -- Called by the peer: what it sent under this name will not be written here any more, unless it has been. Waits for one
 -- that is at it. Answers 'landed' or 'not landed'.
@@ -524,21 +520,26 @@ BEGIN
 END
 $$;
 
--- The peer is asked again as soon as it answers; by those who can wait.
-CREATE FUNCTION pgtandem.try_peer() RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
+-- What the peer answers; none: it does not now, for whatever reason. For those who can ask again.
+CREATE FUNCTION pgtandem.answer_of(query text, wait_ms integer) RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
     reply record;
+BEGIN
+    reply := pgtandem.ask(query, wait_ms);
+    RETURN CASE WHEN reply.state = 'a' THEN reply.answer END;
+EXCEPTION WHEN OTHERS THEN
+    RETURN NULL;
+END
+$$;
+
+-- The peer is asked again as soon as it answers; by those who can wait.
+CREATE FUNCTION pgtandem.try_peer() RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
     IF (SELECT s.last_value FROM pgtandem.direct_closed_until AS s) = 0 THEN
         DELETE FROM pgtandem.direct_trouble;
         RETURN;
     END IF;
-    BEGIN
-        SELECT * INTO reply FROM pgtandem.ask('SELECT ''yes''', 1000);
-    EXCEPTION WHEN OTHERS THEN
-        RETURN;
-    END;
-    IF reply.state = 'a' THEN
+    IF pgtandem.answer_of('SELECT ''yes''', 1000) IS NOT NULL THEN
         PERFORM pg_catalog.setval('pgtandem.direct_closed_until', 0), pg_catalog.setval('pgtandem.direct_pause_ms', 0);
         DELETE FROM pgtandem.direct_trouble;
     END IF;
@@ -563,23 +564,18 @@ $$;
 -- committed with the caller's transaction, which must be on disk before anything rests on it.
 CREATE FUNCTION pgtandem.settle_doubts() RETURNS boolean LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
-    doubt record;
-    reply record;
+    doubt  record;
+    answer text;
 BEGIN
     IF NOT pgtandem.settle_waiting() THEN
         RETURN false;
     END IF;
     FOR doubt IN SELECT s.token, s.xid FROM pgtandem.sent AS s WHERE s.outcome = '?' LOOP
-        BEGIN
-            SELECT * INTO reply FROM pgtandem.ask(
-                pg_catalog.format('SELECT pgtandem.settle_receipt(%L, %L)', doubt.token, doubt.xid), 2000);
-        EXCEPTION WHEN OTHERS THEN
-            RETURN false;
-        END;
-        IF reply.state <> 'a' THEN
+        answer := pgtandem.answer_of(pg_catalog.format('SELECT pgtandem.settle_receipt(%L, %L)', doubt.token, doubt.xid), 2000);
+        IF answer IS NULL THEN
             RETURN false;
         END IF;
-        UPDATE pgtandem.sent AS s SET outcome = CASE reply.answer WHEN 'landed' THEN 'L' ELSE 'n' END WHERE s.token = doubt.token;
+        UPDATE pgtandem.sent AS s SET outcome = CASE answer WHEN 'landed' THEN 'L' ELSE 'n' END WHERE s.token = doubt.token;
     END LOOP;
     RETURN true;
 END

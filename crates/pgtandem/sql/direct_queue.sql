@@ -23,6 +23,12 @@ CREATE SEQUENCE pgtandem.taking_number;
 -- Until when nothing is taken along (milliseconds since 1970): somebody had a row locked there.
 CREATE SEQUENCE pgtandem.taking_rests_until MINVALUE 0 START 0;
 
+CREATE FUNCTION pgtandem.rest_taking(for_ms integer) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_catalog.setval('pgtandem.taking_rests_until', (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint + for_ms);
+END
+$$;
+
 -- As in outbox.sql. Whoever takes along what waits holds the lock until its transaction is over, and only tries to get it; a read
 -- waits for it, a COMMIT's time at most. Whoever only begins to wait takes no lock: so what the read finds is marked behind its
 -- snapshot. Marking one more that it has not found does no harm: the peer is asked once more, and the next read has it.
@@ -201,14 +207,14 @@ BEGIN
     END LOOP;
     IF tokens IS NULL AND barred THEN
         -- It would be looked for in vain with each write, until a table is no longer paused, say.
-        PERFORM pg_catalog.setval('pgtandem.taking_rests_until', (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint + 1000);
+        PERFORM pgtandem.rest_taking(1000);
     END IF;
     IF must_wait AND tokens IS NOT NULL THEN
         is_free := NOT pgtandem.must_wait(mine, of_tables, xids);
     END IF;
 EXCEPTION WHEN OTHERS THEN
     -- The application's transaction is not to suffer from that.
-    PERFORM pg_catalog.setval('pgtandem.taking_rests_until', (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint + 60000);
+    PERFORM pgtandem.rest_taking(60000);
     tokens := NULL;
     is_free := NOT must_wait;
 END
@@ -332,7 +338,7 @@ BEGIN
         -- Left to the hub, which judges.
         UPDATE pgtandem.sent AS s SET outcome = 'w' WHERE s.token = chosen.tokens[done + 1];
     ELSIF parts[2] = 'b' THEN
-        PERFORM pg_catalog.setval('pgtandem.taking_rests_until', (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint + 1000);
+        PERFORM pgtandem.rest_taking(1000);
     END IF;
     -- A receipt without a row here would be taken for one of a transaction that failed: as long as the peer may have kept them, the
     -- session goes on saying that it need not.
@@ -369,23 +375,19 @@ $$;
 -- does the same: landed.rs).
 CREATE FUNCTION pgtandem.settle_waiting() RETURNS boolean LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
-    epoch uuid := pg_catalog.gen_random_uuid();
-    part  uuid[];
-    reply record;
+    epoch  uuid := pg_catalog.gen_random_uuid();
+    part   uuid[];
+    answer text;
 BEGIN
     LOOP
         SELECT pg_catalog.array_agg(r.token) INTO part FROM (
             SELECT s.token FROM pgtandem.sent AS s WHERE s.outcome = 'r' ORDER BY s.last_id LIMIT 5000) AS r;
         EXIT WHEN part IS NULL;
-        BEGIN
-            SELECT * INTO reply FROM pgtandem.ask(pg_catalog.format('SELECT pgtandem.end_taking(%L, %L)', epoch, part), 2000);
-        EXCEPTION WHEN OTHERS THEN
-            RETURN false;
-        END;
-        IF reply.state <> 'a' THEN
+        answer := pgtandem.answer_of(pg_catalog.format('SELECT pgtandem.end_taking(%L, %L)', epoch, part), 2000);
+        IF answer IS NULL THEN
             RETURN false;
         END IF;
-        PERFORM pgtandem.taking_ended(epoch, part, reply.answer::uuid[]);
+        PERFORM pgtandem.taking_ended(epoch, part, answer::uuid[]);
     END LOOP;
     RETURN true;
 END

@@ -13,8 +13,8 @@ use super::control::Control;
 use super::error::{ReachError, RunError};
 use super::reach::{bring_up, open_session, read_slot};
 use super::seat::{Feedback, Seat};
-use super::start::{context, read_landings};
-use crate::capture::{Captured, Shapes};
+use super::start::{context_without_hub, read_landings};
+use crate::capture::Captured;
 use crate::config::{Capture, Config, Node};
 use crate::link::{self, DirtyKey};
 
@@ -78,10 +78,7 @@ pub(super) struct Reader<'c> {
 
 impl<'c> Reader<'c> {
     pub(super) async fn open(config: &Config, control: &'c Control) -> Result<Self, RunError> {
-        let epoch = link::read_epoch(&control.client).await.map_err(ReachError::from)?.epoch;
-        let linked = link::read_linked_tables(&control.client).await.map_err(ReachError::from)?;
-        let shapes = Shapes::default();
-        let context = Arc::new(context(config, control, epoch, &linked, &shapes).await?);
+        let context = Arc::new(context_without_hub(config, control).await?);
         let (start, _) = read_landings(control, &context, config.nodes.len()).await?;
         let session = open_session(&context, "deliver").await?;
         let up = bring_up(&context, session, Position(start.0.saturating_add(1))).await?;
@@ -190,9 +187,19 @@ impl Backlog {
     }
 
     pub(super) fn dirty_keys(self) -> Vec<DirtyKey> {
-        let id = |table: TableId| i32::try_from(table.0).unwrap_or_default();
-        let keys = self.keys.iter().map(|key| DirtyKey { table_id: id(key.table()), key_bytes: key.bytes().to_vec() });
-        let tables = self.truncated.iter().map(|table| DirtyKey { table_id: id(*table), key_bytes: Vec::new() });
-        keys.chain(tables).collect()
+        let tables = self.truncated.iter().map(|table| dirty_table(*table));
+        self.keys.iter().map(dirty_key).chain(tables).collect()
     }
+}
+
+pub(super) fn dirty_key(key: &Key) -> DirtyKey {
+    DirtyKey { table_id: table_number(key.table()), key_bytes: key.bytes().to_vec() }
+}
+
+pub(super) fn dirty_table(table: TableId) -> DirtyKey {
+    DirtyKey { table_id: table_number(table), key_bytes: Vec::new() }
+}
+
+fn table_number(table: TableId) -> i32 {
+    i32::try_from(table.0).unwrap_or_default()
 }

@@ -11,21 +11,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hub::{Cover, Delivery, Key, Landing, NodeId, Position, TableId, Wrote};
+use hub::{Cover, Delivery, Landing, NodeId, Position, Wrote};
 use tokio::sync::mpsc;
 use tokio_postgres::types::PgLsn;
 use uuid::Uuid;
 
 use super::alone::kept;
-use super::backlog::Backlog;
+use super::backlog::{Backlog, dirty_key, dirty_table};
 use super::conductor::Report;
 use super::control::Control;
 use super::error::{ReachError, RunError};
 use super::probe::answer_of;
 use super::reach::{NodeContext, open_session, open_target};
 use super::records::cover_of;
-use super::start::{context, node_id, read_landings};
-use crate::capture::{Image, Shapes};
+use super::start::{context_without_hub, node_id, read_landings};
+use crate::capture::Image;
 use crate::config::{Config, Node};
 use crate::connect::Retry;
 use crate::deliver::LandingId;
@@ -56,13 +56,9 @@ impl LeftOut {
         let peers = link::read_peers(&here[0].client).await?;
         let Some(peer) = peers.into_iter().find(|peer| peer.name == away) else { return Ok(None) };
         let left_out = Self { id: node_id(peer.number), node: node.clone(), incarnation: peer.incarnation };
-        if left_out.is_marked(here).await? {
-            return Ok(Some(left_out));
-        }
-        for control in here {
-            if link::read_left_behind(&control.client).await?.is_some() {
-                return Ok(None);
-            }
+        let marks = marks(here).await?;
+        if !marks.is_empty() {
+            return Ok(marks.contains(&left_out.id).then_some(left_out));
         }
         for control in here {
             if kept(control, config.keep_wal()).await?.is_too_much() {
@@ -72,26 +68,13 @@ impl LeftOut {
         Ok(None)
     }
 
-    async fn is_marked(&self, here: &[Control]) -> Result<bool, ReachError> {
-        for control in here {
-            let left = link::read_left_behind(&control.client).await?;
-            if left.is_some_and(|left| node_id(left.node) == self.id) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// Another one may have been left behind while the locks were waited for.
     pub async fn require_alone(&self, here: &[Control]) -> Result<(), RunError> {
-        for control in here {
-            let left = link::read_left_behind(&control.client).await.map_err(ReachError::from)?;
-            if left.is_some_and(|left| node_id(left.node) != self.id) {
-                let why = format!("{} is needed to settle what another node has missed", self.node.name);
-                return Err(RunError::NotAllHere(vec![(self.node.name.clone(), why)]));
-            }
+        if marks(here).await?.iter().all(|of| *of == self.id) {
+            return Ok(());
         }
-        Ok(())
+        let why = format!("{} is needed to settle what another node has missed", self.node.name);
+        Err(RunError::NotAllHere(vec![(self.node.name.clone(), why)]))
     }
 
     fn number(&self) -> i16 {
@@ -200,6 +183,15 @@ impl LeftOut {
     }
 }
 
+/// Of which nodes these say that they are left behind.
+async fn marks(here: &[Control]) -> Result<Vec<NodeId>, ReachError> {
+    let mut marks = Vec::new();
+    for control in here {
+        marks.extend(link::read_left_behind(&control.client).await?.map(|left| node_id(left.node)));
+    }
+    Ok(marks)
+}
+
 fn deposed() -> ReachError {
     ReachError::Deposed { holder: "see pgtandem.epoch".to_owned() }
 }
@@ -269,8 +261,8 @@ impl Notebook {
     pub fn note(&mut self, delivery: &Delivery<Image>, now: Instant) {
         self.written = now;
         let mut by_node: Vec<(i16, Vec<DirtyKey>)> = Vec::new();
-        let rows = delivery.rows.iter().map(|row| (row.dot.node, dirty(&row.key)));
-        let truncates = delivery.truncates.iter().map(|truncate| (truncate.dot.node, whole(truncate.table)));
+        let rows = delivery.rows.iter().map(|row| (row.dot.node, dirty_key(&row.key)));
+        let truncates = delivery.truncates.iter().map(|truncate| (truncate.dot.node, dirty_table(truncate.table)));
         for (node, key) in rows.chain(truncates) {
             let by = i16::from(node.0);
             match by_node.iter_mut().find(|(of, _)| *of == by) {
@@ -282,18 +274,6 @@ impl Notebook {
         // A task that has ended has said why.
         drop(self.pages.send(page));
     }
-}
-
-fn dirty(key: &Key) -> DirtyKey {
-    DirtyKey { table_id: table_number(key.table()), key_bytes: key.bytes().to_vec() }
-}
-
-fn whole(table: TableId) -> DirtyKey {
-    DirtyKey { table_id: table_number(table), key_bytes: Vec::new() }
-}
-
-fn table_number(table: TableId) -> i32 {
-    i32::try_from(table.0).unwrap_or_default()
 }
 
 /// Writes page after page on the node that keeps the keys. One that is away is waited for.
@@ -355,9 +335,7 @@ pub async fn stand_where_it_would(config: &Config, node: &Node, cover: Vec<PgLsn
     const FLUSH: &str = "UPDATE pgtandem.epoch SET holder = holder";
     let control = Control::open(node).await?;
     let client = &control.client;
-    let epoch = link::read_epoch(client).await.map_err(ReachError::from)?.epoch;
-    let linked = link::read_linked_tables(client).await.map_err(ReachError::from)?;
-    let context = context(config, &control, epoch, &linked, &Shapes::default()).await?;
+    let context = context_without_hub(config, &control).await?;
     let session = open_session(&context, "deliver").await?;
     const LAST: &str = "SELECT coalesce(pg_catalog.max(id), 0) FROM pgtandem.landing";
     let last: i64 = client.query_one(LAST, &[]).await.map_err(ReachError::from)?.get(0);
@@ -395,9 +373,7 @@ async fn landed_on_all(config: &Config, except: &Node) -> Result<Cover, RunError
     let mut others = Vec::new();
     for node in config.nodes.iter().filter(|node| node.name != except.name) {
         let control = Control::open(node).await?;
-        let epoch = link::read_epoch(&control.client).await.map_err(ReachError::from)?.epoch;
-        let linked = link::read_linked_tables(&control.client).await.map_err(ReachError::from)?;
-        let context = context(config, &control, epoch, &linked, &Shapes::default()).await?;
+        let context = context_without_hub(config, &control).await?;
         let (acknowledged, landings) = read_landings(&control, &context, nodes).await?;
         others.push((control.id, acknowledged, landings));
     }

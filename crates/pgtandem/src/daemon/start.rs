@@ -51,7 +51,9 @@ pub async fn start(
     let shapes = Shapes::default();
     let mut contexts = Vec::new();
     for (control, sight) in controls.iter().zip(&sights) {
-        let context = context(config, control, epoch, &linked, &shapes).await?;
+        let own = link::read_linked_tables(&control.client).await.map_err(ReachError::from)?;
+        let own: Vec<LinkedTable> = own.into_iter().filter(|table| linked.iter().any(|l| l.id == table.id)).collect();
+        let context = context(config, control, epoch, &own, &shapes).await?;
         context.beat.store(sight.beat(sight.number), Ordering::Relaxed);
         contexts.push(Arc::new(context));
     }
@@ -188,17 +190,22 @@ async fn require_what_peers_know(controls: &[Control]) -> Result<Vec<Sight>, Rea
     Ok(sights)
 }
 
-pub(super) async fn context(
+/// Of a node that is looked at without a hub, as it is.
+pub(super) async fn context_without_hub(config: &Config, control: &Control) -> Result<NodeContext, ReachError> {
+    let epoch = link::read_epoch(&control.client).await?.epoch;
+    let own = link::read_linked_tables(&control.client).await?;
+    context(config, control, epoch, &own, &Shapes::default()).await
+}
+
+/// `own`: the tables as this node has them linked; start positions and oids are its own.
+async fn context(
     config: &Config,
     control: &Control,
     epoch: i64,
-    linked: &[LinkedTable],
+    own: &[LinkedTable],
     shapes: &Shapes,
 ) -> Result<NodeContext, ReachError> {
-    // Start positions and oids are the node's own.
-    let own = link::read_linked_tables(&control.client).await?;
-    let own: Vec<LinkedTable> = own.into_iter().filter(|table| linked.iter().any(|l| l.id == table.id)).collect();
-    let captured = read_captured_tables(&control.client, &own).await?;
+    let captured = read_captured_tables(&control.client, own).await?;
     let row = &control.row;
     Ok(NodeContext {
         id: control.id,

@@ -109,8 +109,8 @@ async fn require_notes_stay(found: &[Found], leaving: &str) -> Result<(), Lifecy
         let Some(left) = left.on(&one.node.name, "reading what is noted")? else { continue };
         let missing = peers.iter().find(|peer| peer.number == left.node && peer.name != leaving);
         if let Some(missing) = missing {
-            return Err(LifecycleError::refused(
-                format!("{} was away for long, and what it has missed is not settled yet", missing.name),
+            return Err(LifecycleError::unsettled(
+                &missing.name,
                 format!(
                     "start all nodes, and let `pgtandem run` settle that; if {0}, or one of the others, is gone for good: \
                      `pgtandem down --node {0}` first, and add it again afterwards",

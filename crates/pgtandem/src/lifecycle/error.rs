@@ -45,6 +45,11 @@ impl LifecycleError {
         Self::Refused { what: what.into(), remedy: remedy.into() }
     }
 
+    /// What a node has missed has to be settled before anything else becomes of the link.
+    pub fn unsettled(node: &str, remedy: impl Into<String>) -> Self {
+        Self::refused(format!("{node} was away for long, and what it has missed is not settled yet"), remedy)
+    }
+
     /// For where the node is named already.
     pub fn without_node(&self, node: &str) -> String {
         let text = self.to_string();

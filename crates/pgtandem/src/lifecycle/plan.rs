@@ -179,10 +179,7 @@ fn refuse_while_one_is_left_behind(surveys: &[NodeSurvey]) -> Result<(), Lifecyc
             // It is taken out of the configuration.
             None => continue,
         };
-        return Err(LifecycleError::refused(
-            format!("{name} was away for long, and what it has missed is not settled yet"),
-            "let `pgtandem run` settle that first",
-        ));
+        return Err(LifecycleError::unsettled(name, "let `pgtandem run` settle that first"));
     }
     Ok(())
 }

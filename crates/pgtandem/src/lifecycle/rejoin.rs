@@ -63,8 +63,8 @@ async fn refuse_if_another_is_left(nodes: &[OpenNode], row: &NodeRow) -> Result<
         let peers = link::read_peers(node.client()).await.on(&node.name, DOING)?;
         let missing =
             peers.into_iter().find(|peer| peer.number == left.node).map_or_else(String::new, |peer| peer.name);
-        return Err(LifecycleError::refused(
-            format!("{missing} was away for long, and what it has missed is not settled yet"),
+        return Err(LifecycleError::unsettled(
+            &missing,
             format!(
                 "let `pgtandem run` settle that; if that cannot be: `pgtandem down --node {missing}`, and add it again \
                  afterwards"

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pgtandem::cluster::Stop;
 
-use crate::support::{Hub, Node, PATIENCE, Setup, Trio, wait_until};
+use crate::support::{Hub, Node, Setup, Trio, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(300);
 const WITHOUT_IT: &str = "the others go on without it";
@@ -18,6 +18,14 @@ fn trio() -> Trio {
         node.sql("CREATE TABLE elsewhere (filler text)");
     }
     trio
+}
+
+fn at_work() -> (Trio, Hub) {
+    let trio = trio();
+    let hub = trio.hub();
+    hub.wait_for_log("working");
+    trio.settle();
+    (trio, hub)
 }
 
 /// An outbox has only what is linked.
@@ -75,11 +83,8 @@ fn all_take_part(trio: &Trio) {
 
 #[test]
 fn s31_two_of_three_go_on_and_keep_nothing_for_the_third() {
-    let trio = trio();
+    let (trio, hub) = at_work();
     let (new, legacy, third) = (&trio["new"], &trio["legacy"], &trio["third"]);
-    let hub = trio.hub();
-    hub.wait_for_log("working");
-    trio.settle();
     hub.terminate();
     // Nobody has read this when it is stopped.
     third.sql("UPDATE items SET what = 'third' WHERE id <= 10; DELETE FROM items WHERE id = 11");
@@ -171,11 +176,8 @@ fn s31_what_was_replaced_while_a_third_node_was_away_does_not_come_back() {
     if crate::CAPTURE != "wal" {
         return;
     }
-    let trio = trio();
+    let (trio, hub) = at_work();
     let (new, legacy) = (&trio["new"], &trio["legacy"]);
-    let hub = trio.hub();
-    hub.wait_for_log("working");
-    trio.settle();
     leave_third_behind(&trio, &hub);
     let mut hub = Some(hub);
     let confirmed = |node: &Node, mark: &str| {
@@ -213,11 +215,8 @@ fn s31_what_was_replaced_while_a_third_node_was_away_does_not_come_back() {
 /// What one of the two refuses is no change on its way, which would reach the third by itself.
 #[test]
 fn s31_what_one_node_holds_reaches_the_third_when_it_is_back() {
-    let trio = trio();
+    let (trio, hub) = at_work();
     let (new, legacy, third) = (&trio["new"], &trio["legacy"], &trio["third"]);
-    let hub = trio.hub();
-    hub.wait_for_log("working");
-    trio.settle();
     leave_third_behind(&trio, &hub);
     legacy.sql("ALTER TABLE items ADD CONSTRAINT picky CHECK (what NOT LIKE 'refused%')");
     new.sql("UPDATE items SET what = 'refused' WHERE id = 40; INSERT INTO items VALUES (5000, 'refused, too')");
@@ -237,11 +236,8 @@ fn s31_what_one_node_holds_reaches_the_third_when_it_is_back() {
 /// Not the others: what it has missed is noted with one of them, and it takes all to settle that.
 #[test]
 fn s31_a_node_that_is_left_behind_can_be_taken_out() {
-    let trio = trio();
+    let (trio, hub) = at_work();
     let (new, legacy) = (&trio["new"], &trio["legacy"]);
-    let hub = trio.hub();
-    hub.wait_for_log("working");
-    trio.settle();
     leave_third_behind(&trio, &hub);
     new.sql("UPDATE items SET what = 'new' WHERE id = 1");
     arrives(legacy, 1, "new");
@@ -260,11 +256,8 @@ fn s31_s32_a_node_that_was_left_behind_has_lost_its_slot_as_well() {
     if crate::CAPTURE != "wal" {
         return;
     }
-    let trio = trio();
+    let (trio, hub) = at_work();
     let (new, legacy, third) = (&trio["new"], &trio["legacy"], &trio["third"]);
-    let hub = trio.hub();
-    hub.wait_for_log("working");
-    trio.settle();
     leave_third_behind(&trio, &hub);
     new.sql("UPDATE items SET what = 'new' WHERE id BETWEEN 100 AND 199");
     arrives(legacy, 199, "new");
@@ -273,9 +266,7 @@ fn s31_s32_a_node_that_was_left_behind_has_lost_its_slot_as_well() {
     lets_go(legacy);
     hub.terminate();
     third.cluster.start_again().unwrap();
-    wait_until("its slot can be dropped", PATIENCE, || {
-        third.try_sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots").is_ok()
-    });
+    third.lose_slot();
     third.sql("UPDATE items SET what = 'third' WHERE id = 300");
     let run = trio.pgtandem(["run"]).exits(3).stderr;
     assert!(run.contains("pgtandem rejoin third"), "{run}");
@@ -294,11 +285,8 @@ fn s31_s32_a_node_that_was_left_behind_has_lost_its_slot_as_well() {
 /// it got all that is noted must not mean that it knew of a change that nobody has brought to it.
 #[test]
 fn s31_what_the_others_have_not_got_either_is_no_news_to_a_third_node_that_returns() {
-    let trio = trio();
+    let (trio, hub) = at_work();
     let (new, legacy, third) = (&trio["new"], &trio["legacy"], &trio["third"]);
-    let hub = trio.hub();
-    hub.wait_for_log("working");
-    trio.settle();
     leave_third_behind(&trio, &hub);
     lets_go(legacy);
     legacy.cluster.stop(Stop::Fast).unwrap();
@@ -328,11 +316,8 @@ fn s31_what_the_others_have_not_got_either_is_no_news_to_a_third_node_that_retur
 /// What it has been refused before it went away was replaced meanwhile: it must not come from there, later, as the last.
 #[test]
 fn s31_what_a_third_node_holds_is_not_taken_for_the_last_when_it_is_back() {
-    let trio = trio();
+    let (trio, hub) = at_work();
     let (new, legacy, third) = (&trio["new"], &trio["legacy"], &trio["third"]);
-    let hub = trio.hub();
-    hub.wait_for_log("working");
-    trio.settle();
     third.sql("ALTER TABLE items ADD CONSTRAINT picky CHECK (what NOT LIKE 'refused%')");
     new.sql("UPDATE items SET what = 'refused' WHERE id IN (40, 41); INSERT INTO items VALUES (5000, 'refused')");
     wait_until("it is held", LIMIT, || third.sql("SELECT count(*) FROM pgtandem.held") == "3");
@@ -363,18 +348,15 @@ fn s31_s32_another_node_is_not_rejoined_before_the_third_is_settled() {
     if crate::CAPTURE != "wal" {
         return;
     }
-    let trio = trio();
+    let (trio, hub) = at_work();
     let (new, legacy, third) = (&trio["new"], &trio["legacy"], &trio["third"]);
-    let hub = trio.hub();
-    hub.wait_for_log("working");
-    trio.settle();
     leave_third_behind(&trio, &hub);
     new.sql("UPDATE items SET what = 'new' WHERE id BETWEEN 100 AND 199");
     arrives(legacy, 199, "new");
     lets_go(new);
     hub.terminate();
     third.cluster.start_again().unwrap();
-    legacy.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+    legacy.lose_slot();
     let refused = trio.pgtandem(["rejoin", "legacy", "--yes"]).stderr;
     assert!(refused.contains("third was away for long, and what it has missed is not settled yet"), "{refused}");
     assert_eq!(new.sql("SELECT count(*) >= 100 FROM pgtandem.dirty_key"), "t");

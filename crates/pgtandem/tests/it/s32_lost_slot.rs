@@ -1,15 +1,9 @@
 //! S32: a slot is gone. What was written meanwhile is unknown, and nobody may go on as if nothing were missing.
 
-use crate::support::{Node, PATIENCE, PRODUCTS, Pair, Setup, Trio, wait_until};
+use crate::support::{PATIENCE, PRODUCTS, Pair, Setup, Trio, wait_until};
 
 const ITEMS: &str = "CREATE TABLE items (id int PRIMARY KEY, what text, updated_at timestamptz NOT NULL DEFAULT now())";
 const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
-
-/// A walsender needs a moment to notice that its hub is gone.
-fn lose_slot(node: &Node) {
-    const DROP: &str = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active";
-    wait_until("its slot can be dropped", PATIENCE, || node.sql(DROP).is_empty() && node.sql(SLOTS) == "0");
-}
 
 #[test]
 fn s32_a_dropped_slot_is_named_and_never_made_anew_in_silence() {
@@ -19,7 +13,7 @@ fn s32_a_dropped_slot_is_named_and_never_made_anew_in_silence() {
     pair.settle();
     hub.terminate();
     let legacy = &pair["legacy"];
-    lose_slot(legacy);
+    legacy.lose_slot();
     legacy.sql("UPDATE products SET name = 'nobody has read this'");
 
     let run = pair.pgtandem(["run"]).exits(3);
@@ -113,7 +107,7 @@ fn s32_what_each_side_wrote_while_the_slot_was_gone_is_settled() {
     pair.settle();
     hub.terminate();
     let (new, legacy) = (&pair["new"], &pair["legacy"]);
-    lose_slot(legacy);
+    legacy.lose_slot();
     legacy.sql(&write("legacy", 1));
     new.sql(&write("new", 4));
     legacy.sql("UPDATE items SET what = 'loses', updated_at = now() WHERE id = 7");
@@ -139,7 +133,7 @@ fn s32_of_three_nodes_one_has_lost_its_slot() {
     trio.settle();
     hub.terminate();
     let third = &trio["third"];
-    lose_slot(third);
+    third.lose_slot();
     for (node, from) in [("third", 1), ("new", 3), ("legacy", 5)] {
         trio[node].sql(&write(node, from));
     }
@@ -173,7 +167,7 @@ fn s32_what_is_written_to_a_row_that_is_about_to_go_is_kept() {
     let hub = pair.linked();
     pair.settle();
     hub.terminate();
-    lose_slot(&pair["legacy"]);
+    pair["legacy"].lose_slot();
     pair["legacy"].sql("DELETE FROM items");
     let application = new.session();
     application.run("BEGIN; UPDATE items SET what = 'late'").unwrap();
@@ -196,7 +190,7 @@ fn s32_a_rejoin_that_was_killed_is_begun_again() {
     pair.settle();
     hub.terminate();
     let legacy = &pair["legacy"];
-    lose_slot(legacy);
+    legacy.lose_slot();
     legacy.sql("UPDATE products SET name = 'nobody has read this'");
     let mut rejoin = pair.command(["rejoin", "legacy", "--yes"]).spawn().unwrap();
     let noted = "SELECT count(*) FROM pgtandem.restore WHERE kind = 'rejoin'";
@@ -222,7 +216,7 @@ fn s32_a_hub_that_begins_while_a_node_is_brought_back_waits_for_it() {
     let (new, legacy) = (&pair["new"], &pair["legacy"]);
     let hub = pair.linked();
     hub.terminate();
-    lose_slot(legacy);
+    legacy.lose_slot();
     new.sql("INSERT INTO items SELECT n, repeat('x', 200) FROM generate_series(1, 200000) n");
     let mut rejoin = pair.command(["rejoin", "legacy", "--yes"]).spawn().unwrap();
     let reads = "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'pgtandem capture'";

@@ -30,6 +30,17 @@ fn start_up(pair: &Pair) -> Child {
     pair.command(["up", "--yes"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
+/// Has it come to the row that waits until the session lets go of the lock.
+fn up_at_the_gate(pair: &Pair) -> (Session, Child) {
+    let legacy = &pair["legacy"];
+    legacy.sql(GATE);
+    let gate = legacy.session();
+    gate.run("SELECT pg_advisory_lock(42)").unwrap();
+    let up = start_up(pair);
+    wait_until("a row waits for the test", PATIENCE, || legacy.sql(WAITS) == "1");
+    (gate, up)
+}
+
 fn finish(up: Child) {
     let ended = up.wait_with_output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
@@ -56,11 +67,7 @@ fn s40_merge_rows_that_are_written_meanwhile_are_for_the_hub_to_judge() {
     pair["legacy"].sql(&format!(
         "{insert} (2, 'two', '2024-01-01'), (3, 'three old', '2024-01-01'), (5, 'five old', '2024-01-01')"
     ));
-    pair["legacy"].sql(GATE);
-    let gate = pair["legacy"].session();
-    gate.run("SELECT pg_advisory_lock(42)").unwrap();
-    let up = start_up(&pair);
-    wait_until("a row waits for the test", PATIENCE, || pair["legacy"].sql(WAITS) == "1");
+    let (gate, up) = up_at_the_gate(&pair);
     pair["new"].sql("UPDATE products SET name = 'three newer' WHERE id = 3");
     // Whatever `up` had locked it lets go after 200 ms.
     pair["legacy"].sql("UPDATE products SET name = 'my three' WHERE id = 3");
@@ -197,11 +204,7 @@ fn s41_merge_killed_while_rows_are_written() {
              WHERE i % 3 > 0 OR '{node}' = 'new'"
         ));
     }
-    pair["legacy"].sql(GATE);
-    let gate = pair["legacy"].session();
-    gate.run("SELECT pg_advisory_lock(42)").unwrap();
-    let mut up = start_up(&pair);
-    wait_until("a row waits for the test", PATIENCE, || pair["legacy"].sql(WAITS) == "1");
+    let (gate, mut up) = up_at_the_gate(&pair);
     up.kill().unwrap();
     up.wait().unwrap();
     let merged = "SELECT count(*) FROM products WHERE name LIKE 'new%'";
@@ -262,11 +265,7 @@ fn s41_merge_killed_after_rows_were_copied_is_undone_as_one() {
          INSERT INTO products VALUES (5000, 'newer', '2024-01-01')",
     );
     pair["legacy"].sql("INSERT INTO products VALUES (5000, 'older', '2023-01-01')");
-    pair["legacy"].sql(GATE);
-    let gate = pair["legacy"].session();
-    gate.run("SELECT pg_advisory_lock(42)").unwrap();
-    let mut up = start_up(&pair);
-    wait_until("a row waits for the test", PATIENCE, || pair["legacy"].sql(WAITS) == "1");
+    let (gate, mut up) = up_at_the_gate(&pair);
     up.kill().unwrap();
     up.wait().unwrap();
     assert_eq!(pair["legacy"].sql("SELECT copied FROM pgtandem.merge"), "2000");
@@ -285,11 +284,8 @@ fn s41_merge_killed_when_one_node_is_live_and_the_other_is_not() {
     let pair = pair("merge = \"newest\"");
     pair["new"].sql("INSERT INTO products VALUES (1, 'one'), (5000, 'last')");
     pair["legacy"].sql("INSERT INTO products VALUES (2, 'two')");
-    pair["legacy"].sql(GATE);
-    let (gate, block) = (pair["legacy"].session(), pair["legacy"].session());
-    gate.run("SELECT pg_advisory_lock(42)").unwrap();
-    let mut up = start_up(&pair);
-    wait_until("a row waits for the test", PATIENCE, || pair["legacy"].sql(WAITS) == "1");
+    let block = pair["legacy"].session();
+    let (gate, mut up) = up_at_the_gate(&pair);
     block.run("BEGIN; SELECT FROM pgtandem.linked_table FOR UPDATE").unwrap();
     gate.run("SELECT pg_advisory_unlock(42)").unwrap();
     let live = |node: &str| pair[node].sql("SELECT state FROM pgtandem.linked_table");

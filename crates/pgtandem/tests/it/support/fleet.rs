@@ -442,6 +442,15 @@ impl<const N: usize> Index<&str> for Fleet<N> {
 }
 
 impl Node {
+    /// Drops the node's replication slot. A walsender needs a moment to notice that its hub is gone.
+    #[track_caller]
+    pub fn lose_slot(&self) {
+        const DROP: &str = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+                            WHERE database = current_database() AND NOT active";
+        const LEFT: &str = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
+        wait_until("its slot can be dropped", PATIENCE, || self.sql(DROP).is_empty() && self.sql(LEFT) == "0");
+    }
+
     /// How many changes in the outbox are still needed.
     pub fn outbox_length(&self) -> String {
         self.sql(
