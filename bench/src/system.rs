@@ -137,7 +137,11 @@ impl<'p> Stage<'p> {
                 "SELECT true FROM pg_stat_activity WHERE datname = '{}' AND application_name = 'pgtandem capture'",
                 self.database()
             ),
-            _ => format!(
+            // At work from the moment it is there: it may read what was missed before it streams.
+            (System::Tandem, Capture::Wal) => "SELECT true FROM pg_stat_activity \
+                WHERE backend_type = 'walsender' AND application_name = 'pgtandem capture'"
+                .to_owned(),
+            (System::Native, _) => format!(
                 "SELECT true FROM pg_stat_replication AS r JOIN pg_replication_slots AS s ON s.active_pid = r.pid \
                  WHERE s.database = '{}' AND r.state IN ('catchup', 'streaming')",
                 self.database()

@@ -22,9 +22,9 @@ use crate::stream::Stream;
 ///
 /// The methods are not cancel-safe: a connection on which one was dropped half-way is of no more use.
 pub struct ReplicationClient {
-    session: Session,
+    pub(crate) session: Session,
     status_interval: Duration,
-    silence_timeout: Option<Duration>,
+    pub(crate) silence_timeout: Option<Duration>,
 }
 
 /// The answer to IDENTIFY_SYSTEM.
@@ -47,7 +47,7 @@ pub struct CreatedSlot {
     pub snapshot: Option<String>,
 }
 
-type Row = Vec<Option<String>>;
+pub(crate) type Row = Vec<Option<String>>;
 
 impl ReplicationClient {
     pub async fn connect(options: &ConnectOptions) -> Result<Self> {
@@ -116,7 +116,18 @@ impl ReplicationClient {
     /// slot has confirmed, whichever is later.
     ///
     /// Must be called on a tokio runtime, where it starts the task that sends feedback.
-    pub async fn start(mut self, slot: &str, from: Lsn, options: &PgOutputOptions) -> Result<(Stream, Feedback)> {
+    pub async fn start(self, slot: &str, from: Lsn, options: &PgOutputOptions) -> Result<(Stream, Feedback)> {
+        let feedback = Feedback::new();
+        Ok((self.stream(slot, from, options, feedback.clone()).await?, feedback))
+    }
+
+    pub(crate) async fn stream(
+        mut self,
+        slot: &str,
+        from: Lsn,
+        options: &PgOutputOptions,
+        feedback: Feedback,
+    ) -> Result<Stream> {
         let status_interval = self.status_interval().await?;
         self.send_query(&start_command(slot, from, options)).await?;
         loop {
@@ -129,9 +140,8 @@ impl ReplicationClient {
             }
         }
         let (frames, write) = self.session.frames.map(|transport| transport.split());
-        let feedback = Feedback::spawn(write, status_interval);
-        let stream = Stream::new(frames, feedback.clone(), options.proto_version, self.silence_timeout);
-        Ok((stream, feedback))
+        feedback.spawn(write, status_interval);
+        Ok(Stream::new(frames, feedback, options.proto_version, self.silence_timeout))
     }
 
     /// The server ends a connection that says nothing for `wal_sender_timeout`, so a status must go
@@ -147,7 +157,7 @@ impl ReplicationClient {
         Ok(self.status_interval.min(most).max(least))
     }
 
-    async fn send_query(&mut self, query: &str) -> Result<()> {
+    pub(crate) async fn send_query(&mut self, query: &str) -> Result<()> {
         let mut message = BytesMut::new();
         frontend::query(query, &mut message)
             .map_err(|_| Error::InvalidOption { what: "a name has a NUL byte in it".to_owned() })?;
@@ -166,7 +176,7 @@ impl ReplicationClient {
     }
 
     /// A command or a simple query; its rows as text.
-    async fn query(&mut self, query: &str) -> Result<Vec<Row>> {
+    pub(crate) async fn query(&mut self, query: &str) -> Result<Vec<Row>> {
         self.send_query(query).await?;
         let mut rows = Vec::new();
         let mut failure = None;
@@ -221,12 +231,13 @@ fn text(row: &Row, index: usize) -> Result<&str> {
     }
 }
 
-fn parsed<T: std::str::FromStr>(row: &Row, index: usize) -> Result<T> {
+pub(crate) fn parsed<T: std::str::FromStr>(row: &Row, index: usize) -> Result<T> {
     let parsed = text(row, index)?.parse();
     parsed.map_err(|_| Error::malformed("answer of a command", index))
 }
 
-fn start_command(slot: &str, from: Lsn, options: &PgOutputOptions) -> String {
+/// What the output plugin is told.
+pub(crate) fn start_options(options: &PgOutputOptions) -> Vec<(&'static str, String)> {
     let mut publications = String::new();
     for name in &options.publication {
         if !publications.is_empty() {
@@ -234,25 +245,23 @@ fn start_command(slot: &str, from: Lsn, options: &PgOutputOptions) -> String {
         }
         let _ = write!(publications, "{}", Ident(name));
     }
-    let mut command = format!(
-        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '{}', publication_names {}",
-        Ident(slot),
-        options.proto_version.number(),
-        Literal(&publications),
-    );
-    for (wanted, option) in [
-        (options.binary, ", binary 'true'"),
-        (options.messages, ", messages 'true'"),
-        (options.streaming, ", streaming 'on'"),
-        (options.origin == Some(Origin::None), ", origin 'none'"),
-        (options.origin == Some(Origin::Any), ", origin 'any'"),
-    ] {
-        if wanted {
-            command.push_str(option);
-        }
-    }
-    command.push(')');
-    command
+    let mut named =
+        vec![("proto_version", options.proto_version.number().to_string()), ("publication_names", publications)];
+    let wanted = [
+        (options.binary, "binary", "true"),
+        (options.messages, "messages", "true"),
+        (options.streaming, "streaming", "on"),
+        (options.origin == Some(Origin::None), "origin", "none"),
+        (options.origin == Some(Origin::Any), "origin", "any"),
+    ];
+    named.extend(wanted.iter().filter(|(wanted, ..)| *wanted).map(|(_, name, value)| (*name, (*value).to_owned())));
+    named
+}
+
+fn start_command(slot: &str, from: Lsn, options: &PgOutputOptions) -> String {
+    let options: Vec<_> =
+        start_options(options).iter().map(|(name, value)| format!("{name} {}", Literal(value))).collect();
+    format!("START_REPLICATION SLOT {} LOGICAL {from} ({})", Ident(slot), options.join(", "))
 }
 
 #[cfg(test)]

@@ -43,11 +43,15 @@ struct Shared {
 }
 
 impl Feedback {
-    pub(crate) fn spawn(write: WriteHalf, status_interval: Duration) -> Self {
-        let shared = Arc::new(Shared::default());
-        let task = tokio::spawn(run(shared.clone(), write, status_interval));
-        *lock(&shared.task) = Some(task);
-        Feedback { shared }
+    /// Keeps what it is told until there is a stream.
+    pub(crate) fn new() -> Self {
+        Feedback { shared: Arc::default() }
+    }
+
+    /// Begins to tell the server.
+    pub(crate) fn spawn(&self, write: WriteHalf, status_interval: Duration) {
+        let task = tokio::spawn(run(self.shared.clone(), write, status_interval));
+        *lock(&self.shared.task) = Some(task);
     }
 
     /// Confirms everything up to `flushed`: the server may forget it, and does not send it again

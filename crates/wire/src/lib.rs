@@ -20,7 +20,7 @@
 //! # }
 //! ```
 //!
-//! Deliberately absent: SQL (that is `tokio_postgres`'s work), physical replication, reconnecting
+//! Deliberately absent: SQL (that is `tokio_postgres`'s work; but see [`Backlog`]), physical replication, reconnecting
 //! (only the caller knows from which position), and any idea of what a change means.
 
 mod auth;
@@ -30,6 +30,7 @@ mod error;
 mod feedback;
 pub mod frame;
 mod lsn;
+mod missed;
 mod options;
 mod pace;
 pub mod pgoutput;
@@ -44,6 +45,7 @@ pub use client::{CreatedSlot, ReplicationClient, SystemIdentity};
 pub use error::{Error, Result, ServerError};
 pub use feedback::Feedback;
 pub use lsn::{Lsn, ParseLsnError};
+pub use missed::{Backlog, Missed};
 pub use options::{
     ChannelBinding, ConnectOptions, Host, Keepalives, Origin, PgOutputOptions, ProtoVersion, Tls, TlsConfig,
 };

@@ -8,6 +8,9 @@ use crate::connect::{FaultClass, in_words};
 pub enum CaptureError {
     #[error(transparent)]
     Wire(#[from] wire::Error),
+    /// While reading in one go what was missed.
+    #[error("{0}")]
+    Missed(#[source] wire::Error),
     #[error("cannot write the changes of a large transaction to a temporary file: {0}")]
     Spill(#[from] std::io::Error),
     #[error("{table}: its primary key column {column} is no longer there; give it its name back")]
@@ -40,7 +43,7 @@ impl CaptureError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Wire(_) | Self::Spill(_) | Self::Silent(_) => true,
+            Self::Wire(_) | Self::Missed(_) | Self::Spill(_) | Self::Silent(_) => true,
             Self::Outbox(error) => error.is_closed() || FaultClass::of(error) == FaultClass::Retry,
             _ => false,
         }

@@ -1,36 +1,54 @@
 //! Capture by logical decoding: a node's replication stream becomes whole transactions of changes.
 //!
-//! What the hub does not take waits in a short queue, then in the socket, then in the server.
+//! What the hub does not take waits in a short queue, then in the socket, then in the server. What a node has kept for long
+//! is read in one go first: see [`wire::Backlog`].
 
 use hub::Position;
 use tokio::sync::mpsc;
-use wire::{Event, Stream};
+use wire::{Backlog, Event, Lsn, Missed, Stream};
 
 use super::CaptureError;
 use super::assemble::{Assembler, Captured};
 
+/// Where changes come from.
+pub enum WalSource {
+    Backlog(Box<Backlog>),
+    Stream(Box<Stream>),
+}
+
 /// Reads one node until its stream fails or nobody listens.
 pub struct WalCapture {
-    stream: Stream,
+    source: WalSource,
     assembler: Assembler,
+    out: mpsc::Sender<Captured>,
 }
+
+/// Nobody listens any more.
+struct Unheard;
 
 impl WalCapture {
     #[must_use]
-    pub fn new(stream: Stream, assembler: Assembler) -> Self {
-        Self { stream, assembler }
+    pub fn new(source: WalSource, assembler: Assembler, out: mpsc::Sender<Captured>) -> Self {
+        Self { source, assembler, out }
     }
 
     /// Runs until the stream fails; ends quietly when the receiver is gone.
     ///
     /// # Errors
     /// Whatever ended the stream.
-    pub async fn run(mut self, out: mpsc::Sender<Captured>) -> Result<(), CaptureError> {
+    pub async fn run(self) -> Result<(), CaptureError> {
+        let Self { source, mut assembler, out } = self;
+        let mut stream = match source {
+            WalSource::Stream(stream) => *stream,
+            WalSource::Backlog(backlog) => match read_missed(*backlog, &mut assembler, &out).await? {
+                Ok(stream) => stream,
+                Err(Unheard) => return Ok(()),
+            },
+        };
         loop {
-            let captured = match self.stream.next().await? {
-                // Positions name commit records: what comes next begins at `wal_end` or later.
-                Event::Keepalive { wal_end, .. } => Some(Captured::Passed(Position(wal_end.0.saturating_sub(1)))),
-                Event::Message { message, .. } => self.assembler.take(message).await?,
+            let captured = match stream.next().await? {
+                Event::Keepalive { wal_end, .. } => Some(passed(wal_end)),
+                Event::Message { message, .. } => assembler.take(message).await?,
             };
             if let Some(captured) = captured
                 && out.send(captured).await.is_err()
@@ -39,4 +57,28 @@ impl WalCapture {
             }
         }
     }
+}
+
+/// Positions name commit records: what comes next begins at `end` or later.
+fn passed(end: Lsn) -> Captured {
+    Captured::Passed(Position(end.0.saturating_sub(1)))
+}
+
+async fn read_missed(
+    mut backlog: Backlog,
+    assembler: &mut Assembler,
+    out: &mpsc::Sender<Captured>,
+) -> Result<Result<Stream, Unheard>, CaptureError> {
+    while let Some(missed) = backlog.next().await.map_err(CaptureError::Missed)? {
+        let captured = match missed {
+            Missed::ReadUpTo(end) => Some(passed(end)),
+            Missed::Message(message) => assembler.take(message).await?,
+        };
+        if let Some(captured) = captured
+            && out.send(captured).await.is_err()
+        {
+            return Ok(Err(Unheard));
+        }
+    }
+    Ok(Ok(backlog.start().await.map_err(CaptureError::Missed)?))
 }

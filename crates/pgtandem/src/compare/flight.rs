@@ -105,12 +105,14 @@ async fn read_up_to(side: &Side<'_>, drawn: i64) -> Result<Option<PgLsn>, Compar
 }
 
 async fn news(side: &Side<'_>) -> Result<News, CompareError> {
-    // Any role may read the slots; our own tables only who may.
+    // Any role may read the slots; our own tables only who may. A hub that reads what was missed reads a copy of its slot.
     let query = format!(
         "
-        SELECT (SELECT pg_catalog.min(confirmed_flush_lsn) FROM pg_catalog.pg_replication_slots
-                WHERE slot_name LIKE 'pgtandem\\_%' AND plugin = 'pgoutput' AND active AND NOT temporary
-                  AND database = pg_catalog.current_database()),
+        SELECT (SELECT CASE WHEN pg_catalog.bool_or(active)
+                            THEN pg_catalog.min(confirmed_flush_lsn) FILTER (WHERE NOT temporary) END
+                FROM pg_catalog.pg_replication_slots
+                WHERE slot_name LIKE 'pgtandem\\_%' AND plugin = 'pgoutput' AND database = pg_catalog.current_database()
+                  AND (NOT temporary OR slot_name LIKE 'pgtandem\\_backlog\\_%')),
                (SELECT pg_catalog.count(*) = 2
                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                 WHERE n.nspname = 'pgtandem' AND c.relname IN ('node', 'landing')

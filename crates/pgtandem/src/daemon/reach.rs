@@ -1,6 +1,6 @@
 //! Reaching a node: who it must be, the session that delivers to it, the stream that reads it.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::error::ReachError;
 use super::settings::{DELIVERY, SPELLING};
 use super::tables::read_target_tables;
 use crate::capture::trigger::{READING, ReachPeer};
+use crate::capture::wal::WalSource;
 use crate::capture::{CapturedTables, Shapes};
 use crate::config::Capture;
 use crate::connect::{Endpoint, Host, Retry, Session};
@@ -25,6 +26,9 @@ pub const SHORTEST_RECONNECT: Duration = Duration::from_millis(50);
 pub const LONGEST_RECONNECT: Duration = Duration::from_secs(2);
 /// What bringing a node up may take beside waiting for its answers: it may end backends of an earlier hub.
 const BRING_UP: Duration = Duration::from_secs(10);
+
+/// So many bytes of WAL are read in one go; fewer are soon streamed.
+const MUCH_MISSED: u64 = 8 << 20;
 
 /// What does not change while a hub works.
 pub struct NodeContext {
@@ -46,6 +50,8 @@ pub struct NodeContext {
     pub known: AtomicU64,
     /// What its peers may know of it: see `pgtandem.pulse`.
     pub beat: AtomicI64,
+    /// Whether changes it has kept for long may be read in one go; no longer once that has failed.
+    pub in_one_go: AtomicBool,
     /// Of two nodes that deliver directly, the other one.
     pub peer: OnceLock<Weak<NodeContext>>,
     pub status_interval: Duration,
@@ -80,7 +86,7 @@ pub struct NodeUp {
 
 /// Where a node's changes are read from.
 pub enum NodeSource {
-    Wal(Box<wire::Stream>, wire::Feedback),
+    Wal(WalSource, wire::Feedback),
     Outbox(Client),
 }
 
@@ -148,16 +154,17 @@ async fn become_replica(client: &Client) -> Result<bool, ReachError> {
     }
 }
 
-/// Opens the replication stream, ending a walsender that a hub before us left behind.
+/// Opens the replication connection, ending a walsender that a hub before us left behind.
 ///
 /// # Errors
 /// When the slot is gone or invalid, or the node cannot be reached.
-pub async fn open_stream(
+async fn open_wal(
     context: &NodeContext,
     session: &Client,
     host: &Host,
     from: Position,
-) -> Result<(wire::Stream, wire::Feedback), ReachError> {
+    flushed: Position,
+) -> Result<NodeSource, ReachError> {
     let slot = read_slot(session, context).await?;
     if let Some(pid) = slot.active_pid {
         session.execute("SELECT pg_catalog.pg_terminate_backend($1, 5000)", &[&pid]).await?;
@@ -165,10 +172,27 @@ pub async fn open_stream(
     let mut options = context.endpoint.replication_options(host, "pgtandem capture", &SPELLING)?;
     options.status_interval = context.status_interval;
     options.silence_timeout = Some(context.silence_timeout);
-    let client = context.endpoint.connect_replication(host, &options).await?;
+    let mut client = context.endpoint.connect_replication(host, &options).await?;
     let mut pgoutput = wire::PgOutputOptions::new([link::PUBLICATION]);
     pgoutput.messages = true;
-    Ok(client.start(&context.slot, wire::Lsn(from.0), &pgoutput).await?)
+    let missed = flushed.0.saturating_sub(from.max(slot.confirmed).0);
+    if missed >= MUCH_MISSED && context.in_one_go.load(Ordering::Relaxed) {
+        let copy = format!("{}{}", link::BACKLOG_SLOT, client.process_id());
+        client = match client.read_missed(&context.slot, &copy, &pgoutput).await? {
+            Ok(backlog) => {
+                let feedback = backlog.feedback();
+                tracing::info!(node = %context.name, "catching up: {} MiB of its WAL in one go", missed >> 20);
+                return Ok(NodeSource::Wal(WalSource::Backlog(Box::new(backlog)), feedback));
+            }
+            // No free place for a slot, or a server that does not let us: streaming does as well.
+            Err((client, error)) => {
+                tracing::debug!(node = %context.name, "what was missed cannot be read in one go: {error}");
+                client
+            }
+        };
+    }
+    let (stream, feedback) = client.start(&context.slot, wire::Lsn(from.0), &pgoutput).await?;
+    Ok(NodeSource::Wal(WalSource::Stream(Box::new(stream)), feedback))
 }
 
 /// What a slot's server says of it.
@@ -299,8 +323,8 @@ pub async fn bring_up(context: &NodeContext, session: Session, from: Position) -
     let last_landing = row.get::<_, Option<i64>>(1).map(LandingId);
     let (source, flushed) = match context.capture {
         Capture::Wal => {
-            let (stream, feedback) = open_stream(context, &session.client, &session.host, from).await?;
-            (NodeSource::Wal(Box::new(stream), feedback), Position(u64::from(flushed).saturating_sub(1)))
+            let flushed = Position(u64::from(flushed).saturating_sub(1));
+            (open_wal(context, &session.client, &session.host, from, flushed).await?, flushed)
         }
         Capture::Trigger => open_outbox(context, &session.client).await?,
     };

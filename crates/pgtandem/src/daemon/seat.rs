@@ -400,6 +400,9 @@ impl Seat {
         if !error.may_pass() {
             return Err(RunError::Capture { node: self.name.clone(), error });
         }
+        if matches!(error, CaptureError::Missed(_)) {
+            self.context.in_one_go.store(false, Ordering::Relaxed);
+        }
         let text = error.to_string();
         if self.last_loss != text {
             tracing::warn!(node = %self.name, "lost the stream of its changes: {text}");
@@ -476,10 +479,10 @@ impl Seat {
         let (report, node, generation) = (report.clone(), self.node, self.generation);
         let ended = move |error| drop(report.send(Report::CaptureEnded { node, generation, error }));
         match up.source {
-            NodeSource::Wal(stream, feedback) => {
+            NodeSource::Wal(source, feedback) => {
                 self.feedback = Some(Feedback::Slot(feedback));
-                let capture = WalCapture::new(*stream, assembler);
-                self.task = Task::spawn(async move { ended(capture.run(sender).await.err()) });
+                let capture = WalCapture::new(source, assembler, sender);
+                self.task = Task::spawn(async move { ended(capture.run().await.err()) });
             }
             NodeSource::Outbox(client) => {
                 let (acknowledge, acknowledged) = watch::channel(Position(0));

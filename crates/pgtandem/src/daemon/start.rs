@@ -1,7 +1,7 @@
 //! From nothing to a working hub: reach every node, become the one hub, recover from what the databases say.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use hub::{Hub, Landing, NodeId, PerTable, Position, Prefer, Recovery, Wrote};
@@ -55,6 +55,7 @@ pub async fn start(
         let own: Vec<LinkedTable> = own.into_iter().filter(|table| linked.iter().any(|l| l.id == table.id)).collect();
         let context = context(config, control, epoch, &own, &shapes).await?;
         context.beat.store(sight.beat(sight.number), Ordering::Relaxed);
+        context.in_one_go.store(true, Ordering::Relaxed);
         contexts.push(Arc::new(context));
     }
     if let (Some(_), [one, other]) = (config.direct, contexts.as_slice()) {
@@ -223,6 +224,7 @@ async fn context(
         experience: Arc::default(),
         known: AtomicU64::new(0),
         beat: AtomicI64::new(0),
+        in_one_go: AtomicBool::new(false),
         peer: OnceLock::new(),
         status_interval: config.hub.status_interval,
         silence_timeout: config.hub.silence_timeout,

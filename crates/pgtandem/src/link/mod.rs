@@ -61,6 +61,9 @@ pub const SCHEMA_VERSION: i32 = 5;
 /// The publication's name on every node.
 pub const PUBLICATION: &str = "pgtandem";
 
+/// What a hub's temporary slots are called, with their session's number behind it.
+pub const BACKLOG_SLOT: &str = "pgtandem_backlog_";
+
 /// What is found where the schema `pgtandem` should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Installed {

@@ -32,6 +32,7 @@ mod s23_clocks;
 mod s26_one_of_three_is_away;
 mod s28_random_writes;
 mod s30_delivery_in_doubt;
+mod s31_in_one_go;
 mod s31_much_to_catch_up;
 mod s31_three_nodes;
 mod s32_lost_slot;

@@ -26,7 +26,7 @@ async fn transaction(stream: &mut Stream) -> Vec<Message> {
     }
 }
 
-fn texts(tuple: &Tuple) -> Vec<String> {
+pub fn texts(tuple: &Tuple) -> Vec<String> {
     let text = |column| match column {
         Column::Null => "NULL".to_owned(),
         Column::UnchangedToast => "TOAST".to_owned(),

@@ -4,5 +4,6 @@ mod changes;
 mod cluster;
 mod feedback;
 mod login;
+mod missed;
 mod pieces;
 mod tls;
