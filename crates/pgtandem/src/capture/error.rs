@@ -4,13 +4,22 @@ use std::time::Duration;
 
 use crate::connect::{FaultClass, in_words};
 
+/// Why streaming is better than reading in one go.
+#[derive(Debug, thiserror::Error)]
+pub enum MissedError {
+    #[error(transparent)]
+    Wire(#[from] wire::Error),
+    /// The answer is read in one transaction, which keeps the node from cleaning up.
+    #[error("the other nodes do not take it fast enough")]
+    Slow,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     #[error(transparent)]
     Wire(#[from] wire::Error),
-    /// While reading in one go what was missed.
-    #[error("{0}")]
-    Missed(#[source] wire::Error),
+    #[error("what was missed cannot be read in one go, so it is streamed: {0}")]
+    Missed(#[source] MissedError),
     #[error("cannot write the changes of a large transaction to a temporary file: {0}")]
     Spill(#[from] std::io::Error),
     #[error("{table}: its primary key column {column} is no longer there; give it its name back")]

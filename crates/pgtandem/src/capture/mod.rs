@@ -12,7 +12,7 @@ pub mod trigger;
 pub mod wal;
 
 pub use assemble::{Assembler, Captured};
-pub use error::CaptureError;
+pub use error::{CaptureError, MissedError};
 pub use image::{Image, ImageBuilder, Loaded, Value, resident_bytes};
 pub use relation::{CapturedTable, CapturedTables, KeyColumn, SourceColumn};
 pub use shape::{Shape, ShapeId, Shapes};

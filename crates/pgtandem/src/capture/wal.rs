@@ -3,12 +3,19 @@
 //! What the hub does not take waits in a short queue, then in the socket, then in the server. What a node has kept for long
 //! is read in one go first: see [`wire::Backlog`].
 
+use std::time::Duration;
+
 use hub::Position;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 use wire::{Backlog, Event, Lsn, Missed, Stream};
 
-use super::CaptureError;
 use super::assemble::{Assembler, Captured};
+use super::error::{CaptureError, MissedError};
+
+/// How long the node may be kept from cleaning up by one portion of what was missed, before what is left of it is streamed:
+/// whoever takes its changes may have to wait for another node.
+const LONGEST_PORTION: Duration = Duration::from_secs(20);
 
 /// Where changes come from.
 pub enum WalSource {
@@ -69,16 +76,22 @@ async fn read_missed(
     assembler: &mut Assembler,
     out: &mpsc::Sender<Captured>,
 ) -> Result<Result<Stream, Unheard>, CaptureError> {
-    while let Some(missed) = backlog.next().await.map_err(CaptureError::Missed)? {
+    let failed = |error: wire::Error| CaptureError::Missed(error.into());
+    let mut until = Instant::now() + LONGEST_PORTION;
+    while let Some(missed) = backlog.next().await.map_err(failed)? {
         let captured = match missed {
-            Missed::ReadUpTo(end) => Some(passed(end)),
+            Missed::ReadUpTo(end) => {
+                until = Instant::now() + LONGEST_PORTION;
+                Some(passed(end))
+            }
             Missed::Message(message) => assembler.take(message).await?,
         };
-        if let Some(captured) = captured
-            && out.send(captured).await.is_err()
-        {
-            return Ok(Err(Unheard));
+        let Some(captured) = captured else { continue };
+        match timeout_at(until, out.send(captured)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Ok(Err(Unheard)),
+            Err(_) => return Err(CaptureError::Missed(MissedError::Slow)),
         }
     }
-    Ok(Ok(backlog.start().await.map_err(CaptureError::Missed)?))
+    Ok(Ok(backlog.start().await.map_err(failed)?))
 }

@@ -39,6 +39,7 @@ pub struct Slot {
     pub name: String,
     pub plugin: Option<String>,
     pub database: Option<String>,
+    /// Somebody reads from it, or from a copy of it what was missed.
     pub active: bool,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
@@ -47,14 +48,17 @@ pub struct Slot {
 
 pub async fn read_slot(client: &impl GenericClient, name: &str) -> Result<Option<Slot>, Error> {
     const QUERY: &str = "
-        SELECT slot_name::text, plugin::text, database::text, active, wal_status, confirmed_flush_lsn
-        FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
+        SELECT slot_name::text, plugin::text, database::text, wal_status, confirmed_flush_lsn,
+               active OR EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS copy
+                                 WHERE copy.temporary AND copy.slot_name LIKE 'pgtandem\\_backlog\\_%'
+                                   AND copy.database = s.database)
+        FROM pg_catalog.pg_replication_slots AS s WHERE slot_name = $1";
     Ok(client.query_opt(QUERY, &[&name]).await?.map(|row| Slot {
         name: row.get(0),
         plugin: row.get(1),
         database: row.get(2),
-        active: row.get(3),
-        wal_status: row.get(4),
-        confirmed_flush: row.get(5),
+        wal_status: row.get(3),
+        confirmed_flush: row.get(4),
+        active: row.get(5),
     }))
 }

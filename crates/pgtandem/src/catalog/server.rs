@@ -61,7 +61,8 @@ pub async fn read_server(client: &impl GenericClient) -> Result<ServerFacts, Err
         SELECT (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) AS system_identifier,
                d.datname::text AS database, d.oid AS database_oid, pg_catalog.pg_encoding_to_char(d.encoding)::text AS encoding,
                pg_catalog.pg_is_in_recovery() AS in_recovery,
-               (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots) AS slots_used,
+               (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots
+                WHERE slot_name NOT LIKE 'pgtandem\\_backlog\\_%') AS slots_used,
                (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication) AS senders_used,
                (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend') AS connections_used
         FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()";

@@ -104,15 +104,20 @@ async fn read_up_to(side: &Side<'_>, drawn: i64) -> Result<Option<PgLsn>, Compar
     Ok(if row.get(1) { None } else { Some(row.get(0)) })
 }
 
+const SLOTS: &str = "FROM pg_catalog.pg_replication_slots AS s
+    WHERE s.slot_name LIKE 'pgtandem\\_%' AND s.plugin = 'pgoutput' AND NOT s.temporary
+      AND s.database = pg_catalog.current_database()";
+
 async fn news(side: &Side<'_>) -> Result<News, CompareError> {
-    // Any role may read the slots; our own tables only who may. A hub that reads what was missed reads a copy of its slot.
+    // Any role may read the slots; our own tables only who may. A hub that reads what was missed reads
+    // from a copy of its slot.
     let query = format!(
         "
-        SELECT (SELECT CASE WHEN pg_catalog.bool_or(active)
-                            THEN pg_catalog.min(confirmed_flush_lsn) FILTER (WHERE NOT temporary) END
-                FROM pg_catalog.pg_replication_slots
-                WHERE slot_name LIKE 'pgtandem\\_%' AND plugin = 'pgoutput' AND database = pg_catalog.current_database()
-                  AND (NOT temporary OR slot_name LIKE 'pgtandem\\_backlog\\_%')),
+        SELECT coalesce((SELECT pg_catalog.min(s.confirmed_flush_lsn) {SLOTS} AND s.active),
+                        (SELECT pg_catalog.min(s.confirmed_flush_lsn) {SLOTS}
+                           AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
+                                       WHERE a.datname = s.database AND a.application_name = 'pgtandem capture'
+                                         AND a.backend_type = 'walsender'))),
                (SELECT pg_catalog.count(*) = 2
                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                 WHERE n.nspname = 'pgtandem' AND c.relname IN ('node', 'landing')

@@ -104,7 +104,7 @@ impl LeftOut {
             experience: Arc::default(),
             known: std::sync::atomic::AtomicU64::new(0),
             beat: std::sync::atomic::AtomicI64::new(beat),
-            in_one_go: std::sync::atomic::AtomicBool::new(false),
+            in_one_go: false,
             peer: std::sync::OnceLock::new(),
             status_interval: of_another.status_interval,
             silence_timeout: of_another.silence_timeout,

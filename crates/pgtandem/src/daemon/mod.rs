@@ -9,6 +9,7 @@ mod direct;
 pub mod drift;
 mod errands;
 mod error;
+mod in_one_go;
 mod leave;
 mod left_out;
 mod look;

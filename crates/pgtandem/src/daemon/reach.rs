@@ -1,6 +1,6 @@
 //! Reaching a node: who it must be, the session that delivers to it, the stream that reads it.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio_postgres::types::PgLsn;
 use uuid::Uuid;
 
 use super::error::ReachError;
+use super::in_one_go;
 use super::settings::{DELIVERY, SPELLING};
 use super::tables::read_target_tables;
 use crate::capture::trigger::{READING, ReachPeer};
@@ -26,9 +27,6 @@ pub const SHORTEST_RECONNECT: Duration = Duration::from_millis(50);
 pub const LONGEST_RECONNECT: Duration = Duration::from_secs(2);
 /// What bringing a node up may take beside waiting for its answers: it may end backends of an earlier hub.
 const BRING_UP: Duration = Duration::from_secs(10);
-
-/// So many bytes of WAL are read in one go; fewer are soon streamed.
-const MUCH_MISSED: u64 = 8 << 20;
 
 /// What does not change while a hub works.
 pub struct NodeContext {
@@ -50,8 +48,8 @@ pub struct NodeContext {
     pub known: AtomicU64,
     /// What its peers may know of it: see `pgtandem.pulse`.
     pub beat: AtomicI64,
-    /// Whether changes it has kept for long may be read in one go; no longer once that has failed.
-    pub in_one_go: AtomicBool,
+    /// Changes that it has kept for long may be read in one go.
+    pub in_one_go: bool,
     /// Of two nodes that deliver directly, the other one.
     pub peer: OnceLock<Weak<NodeContext>>,
     pub status_interval: Duration,
@@ -167,21 +165,28 @@ async fn open_wal(
 ) -> Result<NodeSource, ReachError> {
     let slot = read_slot(session, context).await?;
     if let Some(pid) = slot.active_pid {
-        session.execute("SELECT pg_catalog.pg_terminate_backend($1, 5000)", &[&pid]).await?;
+        let ended = session.query_one("SELECT pg_catalog.pg_terminate_backend($1, 5000)", &[&pid]).await?;
+        if !ended.get::<_, bool>(0) {
+            return Err(ReachError::OldBackend { node: context.name.clone() });
+        }
     }
     let mut options = context.endpoint.replication_options(host, "pgtandem capture", &SPELLING)?;
     options.status_interval = context.status_interval;
     options.silence_timeout = Some(context.silence_timeout);
+    // What wal_sender_timeout does while it streams.
+    let alive = [("tcp_keepalives_idle", "30"), ("tcp_keepalives_interval", "10"), ("tcp_keepalives_count", "3")];
+    options.settings.extend(alive.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let mut client = context.endpoint.connect_replication(host, &options).await?;
     let mut pgoutput = wire::PgOutputOptions::new([link::PUBLICATION]);
     pgoutput.messages = true;
-    let missed = flushed.0.saturating_sub(from.max(slot.confirmed).0);
-    if missed >= MUCH_MISSED && context.in_one_go.load(Ordering::Relaxed) {
+    if in_one_go::is_worth_it(context, session, &slot, from, flushed).await? {
         let copy = format!("{}{}", link::BACKLOG_SLOT, client.process_id());
-        client = match client.read_missed(&context.slot, &copy, &pgoutput).await? {
+        let opened = client.read_missed(&context.slot, &copy, &pgoutput).await;
+        client = match opened.inspect_err(|_| in_one_go::has_failed(&context.slot))? {
             Ok(backlog) => {
                 let feedback = backlog.feedback();
-                tracing::info!(node = %context.name, "catching up: {} MiB of its WAL in one go", missed >> 20);
+                let missed = flushed.0.saturating_sub(slot.confirmed.0) >> 20;
+                tracing::info!(node = %context.name, "catching up: {missed} MiB of its WAL in one go");
                 return Ok(NodeSource::Wal(WalSource::Backlog(Box::new(backlog)), feedback));
             }
             // No free place for a slot, or a server that does not let us: streaming does as well.

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::conductor::Report;
 use super::error::RunError;
+use super::in_one_go;
 use super::left_out::Notebook;
 use super::probe::is_at_work;
 use super::reach::{NodeContext, NodeSource, NodeUp, SHORTEST_RECONNECT, bring_up_again, reaching_peer};
@@ -400,11 +401,9 @@ impl Seat {
         if !error.may_pass() {
             return Err(RunError::Capture { node: self.name.clone(), error });
         }
-        if matches!(error, CaptureError::Missed(_)) {
-            self.context.in_one_go.store(false, Ordering::Relaxed);
-        }
         let text = error.to_string();
-        if self.last_loss != text {
+        // What was missed said it itself.
+        if self.last_loss != text && !matches!(error, CaptureError::Missed(_)) {
             tracing::warn!(node = %self.name, "lost the stream of its changes: {text}");
             self.last_loss.clone_from(&text);
         }
@@ -482,7 +481,16 @@ impl Seat {
             NodeSource::Wal(source, feedback) => {
                 self.feedback = Some(Feedback::Slot(feedback));
                 let capture = WalCapture::new(source, assembler, sender);
-                self.task = Task::spawn(async move { ended(capture.run().await.err()) });
+                let context = Arc::clone(context);
+                self.task = Task::spawn(async move {
+                    let error = capture.run().await.err();
+                    if let Some(error @ CaptureError::Missed(_)) = &error {
+                        // Said here: while a hub recovers, nobody else does.
+                        tracing::warn!(node = %context.name, "{error}");
+                        in_one_go::has_failed(&context.slot);
+                    }
+                    ended(error);
+                });
             }
             NodeSource::Outbox(client) => {
                 let (acknowledge, acknowledged) = watch::channel(Position(0));

@@ -1,7 +1,7 @@
 //! From nothing to a working hub: reach every node, become the one hub, recover from what the databases say.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use hub::{Hub, Landing, NodeId, PerTable, Position, Prefer, Recovery, Wrote};
@@ -53,9 +53,9 @@ pub async fn start(
     for (control, sight) in controls.iter().zip(&sights) {
         let own = link::read_linked_tables(&control.client).await.map_err(ReachError::from)?;
         let own: Vec<LinkedTable> = own.into_iter().filter(|table| linked.iter().any(|l| l.id == table.id)).collect();
-        let context = context(config, control, epoch, &own, &shapes).await?;
+        let mut context = context(config, control, epoch, &own, &shapes).await?;
         context.beat.store(sight.beat(sight.number), Ordering::Relaxed);
-        context.in_one_go.store(true, Ordering::Relaxed);
+        context.in_one_go = true;
         contexts.push(Arc::new(context));
     }
     if let (Some(_), [one, other]) = (config.direct, contexts.as_slice()) {
@@ -224,7 +224,7 @@ async fn context(
         experience: Arc::default(),
         known: AtomicU64::new(0),
         beat: AtomicI64::new(0),
-        in_one_go: AtomicBool::new(false),
+        in_one_go: false,
         peer: OnceLock::new(),
         status_interval: config.hub.status_interval,
         silence_timeout: config.hub.silence_timeout,

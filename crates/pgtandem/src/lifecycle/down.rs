@@ -287,7 +287,9 @@ pub(super) async fn drop_slot(node: &OpenNode, slot: &str) -> Result<(), Lifecyc
     const DOING: &str = "dropping the replication slot";
     const PATIENCE: Duration = Duration::from_secs(20);
     const END_READER: &str = "SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots
-                              WHERE slot_name = $1 AND active_pid IS NOT NULL";
+                              WHERE (slot_name = $1 OR temporary AND slot_name LIKE 'pgtandem\\_backlog\\_%'
+                                                       AND database = pg_catalog.current_database())
+                                AND active_pid IS NOT NULL";
     let client = node.client();
     let since = Instant::now();
     while let Some(found) = read_slot(client, slot).await.on(&node.name, DOING)? {

@@ -71,3 +71,26 @@ fn s31_a_server_without_room_for_another_slot_streams_what_was_missed() {
     become_equal(&pair);
     assert!(!hub.log().contains(READS), "{}", hub.log());
 }
+
+/// Also where a hub recovers, which must not begin anew for ever.
+#[test]
+fn s31_a_server_that_fails_at_it_streams_what_was_missed() {
+    let pair = written(Setup::default());
+    let limit = |what: &str| {
+        for node in pair.nodes() {
+            node.sql(&format!("ALTER DATABASE {} {what}", node.database()));
+        }
+    };
+    // Less than an answer takes.
+    limit("SET temp_file_limit = '1MB'");
+    for _ in 0..2 {
+        let hub = pair.hub();
+        hub.wait_for_log("so it is streamed");
+        hub.kill9();
+    }
+    let hub = pair.hub();
+    hub.wait_for_log("working");
+    limit("RESET temp_file_limit");
+    become_equal(&pair);
+    assert!(hub.is_running());
+}
