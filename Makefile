@@ -22,6 +22,7 @@ setup:
 
 # Most tests wait more than they compute.
 test test-matrix: export RUST_TEST_THREADS ?= 3
+test test-matrix torture: export TMPDIR := $(shell scripts/tmpdir)
 test: setup
 	$(CARGO) test --workspace
 
