@@ -21,7 +21,8 @@ setup:
 	@scripts/setup rails
 
 # Most tests wait more than they compute.
-test: export RUST_TEST_THREADS ?= 3
+test test-matrix: export RUST_TEST_THREADS ?= 3
+test test-matrix torture: export TMPDIR := $(shell scripts/tmpdir)
 test: setup
 	$(CARGO) test --workspace
 
@@ -33,7 +34,7 @@ test-matrix-core:
 	@$(MAKE) --no-print-directory test-matrix ONLY="it '$(CORE)' trigger '$(CORE_OF_TRIGGER)' direct '$(CORE_OF_DIRECT)'"
 
 torture: setup
-	TORTURE_SECONDS=$(SECONDS_OF_TORTURE) $(CARGO) test --release --package pgtandem --test it -- \
+	TORTURE_SECONDS=$(SECONDS_OF_TORTURE) $(CARGO) test --release --workspace --test it -- \
 		--ignored --nocapture s28_random_writes_and_faults_on_three_nodes
 
 # make demo ARGS=--keep
@@ -43,8 +44,8 @@ demo: build
 # Two Rails applications, linked, until Ctrl-C. ARGS=--check: without a person. Built as for the tests: it is not about
 # speed.
 demo-rails: setup
-	$(CARGO) build --package pgtandem --bin pgtandem --example demo-rails
-	@$(CARGO) run --quiet --package pgtandem --example demo-rails -- $(ARGS)
+	$(CARGO) build --workspace --bin pgtandem --example demo-rails
+	@$(CARGO) run --quiet --example demo-rails -- $(ARGS)
 
 # make bench ARGS='--quick drain lag'
 bench: build

@@ -2,6 +2,9 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::account::Account;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
@@ -25,8 +28,8 @@ pub enum ClusterError {
     )]
     NoServerUser,
 
-    #[error("server {name}: initdb failed\n{output}")]
-    Initdb { name: String, output: String },
+    #[error("server {name}: {program} failed\n{output}")]
+    NoData { name: String, program: String, output: String },
 
     #[error("server {name} did not start: {why}\nend of its log:\n{log}")]
     Start { name: String, why: String, log: String },
@@ -66,6 +69,15 @@ pub struct SqlError {
 impl ClusterError {
     pub(super) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
         ClusterError::Io { what, path: path.to_owned(), source }
+    }
+
+    pub(super) fn spawn(name: &str, account: &Account, command: &Command, source: io::Error) -> Self {
+        let program = PathBuf::from(command.get_program());
+        if source.kind() == io::ErrorKind::PermissionDenied {
+            ClusterError::MayNotRun { name: name.to_owned(), user: account.name.clone(), program, source }
+        } else {
+            ClusterError::io("run", &program, source)
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! How a server is set up.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::error::Result;
 use super::pg_bin::PgBin;
+use super::template::Template;
 
 /// What a server is to be. `ClusterOptions::new("new")?` is a server as an application would
 /// have it, ready for logical decoding; the fields say what is different.
@@ -19,6 +21,8 @@ pub struct ClusterOptions {
     pub hba: Vec<String>,
     /// Whether commits survive a crash of the machine. A crash of the server they survive anyway.
     pub fsync: bool,
+    /// What to begin with; none: initdb makes it.
+    pub template: Option<Arc<Template>>,
 }
 
 impl ClusterOptions {
@@ -34,12 +38,18 @@ impl ClusterOptions {
             superuser: "postgres".to_owned(),
             hba: Vec::new(),
             fsync: true,
+            template: None,
         }
     }
 
     /// For servers whose data nobody misses.
     pub fn without_fsync(mut self) -> Self {
         self.fsync = false;
+        self
+    }
+
+    pub fn template(mut self, template: Arc<Template>) -> Self {
+        self.template = Some(template);
         self
     }
 

@@ -1,9 +1,8 @@
 //! One PostgreSQL server of our own, from initdb to removal.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,12 +17,11 @@ use super::pg_bin::PgBin;
 use super::port::Port;
 use super::processes::{freeze, runs, signal, thaw, wait_for};
 use super::session::Session;
+use super::template::initdb;
 
 /// Crash recovery on a slow disk takes its time; a server that starts at all is there in one.
 const START_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
-/// macOS has no C.UTF-8.
-const LOCALE: &str = if cfg!(target_os = "macos") { "C" } else { "C.UTF-8" };
 
 /// How to stop a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,17 +54,20 @@ impl Cluster {
     pub fn start(options: ClusterOptions) -> Result<Cluster> {
         let account = Account::for_servers()?;
         let home = Home::create(&account)?;
+        let password = match &options.template {
+            Some(template) => template.copy_to(&home)?,
+            None => initdb(&options, &account, &home)?,
+        };
         let mut cluster = Cluster {
             name: options.name.clone(),
             bin: options.bin.clone(),
             superuser: options.superuser.clone(),
-            password: uuid::Uuid::new_v4().simple().to_string(),
+            password,
             account,
             port: Port::reserve(),
             postmaster: Mutex::new(None),
             home,
         };
-        cluster.initdb()?;
         let conf_of_initdb = cluster.read("data/postgresql.conf")?;
         cluster.set_hba(&options.hba)?;
         // Another program may take the port between our look and the server's bind.
@@ -270,29 +271,6 @@ impl Cluster {
         Ok(self.dir().to_owned())
     }
 
-    fn initdb(&self) -> Result<()> {
-        let password = self.home.write("password", &self.password)?;
-        let data = self.data_dir();
-        let mut command = self.account.command(self.bin.program("initdb"), self.dir());
-        command
-            .args(["--no-sync", "--no-instructions", "--encoding=UTF8"])
-            .arg(format!("--locale={LOCALE}"))
-            .args(["--auth=scram-sha-256", "--username", &self.superuser])
-            .arg(format!("--pwfile={}", password.display()))
-            .arg("-D")
-            .arg(&data)
-            .stdin(Stdio::null());
-        let output = command.output().map_err(|e| self.spawn_error(&command, e))?;
-        if !output.status.success() {
-            let text = [output.stdout, output.stderr].concat();
-            return Err(ClusterError::Initdb {
-                name: self.name.clone(),
-                output: String::from_utf8_lossy(&text).trim_end().to_owned(),
-            });
-        }
-        fs::remove_file(&password).map_err(|e| ClusterError::io("remove", &password, e))
-    }
-
     /// Starts the postmaster and waits until it takes connections.
     fn launch(&self, state: &mut Option<Child>) -> Result<()> {
         let log_path = self.home.path().join("log");
@@ -301,7 +279,7 @@ impl Cluster {
         let log_too = log.try_clone().map_err(|e| ClusterError::io("open", &log_path, e))?;
         let mut command = self.account.command(self.bin.program("postgres"), self.dir());
         command.arg("-D").arg(self.data_dir()).stdin(Stdio::null()).stdout(log).stderr(log_too);
-        let child = command.spawn().map_err(|e| self.spawn_error(&command, e))?;
+        let child = command.spawn().map_err(|e| ClusterError::spawn(&self.name, &self.account, &command, e))?;
         let pid = child.id();
         let child = state.insert(child);
         let mut ended = None;
@@ -410,15 +388,6 @@ impl Cluster {
             name: self.name.clone(),
             seconds: limit.as_secs(),
             log: lines[lines.len().saturating_sub(20)..].join("\n"),
-        }
-    }
-
-    fn spawn_error(&self, command: &Command, source: std::io::Error) -> ClusterError {
-        let program = PathBuf::from(command.get_program());
-        if source.kind() == ErrorKind::PermissionDenied {
-            ClusterError::MayNotRun { name: self.name.clone(), user: self.account.name.clone(), program, source }
-        } else {
-            ClusterError::io("run", &program, source)
         }
     }
 }

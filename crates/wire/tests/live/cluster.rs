@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -113,6 +114,39 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
+fn server_directory() -> TempDir {
+    let directory = tempfile::Builder::new().prefix("wire-").tempdir().expect("directory");
+    if let Some(account) = account() {
+        std::os::unix::fs::chown(directory.path(), Some(account.uid), Some(account.gid))
+            .expect("directory belongs to the server's user");
+    }
+    directory
+}
+
+/// What initdb makes, which takes longer than all else that a server needs to start.
+struct Template {
+    data: PathBuf,
+    _keeper: Child,
+}
+
+/// The first test makes it, the others copy it, and its keeper removes it.
+fn template() -> &'static Template {
+    static TEMPLATE: OnceLock<Template> = OnceLock::new();
+    TEMPLATE.get_or_init(|| {
+        let directory = server_directory().keep();
+        let mut keeper = command("sh", Path::new("/"));
+        keeper.process_group(0).stdin(Stdio::piped());
+        keeper.args(["-c", "cat >/dev/null; rm -rf \"$1\"", "keeper"]).arg(&directory);
+        let keeper = keeper.spawn().expect("keeper starts");
+        let data = directory.join("data");
+        let mut initdb = command(bin_directory().join("initdb"), &directory);
+        initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8"]);
+        initdb.args(["--no-locale", "--no-sync", "-D"]).arg(&data);
+        run(&mut initdb);
+        Template { data, _keeper: keeper }
+    })
+}
+
 /// Starts the server, and the shell that keeps it.
 fn keep(postgres: &Path, directory: &Path, port: u16, settings: &[(&str, &str)]) -> Child {
     let mut keeper = command("sh", directory);
@@ -147,17 +181,9 @@ impl Cluster {
     /// The same with a `pg_hba.conf` and files put in the data directory by `add_files`.
     pub async fn prepare(settings: &[(&str, &str)], hba: &str, add_files: impl FnOnce(&Path)) -> Cluster {
         let bin = bin_directory();
-        let prefix = tempfile::Builder::new().prefix("wire-").tempdir();
-        let directory = prefix.expect("directory");
-        if let Some(account) = account() {
-            std::os::unix::fs::chown(directory.path(), Some(account.uid), Some(account.gid))
-                .expect("directory belongs to the server's user");
-        }
+        let directory = server_directory();
         let data = directory.path().join("data");
-        let mut initdb = command(bin.join("initdb"), directory.path());
-        initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8"]);
-        initdb.args(["--no-locale", "--no-sync", "-D"]).arg(&data);
-        run(&mut initdb);
+        run(command("cp", directory.path()).arg("-Rp").arg(&template().data).arg(&data));
         fs::write(data.join("pg_hba.conf"), hba).expect("pg_hba.conf");
         add_files(&data);
         for entry in fs::read_dir(&data).expect("data directory").flatten() {

@@ -17,12 +17,13 @@ use super::compare::difference;
 use super::hub::Hub;
 use super::proxy::Proxy;
 use super::shared;
+use super::template::template;
 use super::wait::{PATIENCE, wait_until};
 
 pub type Pair = Fleet<2>;
 pub type Trio = Fleet<3>;
 
-const NAMES: [&str; 4] = ["new", "legacy", "third", "fourth"];
+pub(super) const NAMES: [&str; 4] = ["new", "legacy", "third", "fourth"];
 /// Each node's database; another name on each, as in real life.
 const DATABASES: [&str; 4] = ["new_app", "legacy_app", "third_app", "fourth_app"];
 
@@ -408,15 +409,16 @@ impl<const N: usize> Drop for Fleet<N> {
 }
 
 fn own_clusters<const N: usize>(setup: &Setup) -> Vec<Arc<Cluster>> {
-    let options = NAMES[..N].iter().map(|name| {
+    let options = NAMES[..N].iter().enumerate().map(|(place, name)| {
         let mut options = ClusterOptions::new(*name).unwrap_or_else(|e| panic!("{e}"));
         options.settings.clone_from(&setup.settings);
         if crate::CAPTURE != "wal" && setup.captures.is_empty() {
             options.settings.insert(0, ("wal_level".to_owned(), "replica".to_owned()));
         }
         options.fsync = setup.fsync;
-        if let Some((_, bin)) = setup.programs.as_ref().filter(|(of, _)| of == name) {
-            options.bin = bin.clone();
+        match setup.programs.as_ref().filter(|(of, _)| of == name) {
+            Some((_, bin)) => options.bin = bin.clone(),
+            None => options.template = Some(template(place)),
         }
         options
     });

@@ -12,6 +12,7 @@ mod killed;
 mod proxy;
 pub mod scene;
 mod shared;
+mod template;
 mod wait;
 
 pub use backup::{back_up, restore};
@@ -19,6 +20,7 @@ pub use fleet::{Fleet, Node, Outcome, Pair, Setup, Trio};
 pub use hub::Hub;
 pub use killed::killed_after;
 pub use proxy::Proxy;
+pub use template::template;
 pub use wait::{PATIENCE, wait_until};
 
 /// The table of the two applications this product was made for.

@@ -1,6 +1,6 @@
 //! Databases on servers that many tests share, and the command itself run on them.
 
-use super::{PATIENCE, wait_until};
+use super::{PATIENCE, template, wait_until};
 use pgtandem::cluster::{Cluster, ClusterOptions};
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -11,8 +11,8 @@ use tempfile::TempDir;
 pub fn servers() -> &'static [Cluster] {
     static SERVERS: OnceLock<Vec<Cluster>> = OnceLock::new();
     SERVERS.get_or_init(|| {
-        let options = NAMES.map(|name| {
-            let options = ClusterOptions::new(name).unwrap().without_fsync();
+        let options = [0, 1, 2].map(|place| {
+            let options = ClusterOptions::new(NAMES[place]).unwrap().template(template(place)).without_fsync();
             let options = match crate::CAPTURE {
                 "wal" => options,
                 _ => options.setting("wal_level", "replica"),

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use pgtandem::cluster::{Cluster, ClusterOptions};
 
+use super::template::template;
 use super::wait::{PATIENCE, wait_until};
 
 /// Never dropped: the servers' watchdogs end them with this process.
@@ -14,9 +15,13 @@ static FLEETS: AtomicU32 = AtomicU32::new(1);
 /// `count` of them, and what to append to the names of databases and roles.
 pub fn clusters(count: usize) -> (Vec<Arc<Cluster>>, String) {
     let clusters = CLUSTERS.get_or_init(|| {
-        let options = ["first", "second"].map(|name| {
+        let options = [("first", 0), ("second", 1)].map(|(name, place)| {
             let options = ClusterOptions::new(name).unwrap_or_else(|e| panic!("{e}"));
-            options.without_fsync().setting("max_replication_slots", "60").setting("max_wal_senders", "60")
+            options
+                .template(template(place))
+                .without_fsync()
+                .setting("max_replication_slots", "60")
+                .setting("max_wal_senders", "60")
         });
         let clusters = Cluster::start_all(options).unwrap_or_else(|e| panic!("{e}"));
         clusters.into_iter().map(Arc::new).collect()
