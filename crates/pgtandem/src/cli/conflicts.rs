@@ -112,7 +112,7 @@ impl Undo {
             Some(_) => format!("Put the row of {} back?", conflict.loser.node),
             None => format!("Delete the row, as {} had?", conflict.loser.node),
         };
-        if !confirm(&question, self.yes)? {
+        if !confirm(&question, self.yes).await? {
             say("nothing was done");
             return Ok(Outcome::Fine);
         }

@@ -32,7 +32,7 @@ impl Down {
         }
         let mut gone = Gone { proofs: Vec::new(), parted: None };
         if !plan.is_empty() {
-            if !confirm::confirm("Do this?", self.yes)? {
+            if !confirm::confirm("Do this?", self.yes).await? {
                 say("nothing was done");
                 return Ok(Outcome::Fine);
             }

@@ -128,9 +128,11 @@ pub fn main() -> ExitCode {
 }
 
 fn in_runtime(command: Command, global: &Global) -> Result<Outcome, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // One thread here, too: a command mostly passes on what servers send, and waking another thread for each piece of it
+    // costs more than the piece.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
-        match command {
+        let outcome = match command {
             Command::Init(init) => init.run(global).await,
             Command::Check(check) => check.run(global).await,
             Command::Plan(plan) => plan.run(global).await,
@@ -148,7 +150,10 @@ fn in_runtime(command: Command, global: &Global) -> Result<Outcome, Failure> {
             Command::Pause(pause) => pause.run(global).await,
             Command::Resume(resume) => resume.run(global).await,
             Command::Down(down) => down.run(global).await,
-        }
+        };
+        // So that the sessions that ended with it say so to their servers.
+        tokio::task::yield_now().await;
+        outcome
     });
     // A connection that hangs must not keep the process alive.
     runtime.shutdown_background();

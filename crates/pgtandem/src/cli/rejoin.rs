@@ -49,7 +49,7 @@ impl Rejoin {
             say(format!("{} {}", style.bold(format!("{}:", rejoin.node)), rejoin.why));
             say(format!("captures its changes from now on, compares all tables, and settles what differs {by}"));
         }
-        if !confirm::confirm("Do this?", self.yes)? {
+        if !confirm::confirm("Do this?", self.yes).await? {
             say("nothing was done");
             return Ok(Outcome::Fine);
         }

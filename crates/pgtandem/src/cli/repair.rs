@@ -82,7 +82,7 @@ impl Repair {
         let writes = tables.iter().any(|table| table.foreseen.written() > 0);
         let mut done = Vec::new();
         if writes && !self.dry_run {
-            if !confirm::confirm("Do this?", self.yes)? {
+            if !confirm::confirm("Do this?", self.yes).await? {
                 say("nothing was done");
                 return Ok(Outcome::Fine);
             }

@@ -50,7 +50,7 @@ impl Merge {
         if !self.json {
             merged.iter().for_each(print_plan);
         }
-        if !confirm::confirm("Undo this?", self.yes)? {
+        if !confirm::confirm("Undo this?", self.yes).await? {
             say("nothing was done");
             return Ok(Outcome::Fine);
         }

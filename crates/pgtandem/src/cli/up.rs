@@ -38,9 +38,9 @@ impl Up {
         if self.confirm {
             return self.confirm_merge(&config).await;
         }
-        let (report, agreed) = lifecycle::make_plan(&config, Look::Ids).await?;
+        let (report, agreed) = lifecycle::make_plan_and_stay(&config, Look::Ids).await?;
         let style = Style::of_stdout();
-        let Some(agreed) = agreed else {
+        let Some((agreed, nodes)) = agreed else {
             check::print(&report, style);
             return Ok(Outcome::Differs);
         };
@@ -48,13 +48,19 @@ impl Up {
         if agreed.is_empty() {
             return Ok(Outcome::Fine);
         }
-        if !confirm::confirm("Do this?", self.yes)? {
+        // Nobody is kept waiting by a question.
+        let nodes = self.yes.then_some(nodes);
+        if !confirm::confirm("Do this?", self.yes).await? {
             say("nothing was done");
             return Ok(Outcome::Fine);
         }
         say("");
         let until = if self.merge_only { Until::Merged } else { Until::Linked };
-        lifecycle::up(&config, &agreed, until, &Watch::new()).await?;
+        let watch = Watch::new();
+        match nodes {
+            Some(nodes) => lifecycle::up_from(nodes, &config, &agreed, until, &watch).await?,
+            None => lifecycle::up(&config, &agreed, until, &watch).await?,
+        }
         say(match until {
             Until::Merged => format!(
                 "{} What the applications write from now on is kept on their servers. next: pgtandem up, or pgtandem undo merge",
@@ -69,7 +75,7 @@ impl Up {
     }
 
     async fn confirm_merge(&self, config: &Config) -> Result<Outcome, Failure> {
-        if !confirm::confirm("Is what was merged to stay, for good?", self.yes)? {
+        if !confirm::confirm("Is what was merged to stay, for good?", self.yes).await? {
             say("nothing was done");
             return Ok(Outcome::Fine);
         }

@@ -284,8 +284,9 @@ impl Part<'_> {
 
     async fn integers(&self, query: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Integers, CompareError> {
         let row = self.side.client.query_one(query, parameters).await.on(self.side.name, || self.doing())?;
-        let (keys, hashes): (Option<Vec<i64>>, Option<Vec<i64>>) = (row.get(0), row.get(1));
-        Ok(Integers { keys: keys.unwrap_or_default(), hashes: hashes.unwrap_or_default(), spellings: row.get(2) })
+        let numbers = |at: usize| row.get::<_, Option<&[u8]>>(at).map(unpacked);
+        let (keys, hashes) = (numbers(0).unwrap_or_default(), numbers(1).unwrap_or_default());
+        Ok(Integers { keys, hashes, spellings: numbers(2) })
     }
 
     async fn rows_of_groups(&self, numbers: &Vec<i32>) -> Result<Vec<tokio_postgres::Row>, CompareError> {
@@ -299,6 +300,10 @@ impl Part<'_> {
     fn doing(&self) -> String {
         format!("comparing {}", self.subject.name.plain())
     }
+}
+
+fn unpacked(bytes: &[u8]) -> Vec<i64> {
+    bytes.as_chunks::<8>().0.iter().map(|bytes| i64::from_be_bytes(*bytes)).collect()
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]

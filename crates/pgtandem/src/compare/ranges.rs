@@ -4,6 +4,7 @@ use super::CompareError;
 use super::error::On;
 use super::subject::{Side, Subject};
 use crate::sql::{Extent, Grouping, RUN_BITS};
+use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::types::ToSql;
 
@@ -93,21 +94,47 @@ pub(super) struct Ranges<'a> {
     subject: &'a Subject,
     /// The node that has most rows: where it has one range of them, the others have no more.
     pub walker: usize,
-    side: Side<'a>,
+    sides: &'a [Side<'a>],
     next: Option<Range>,
-    /// By how much the key grew over the last range that was looked up, and how often that may be taken for granted.
+    /// By how much the key grew over the last range that was looked up, and how often that may be taken for granted. At first,
+    /// by how much it grows on average.
     stride: Option<(i64, u32)>,
 }
 
 impl<'a> Ranges<'a> {
     /// `sides`: for looking up boundaries. `after`: the last range that is done already.
-    pub fn new(subject: &'a Subject, sides: &[Side<'a>], after: Option<&Range>) -> Self {
+    pub fn new(subject: &'a Subject, sides: &'a [Side<'a>], after: Option<&Range>) -> Self {
         let walker = (0..sides.len()).rev().max_by_key(|node| subject.estimates[*node]).unwrap_or_default();
         let next = match after {
             None => Some(first(subject)),
             Some(range) => following(range),
         };
-        Self { subject, walker, side: sides[walker], next, stride: None }
+        Self { subject, walker, sides, next, stride: None }
+    }
+
+    /// Where nobody changes rows: looks where keys of one integer begin and end, so that even the first range has a beginning,
+    /// and no more rows than fit, and the first few need not be looked up.
+    pub async fn look_ahead(&mut self) -> Result<(), CompareError> {
+        let subject = self.subject;
+        if !subject.one_integer || self.next != Some(Range::Between { after: None, upto: None }) {
+            return Ok(());
+        }
+        let ends = subject.tables.iter().zip(self.sides).map(|(table, side)| async move {
+            let row = side.client.query_one(&table.ends(), &[]).await;
+            let row = row.on(side.name, || format!("looking where {} begins and ends", subject.name.plain()))?;
+            Ok::<_, CompareError>((row.get::<_, Option<i64>>(0), row.get::<_, Option<i64>>(1)))
+        });
+        let ends = try_join_all(ends).await?;
+        let first = ends.iter().filter_map(|(first, _)| *first).min();
+        let last = ends.iter().filter_map(|(_, last)| *last).max();
+        let (Some(first), Some(last)) = (first, last) else { return Ok(()) };
+        self.stride = mean_stride(first, last, subject.estimated_rows()).map(|stride| (stride, STRIDES));
+        // All nodes can say it.
+        let before = first.checked_sub(1).filter(|before| *before >= -subject.highest_key);
+        if let Some(before) = before {
+            self.next = Some(Range::Between { after: Some(vec![before.to_string()]), upto: None });
+        }
+        Ok(())
     }
 
     pub async fn next(&mut self) -> Result<Option<Range>, CompareError> {
@@ -137,8 +164,9 @@ impl<'a> Ranges<'a> {
     async fn boundary(&self, open: &Range) -> Result<Option<Vec<String>>, CompareError> {
         let extent = open.extent(&self.subject.key_types[self.walker]);
         let query = self.subject.tables[self.walker].boundary(&extent, RANGE_ROWS);
-        let row = self.side.client.query_opt(&query, &open.parameters()).await;
-        let row = row.on(self.side.name, || format!("cutting {} into ranges", self.subject.name.plain()))?;
+        let side = self.sides[self.walker];
+        let row = side.client.query_opt(&query, &open.parameters()).await;
+        let row = row.on(side.name, || format!("cutting {} into ranges", self.subject.name.plain()))?;
         Ok(row.map(|row| row.get(0)))
     }
 }
@@ -147,6 +175,13 @@ impl<'a> Ranges<'a> {
 fn stride(after: Option<&[String]>, upto: Option<&[String]>) -> Option<i64> {
     let stride = integer(upto)?.checked_sub(integer(after)?)?;
     (stride <= SPREAD * RANGE_ROWS.cast_signed()).then_some(stride)
+}
+
+/// None: the keys are too far apart, or nobody knows how many there are.
+fn mean_stride(first: i64, last: i64, rows: u64) -> Option<i64> {
+    let span = u128::from(last.abs_diff(first)) + 1;
+    let stride = i64::try_from((span * u128::from(RANGE_ROWS)).checked_div(u128::from(rows))?).ok()?;
+    (stride <= SPREAD * RANGE_ROWS.cast_signed()).then_some(stride.max(RANGE_ROWS.cast_signed()))
 }
 
 fn integer(key: Option<&[String]>) -> Option<i64> {
@@ -198,5 +233,14 @@ mod tests {
         assert_eq!(stride(Some("0"), "262145"), None);
         assert_eq!(stride(None, "65536"), None);
         assert_eq!(stride(Some("-9223372036854775808"), "1"), None);
+    }
+
+    #[test]
+    fn ranges_are_as_wide_as_there_are_rows() {
+        assert_eq!(mean_stride(-999_999, 1_000_000, 1_000_000), Some(131_072));
+        assert_eq!(mean_stride(1, 10, 10), Some(65_536));
+        assert_eq!(mean_stride(1, 10, 0), None);
+        assert_eq!(mean_stride(i64::MIN, i64::MAX, 1_000_000), None);
+        assert_eq!(mean_stride(i64::MIN, i64::MAX, u64::MAX), Some(65_536));
     }
 }

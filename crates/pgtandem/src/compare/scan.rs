@@ -145,7 +145,10 @@ pub async fn compare_rows(
         side.client.batch_execute(sql::FOR_GROUPS).await.on(side.name, || "preparing a comparison".to_owned())?;
     }
     let mut scan = Scan { sides: &sessions.looks, subject, options, watch, tally, waiting: Vec::new() };
-    let ranges = Ranges::new(subject, &sessions.ranges, after.as_ref());
+    let mut ranges = Ranges::new(subject, &sessions.ranges, after.as_ref());
+    if options.frozen {
+        ranges.look_ahead().await?;
+    }
     let walker = ranges.walker;
     // While some ranges are looked into, others are being summed up.
     let pace = Pace::new(options.max_load);

@@ -47,7 +47,7 @@ pub use settle::Settled;
 pub use survey::{LinkFacts, NodeSurvey, survey};
 pub use undo::{Undone, undo};
 pub use unmerge::{Left, Merged, MergedOn, Unmerged, confirm_merge, plan_unmerge, unmerge};
-pub use up::{Example, Look, Progress, Renumbering, Silent, Until, make_plan, up};
+pub use up::{Example, Look, Progress, Renumbering, Silent, Until, make_plan, make_plan_and_stay, up, up_from};
 
 use crate::config::Config;
 use crate::sql::QualifiedName;

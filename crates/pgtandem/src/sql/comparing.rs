@@ -95,8 +95,9 @@ impl ComparedTable {
     }
 
     /// Of the rows in groups whose keys are these runs (a `bigint[]`, the last parameter), which the primary key's index
-    /// leads to, so that the range need not be read once more: one row of three arrays, NULL if there are no rows: the keys,
-    /// each one integer, the hashes, and the hashes of their spelling, NULL if these are the same.
+    /// leads to, so that the range need not be read once more: one row of three, NULL if there are no rows: the keys, each one
+    /// integer, the hashes, and the hashes of their spelling, NULL if these are the same; of each eight bytes, the highest
+    /// first.
     pub fn rows_of_runs(&self, extent: &Extent, seed: Seed) -> String {
         let name = &self.key[0].name;
         format!(
@@ -116,14 +117,17 @@ impl ComparedTable {
     }
 
     fn integers_and_hashes(&self, seed: Seed) -> String {
+        // Half as dear as array_agg, which the server puts together twice.
+        let packed =
+            |number: &str| format!("pg_catalog.string_agg(pg_catalog.int8send({number}), ''::pg_catalog.bytea)");
         let spelled = match self.is_spelled_as_compared() {
-            true => "NULL::pg_catalog.int8[]".to_owned(),
-            false => format!("pg_catalog.array_agg({})", self.spelling_hash(true, seed)),
+            true => "NULL::pg_catalog.bytea".to_owned(),
+            false => packed(&self.spelling_hash(true, seed)),
         };
         format!(
-            "pg_catalog.array_agg(t.{}::pg_catalog.int8), pg_catalog.array_agg({}), {spelled}",
-            self.key[0].name,
-            self.row_hash(Grouping::Runs { bits: 0 }, seed)
+            "{}, {}, {spelled}",
+            packed(&format!("t.{}::pg_catalog.int8", self.key[0].name)),
+            packed(&self.row_hash(Grouping::Runs { bits: 0 }, seed))
         )
     }
 
@@ -158,6 +162,12 @@ impl ComparedTable {
             self.between(extent),
             rows.saturating_sub(1)
         )
+    }
+
+    /// The first and the last key, which is one integer.
+    pub fn ends(&self) -> String {
+        let end = |end: &str| format!("pg_catalog.{end}(t.{})::pg_catalog.int8", self.key[0].name);
+        format!("SELECT {}, {} FROM {} AS t", end("min"), end("max"), self.name)
     }
 
     /// Of the rows with these keys (one `text[]` per key column): the key's place in the arrays, what changes whenever

@@ -23,8 +23,8 @@ pub async fn check(config: &Config) -> Report {
     check_and_survey(config).await.0
 }
 
-/// With what was read of the nodes that could be reached: all of them, if there is no fault.
-pub(super) async fn check_and_survey(config: &Config) -> (Report, Vec<NodeSurvey>) {
+/// With what was read of the nodes that could be reached: all of them, if there is no fault. And the sessions on these.
+pub(super) async fn check_and_survey(config: &Config) -> (Report, Vec<NodeSurvey>, Vec<OpenNode>) {
     let mut report = Report::default();
     let mut open = Vec::new();
     for (node, opened) in config.nodes.iter().zip(open_nodes(config).await.nodes) {
@@ -50,7 +50,7 @@ pub(super) async fn check_and_survey(config: &Config) -> (Report, Vec<NodeSurvey
     }
     report.findings.extend(judge(config, &read).findings);
     report.sort();
-    (report, read)
+    (report, read, open)
 }
 
 /// `namings`: what a node calls the tables that are asked for.

@@ -13,6 +13,7 @@ use crate::lifecycle::plan::Rows;
 use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::link::{self, RestoreKind, TableState};
 use crate::sql::{self, Ident, QualifiedName};
+use futures::future::try_join_all;
 use tokio_postgres::types::PgLsn;
 
 impl<'w> Work<'w> {
@@ -43,17 +44,19 @@ impl<'w> Work<'w> {
     ) -> Result<(), LifecycleError> {
         let columns = self.common_columns(table);
         let resumed = self.resume(id).await?;
+        let looks =
+            self.snapshots().iter().enumerate().map(|(node, snapshot)| holds_rows(snapshot, self.shape(node, table)));
+        let has_rows = try_join_all(looks).await?;
         let mut filled = Vec::new();
         let mut empty = Vec::new();
         // Those that are linked with each other already are one: the first speaks for all.
         let first_live = self.surveys.iter().position(|survey| survey.is_live(table));
-        for (node, snapshot) in self.snapshots().iter().enumerate() {
+        for (node, has_rows) in has_rows.into_iter().enumerate() {
             let live = self.surveys[node].is_live(table);
             if resumed.targets.contains(&node) || (live && first_live != Some(node)) {
                 continue;
             }
-            let is_filled =
-                live || resumed.source == Some(node) || holds_rows(snapshot, self.shape(node, table)).await?;
+            let is_filled = live || resumed.source == Some(node) || has_rows;
             if is_filled { &mut filled } else { &mut empty }.push(node);
         }
         if resumed.source.is_none() && self.unite((id, table), rows, (&filled, &empty), earlier).await? {
@@ -129,9 +132,7 @@ impl<'w> Work<'w> {
             sessions = self.enter_snapshots(&nodes).await?;
             compared = self.compare(table, &sessions, Purpose::Merging(merge)).await?;
         }
-        for node in &nodes {
-            self.start_from_snapshot(id, table, *node).await?;
-        }
+        try_join_all(nodes.iter().map(|node| self.start_from_snapshot(id, table, *node))).await?;
         if let (true, Some(subject)) = (differ, &compared.subject) {
             self.merge((id, table), sessions, subject, compared.differences, (merge, by)).await?;
         }
@@ -139,11 +140,11 @@ impl<'w> Work<'w> {
     }
 
     async fn enter_snapshots(&self, nodes: &[usize]) -> Result<Vec<(usize, OpenNode)>, LifecycleError> {
-        let mut sessions = Vec::new();
-        for node in nodes {
-            sessions.push((*node, self.snapshots()[*node].session().await?));
-        }
-        Ok(sessions)
+        let enter = |node: &usize| {
+            let node = *node;
+            async move { Ok((node, self.snapshots()[node].session().await?)) }
+        };
+        try_join_all(nodes.iter().map(enter)).await
     }
 
     async fn take_snapshots(&mut self) -> Result<(), LifecycleError> {
@@ -153,7 +154,7 @@ impl<'w> Work<'w> {
         self.progress.step("waiting for the transactions that are open now");
         let nodes = self.nodes.iter().zip(&self.plan.captures);
         let snapshots = nodes.map(|(node, capture)| Snapshot::take(node, *capture));
-        self.snapshots = Some(futures::future::try_join_all(snapshots).await?);
+        self.snapshots = Some(try_join_all(snapshots).await?);
         Ok(())
     }
 
@@ -272,7 +273,9 @@ impl<'w> Work<'w> {
 
 async fn holds_rows(snapshot: &Snapshot, table: Option<&TableShape>) -> Result<bool, LifecycleError> {
     let Some(table) = table else { return Ok(false) };
-    let session: OpenNode = snapshot.session().await?;
+    let session = snapshot.session().await?;
     let row = session.client().query_one(&sql::holds_rows(&table.name), &[]).await;
-    Ok(row.on(&session.name, "looking whether a table has rows")?.get(0))
+    let holds = row.on(&session.name, "looking whether a table has rows")?.get(0);
+    snapshot.give_back(session);
+    Ok(holds)
 }

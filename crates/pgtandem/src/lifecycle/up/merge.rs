@@ -127,19 +127,18 @@ impl Work<'_> {
         (policy, by): (&Policy, &Ident),
     ) -> Result<(), LifecycleError> {
         // What an `up` that did not end has left to the hub is in the rows that were compared now.
-        for (node, session) in &sessions {
+        try_join_all(sessions.iter().map(|(node, session)| async move {
             let client = self.nodes[*node].client();
-            link::delete_held_of_table(client, id).await.on(&session.name, "forgetting an interrupted merge")?;
-        }
-        let mut lacking = Vec::new();
-        for (way, rows) in differences.take_missing()? {
-            let reader = self.snapshots()[sessions[way.from].0].session().await?;
-            lacking.push(Lacking { way, rows, reader });
-        }
-        let mut places = Vec::new();
-        for (node, reader) in sessions {
-            places.push(self.place(node, table, reader, subject).await?);
-        }
+            link::delete_held_of_table(client, id).await.on(&session.name, "forgetting an interrupted merge")
+        }))
+        .await?;
+        let lacking = differences.take_missing()?.into_iter().map(|(way, rows)| {
+            let snapshot = &self.snapshots()[sessions[way.from].0];
+            async move { Ok(Lacking { way, rows, reader: snapshot.session().await? }) }
+        });
+        let lacking = try_join_all(lacking.collect::<Vec<_>>());
+        let places = sessions.into_iter().map(|(node, reader)| self.place(node, table, reader, subject));
+        let (lacking, places) = try_join(lacking, try_join_all(places)).await?;
         let names: Vec<&str> = places.iter().map(|place| place.name.as_str()).collect();
         let shapes = places.iter().filter_map(|place| place.shape.column(by));
         let winner = Winner::new(policy, by, &names, subject, &shapes.collect::<Vec<&Column>>())?;

@@ -62,7 +62,17 @@ pub enum Look {
 
 /// What `up` would do, and what `check` says; no plan if there are faults.
 pub async fn make_plan(config: &Config, look: Look) -> Result<(Report, Option<Plan>), LifecycleError> {
-    let (report, surveys) = check_and_survey(config).await;
+    let (report, planned) = make_plan_and_stay(config, look).await?;
+    Ok((report, planned.map(|(plan, _)| plan)))
+}
+
+/// As [`make_plan`], with the sessions that it was made with: whoever goes on at once need not connect again, and servers
+/// know by then what they are asked.
+pub async fn make_plan_and_stay(
+    config: &Config,
+    look: Look,
+) -> Result<(Report, Option<(Plan, Vec<OpenNode>)>), LifecycleError> {
+    let (report, surveys, nodes) = check_and_survey(config).await;
     if !report.is_passed() {
         return Ok((report, None));
     }
@@ -73,9 +83,8 @@ pub async fn make_plan(config: &Config, look: Look) -> Result<(Report, Option<Pl
         _ => false,
     };
     if !plan.steps.iter().any(wants) {
-        return Ok((report, Some(plan)));
+        return Ok((report, Some((plan, nodes))));
     }
-    let nodes = open_nodes(config).await.all()?;
     let mut work = Work {
         nodes,
         surveys,
@@ -90,7 +99,7 @@ pub async fn make_plan(config: &Config, look: Look) -> Result<(Report, Option<Pl
     if look == Look::Rows {
         work.plan.differ = work.refuse_different_tables(true).await?.0;
     }
-    Ok((report, Some(work.plan)))
+    Ok((report, Some((work.plan, work.nodes))))
 }
 
 /// How far `up` goes.
@@ -103,7 +112,17 @@ pub enum Until {
 
 /// Takes the steps of `agreed`, if it is still what there is to do.
 pub async fn up(config: &Config, agreed: &Plan, until: Until, progress: &dyn Progress) -> Result<(), LifecycleError> {
-    let nodes = open_nodes(config).await.all()?;
+    up_from(open_nodes(config).await.all()?, config, agreed, until, progress).await
+}
+
+/// As [`up`], with sessions that are open already.
+pub async fn up_from(
+    nodes: Vec<OpenNode>,
+    config: &Config,
+    agreed: &Plan,
+    until: Until,
+    progress: &dyn Progress,
+) -> Result<(), LifecycleError> {
     progress.step("asking a running hub to wait");
     locks::keep_others_away(&nodes).await?;
     let surveys: Vec<NodeSurvey> =

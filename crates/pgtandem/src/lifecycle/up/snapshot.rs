@@ -1,9 +1,11 @@
 //! What a node held at a known position.
 
 use crate::config::Capture;
+use crate::connect::Endpoint;
 use crate::lifecycle::error::On;
 use crate::lifecycle::{LifecycleError, OpenNode};
 use crate::sql::Literal;
+use std::cell::RefCell;
 use std::time::SystemTime;
 use tokio_postgres::types::PgLsn;
 use uuid::Uuid;
@@ -18,8 +20,22 @@ pub(in crate::lifecycle) struct Snapshot {
     /// The node's clock just before: nothing the snapshot shows is younger by that clock.
     pub taken_at: SystemTime,
     name: String,
-    node: OpenNode,
+    node: Opening,
+    /// Sessions that see it and have nothing to do.
+    spare: RefCell<Vec<OpenNode>>,
     _keeps_it: Keeper,
+}
+
+/// What it takes to open a session.
+struct Opening {
+    name: String,
+    endpoint: Endpoint,
+}
+
+impl Opening {
+    fn of(node: &OpenNode) -> Self {
+        Self { name: node.name.clone(), endpoint: node.endpoint.clone() }
+    }
 }
 
 /// The snapshot goes with it.
@@ -56,7 +72,8 @@ impl Snapshot {
             position: PgLsn::from(u64::from(position) + 1),
             taken_at: taken.get(0),
             name: taken.get(1),
-            node: node.another().await?,
+            node: Opening::of(node),
+            spare: RefCell::default(),
             _keeps_it: Keeper::Session(Box::new(keeper)),
         })
     }
@@ -88,19 +105,28 @@ impl Snapshot {
             position: PgLsn::from(created.consistent_point.0),
             taken_at: taken_at.get(0),
             name,
-            node: node.another().await?,
+            node: Opening::of(node),
+            spare: RefCell::default(),
             _keeps_it: Keeper::Slot(Box::new(connection)),
         })
     }
 
     /// A session that sees the snapshot, in a read-only transaction that ends with it.
     pub async fn session(&self) -> Result<OpenNode, LifecycleError> {
-        let session = self.node.another().await?;
+        if let Some(session) = self.spare.borrow_mut().pop() {
+            return Ok(session);
+        }
+        let session = OpenNode::open_at(&self.node.name, &self.node.endpoint).await?;
         let script = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
             Literal(&self.name)
         );
         session.client().batch_execute(&script).await.on(&self.node.name, "entering a snapshot")?;
         Ok(session)
+    }
+
+    /// For whoever needs one next: each costs its server some milliseconds.
+    pub fn give_back(&self, session: OpenNode) {
+        self.spare.borrow_mut().push(session);
     }
 }

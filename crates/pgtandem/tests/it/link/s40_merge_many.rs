@@ -169,3 +169,48 @@ fn s40_undo_merge_takes_back_what_was_made_of_rows_where_they_came_to() {
     assert_eq!(scene.on(1, "SELECT id FROM marked ORDER BY id"), "8\n5000");
     assert_eq!(scene.on(1, "SELECT id FROM sums ORDER BY id"), "8\n5000");
 }
+
+/// The first and the last key that a type has, more rows than are compared at once, and servers that do not know, or know
+/// wrongly, how many there are.
+#[test]
+fn s40_merge_of_keys_from_one_end_of_their_type_to_the_other() {
+    let tables = ["whole", "ends", "counted", "grown"];
+    let scene = Scene::new(
+        "s40_merge_ends",
+        2,
+        "CREATE TABLE whole (id smallint PRIMARY KEY, name text); CREATE TABLE ends (id bigint PRIMARY KEY, name text);
+         CREATE TABLE counted (id int PRIMARY KEY, name text); CREATE TABLE grown (id int PRIMARY KEY, name text)",
+    );
+    for node in [0, 1] {
+        let half = |first: i32, last: i32| format!("generate_series({first}, {last}) i WHERE i & 1 = {node}");
+        scene.on(
+            node,
+            &format!(
+                "INSERT INTO whole SELECT i, 'row ' || i FROM {};
+                 INSERT INTO ends SELECT i, 'row' FROM {};
+                 INSERT INTO ends SELECT '-9223372036854775808'::bigint + {node}, 'first';
+                 INSERT INTO ends SELECT 9223372036854775807 - {node}, 'last';
+                 INSERT INTO counted SELECT i - 40000, 'row ' || i FROM {}; ANALYZE counted;
+                 INSERT INTO grown SELECT i, 'row ' || i FROM {}; ANALYZE grown;
+                 INSERT INTO grown SELECT i, 'row ' || i FROM {}",
+                half(-32_768, 32_767),
+                half(-1000, 1000),
+                half(1, 200_000),
+                half(1, 1000),
+                half(1001, 150_000)
+            ),
+        );
+    }
+    let configured = tables.map(|table| format!("name = \"{table}\"\nmerge = \"only-missing\""));
+    scene.configure(&configured.each_ref().map(String::as_str));
+    scene.must(&["up", "--yes", "--merge-only"]);
+    for (table, rows, lowest, highest) in [
+        ("whole", 65_536, i64::from(i16::MIN), i64::from(i16::MAX)),
+        ("ends", 2005, i64::MIN, i64::MAX),
+        ("counted", 200_000, -39_999, 160_000),
+        ("grown", 150_000, 1, 150_000),
+    ] {
+        let found = scene.everywhere(&format!("SELECT count(*), min(id), max(id) FROM {table}"));
+        assert_eq!(found, vec![format!("{rows}|{lowest}|{highest}"); 2], "{table}");
+    }
+}
