@@ -267,7 +267,14 @@ impl<const N: usize> Fleet<N> {
     /// Direct mode: from now on nothing goes directly, as after an outage, until a hub is at work and finds that both
     /// answer. Otherwise only a hub delivers anyway.
     pub fn apart(&self) {
-        for node in self.nodes.iter().filter(|node| node.capture == "direct") {
+        let direct = || self.nodes.iter().filter(|node| node.capture == "direct");
+        // A hub that was killed may have asked for the opposite just before.
+        let at_work = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'
+                       AND application_name LIKE 'pgtandem%' AND pid <> pg_backend_pid()";
+        for node in direct() {
+            wait_until("no statement of a hub is at work", PATIENCE, || node.sql(at_work) == "0");
+        }
+        for node in direct() {
             node.sql("SELECT setval('pgtandem.direct_closed_until', 9000000000000000)");
         }
     }
