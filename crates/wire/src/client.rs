@@ -47,7 +47,7 @@ pub struct CreatedSlot {
     pub snapshot: Option<String>,
 }
 
-pub(crate) type Row = Vec<Option<String>>;
+type Row = Vec<Option<String>>;
 
 impl ReplicationClient {
     pub async fn connect(options: &ConnectOptions) -> Result<Self> {
@@ -167,7 +167,7 @@ impl ReplicationClient {
         Ok(())
     }
 
-    async fn one_row(&mut self, query: &str) -> Result<Row> {
+    pub(crate) async fn one_row(&mut self, query: &str) -> Result<Row> {
         let mut rows = self.query(query).await?;
         match rows.len() {
             1 => Ok(rows.remove(0)),
@@ -224,14 +224,14 @@ fn data_row(body: &[u8]) -> Result<Row> {
     Ok(row)
 }
 
-fn text(row: &Row, index: usize) -> Result<&str> {
+fn text(row: &[Option<String>], index: usize) -> Result<&str> {
     match row.get(index) {
         Some(Some(value)) => Ok(value),
         _ => Err(Error::malformed("answer of a command", index)),
     }
 }
 
-pub(crate) fn parsed<T: std::str::FromStr>(row: &Row, index: usize) -> Result<T> {
+pub(crate) fn parsed<T: std::str::FromStr>(row: &[Option<String>], index: usize) -> Result<T> {
     let parsed = text(row, index)?.parse();
     parsed.map_err(|_| Error::malformed("answer of a command", index))
 }

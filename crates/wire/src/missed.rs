@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use tokio::time::timeout;
 
-use crate::client::{ReplicationClient, Row, parsed, server_error, start_options, unexpected};
+use crate::client::{ReplicationClient, parsed, server_error, start_options, unexpected};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::feedback::Feedback;
@@ -92,7 +92,7 @@ impl ReplicationClient {
     ) -> Result<Result<Backlog, (Self, Error)>> {
         let make =
             format!("SELECT pg_catalog.pg_copy_logical_replication_slot({}, {}, true)", Literal(slot), Literal(copy));
-        match self.answer(&make).await {
+        match unless_silent(self.silence_timeout, self.query(&make)).await {
             Ok(_) => {}
             Err(error @ Error::Server(_)) => return Ok(Err((self, error))),
             Err(error) => return Err(error),
@@ -149,12 +149,12 @@ impl Backlog {
 
     /// Goes on by streaming.
     pub async fn start(mut self) -> Result<Stream> {
-        let limit = self.client.silence_timeout.unwrap_or(Duration::MAX);
+        let limit = self.client.silence_timeout;
         let began = async {
             self.client.drop_slot(&self.copy, false).await?;
             self.client.stream(&self.slot, self.reached, &self.options, self.feedback).await
         };
-        timeout(limit, began).await.unwrap_or(Err(Error::Silent { after: limit }))
+        unless_silent(limit, began).await
     }
 
     /// Moves the slot itself, if that is worth it.
@@ -164,7 +164,8 @@ impl Backlog {
             return Ok(());
         }
         let slot = Literal(&self.slot);
-        self.answer(&format!("SELECT pg_catalog.pg_replication_slot_advance({slot}, '{flushed}')")).await?;
+        let advance = format!("SELECT pg_catalog.pg_replication_slot_advance({slot}, '{flushed}')");
+        unless_silent(self.client.silence_timeout, self.client.query(&advance)).await?;
         self.confirmed = flushed;
         Ok(())
     }
@@ -175,8 +176,7 @@ impl Backlog {
              FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
             Literal(&self.copy)
         );
-        let rows = self.answer(&query).await?;
-        let [row] = &*rows else { return Err(Error::malformed("number of rows in an answer", 0)) };
+        let row = &unless_silent(self.client.silence_timeout, self.client.one_row(&query)).await?;
         Ok(Place { restart: parsed(row, 0)?, confirmed: parsed(row, 1)?, flushed: parsed(row, 2)? })
     }
 
@@ -223,21 +223,13 @@ impl Backlog {
         if let Some(frame) = self.client.session.frames.buffered()? {
             return Ok(frame);
         }
-        let limit = self.client.silence_timeout.unwrap_or(Duration::MAX);
-        timeout(limit, self.client.session.frames.next()).await.unwrap_or(Err(Error::Silent { after: limit }))
-    }
-
-    async fn answer(&mut self, query: &str) -> Result<Vec<Row>> {
-        self.client.answer(query).await
+        unless_silent(self.client.silence_timeout, self.client.session.frames.next()).await
     }
 }
 
-impl ReplicationClient {
-    /// As `query`, within the time a server may be silent.
-    async fn answer(&mut self, query: &str) -> Result<Vec<Row>> {
-        let limit = self.silence_timeout.unwrap_or(Duration::MAX);
-        timeout(limit, self.query(query)).await.unwrap_or(Err(Error::Silent { after: limit }))
-    }
+async fn unless_silent<T>(limit: Option<Duration>, answer: impl Future<Output = Result<T>>) -> Result<T> {
+    let after = limit.unwrap_or(Duration::MAX);
+    timeout(after, answer).await.unwrap_or(Err(Error::Silent { after }))
 }
 
 /// The value of a row of one column, as COPY has it in binary; `None`: the mark behind the last row.

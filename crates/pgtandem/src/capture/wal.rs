@@ -27,29 +27,25 @@ pub enum WalSource {
 pub struct WalCapture {
     source: WalSource,
     assembler: Assembler,
-    out: mpsc::Sender<Captured>,
 }
-
-/// Nobody listens any more.
-struct Unheard;
 
 impl WalCapture {
     #[must_use]
-    pub fn new(source: WalSource, assembler: Assembler, out: mpsc::Sender<Captured>) -> Self {
-        Self { source, assembler, out }
+    pub fn new(source: WalSource, assembler: Assembler) -> Self {
+        Self { source, assembler }
     }
 
     /// Runs until the stream fails; ends quietly when the receiver is gone.
     ///
     /// # Errors
     /// Whatever ended the stream.
-    pub async fn run(self) -> Result<(), CaptureError> {
-        let Self { source, mut assembler, out } = self;
+    pub async fn run(self, out: mpsc::Sender<Captured>) -> Result<(), CaptureError> {
+        let Self { source, mut assembler } = self;
         let mut stream = match source {
             WalSource::Stream(stream) => *stream,
             WalSource::Backlog(backlog) => match read_missed(*backlog, &mut assembler, &out).await? {
-                Ok(stream) => stream,
-                Err(Unheard) => return Ok(()),
+                Some(stream) => stream,
+                None => return Ok(()),
             },
         };
         loop {
@@ -71,11 +67,12 @@ fn passed(end: Lsn) -> Captured {
     Captured::Passed(Position(end.0.saturating_sub(1)))
 }
 
+/// The stream that follows; none: nobody listens any more.
 async fn read_missed(
     mut backlog: Backlog,
     assembler: &mut Assembler,
     out: &mpsc::Sender<Captured>,
-) -> Result<Result<Stream, Unheard>, CaptureError> {
+) -> Result<Option<Stream>, CaptureError> {
     let failed = |error: wire::Error| CaptureError::Missed(error.into());
     let mut until = Instant::now() + LONGEST_PORTION;
     while let Some(missed) = backlog.next().await.map_err(failed)? {
@@ -89,9 +86,9 @@ async fn read_missed(
         let Some(captured) = captured else { continue };
         match timeout_at(until, out.send(captured)).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => return Ok(Err(Unheard)),
+            Ok(Err(_)) => return Ok(None),
             Err(_) => return Err(CaptureError::Missed(MissedError::Slow)),
         }
     }
-    Ok(Ok(backlog.start().await.map_err(failed)?))
+    backlog.start().await.map(Some).map_err(failed)
 }

@@ -39,8 +39,8 @@ pub struct Slot {
     pub name: String,
     pub plugin: Option<String>,
     pub database: Option<String>,
-    /// Somebody reads from it, or from a copy of it what was missed.
-    pub active: bool,
+    /// The sessions that read from it, or from a copy of it what was missed.
+    pub readers: Vec<i32>,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
     pub confirmed_flush: Option<PgLsn>,
@@ -49,9 +49,10 @@ pub struct Slot {
 pub async fn read_slot(client: &impl GenericClient, name: &str) -> Result<Option<Slot>, Error> {
     const QUERY: &str = "
         SELECT slot_name::text, plugin::text, database::text, wal_status, confirmed_flush_lsn,
-               active OR EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS copy
-                                 WHERE copy.temporary AND copy.slot_name LIKE 'pgtandem\\_backlog\\_%'
-                                   AND copy.database = s.database)
+               ARRAY(SELECT r.active_pid FROM pg_catalog.pg_replication_slots AS r
+                     WHERE r.active_pid IS NOT NULL
+                       AND (r.slot_name = s.slot_name
+                            OR r.temporary AND r.slot_name LIKE 'pgtandem\\_backlog\\_%' AND r.database = s.database))
         FROM pg_catalog.pg_replication_slots AS s WHERE slot_name = $1";
     Ok(client.query_opt(QUERY, &[&name]).await?.map(|row| Slot {
         name: row.get(0),
@@ -59,6 +60,6 @@ pub async fn read_slot(client: &impl GenericClient, name: &str) -> Result<Option
         database: row.get(2),
         wal_status: row.get(3),
         confirmed_flush: row.get(4),
-        active: row.get(5),
+        readers: row.get(5),
     }))
 }

@@ -1,8 +1,8 @@
 //! Whether what a node has kept for long is read in one go: see [`wire::Backlog`]. Where anything speaks against it,
 //! streaming does as well.
 
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hub::Position;
 use tokio_postgres::Client;
@@ -15,17 +15,15 @@ const MUCH: u64 = 8 << 20;
 
 /// Slots with which it has failed, for as long as this process lives: whatever it was, it may be so again, and a hub that
 /// starts over must not meet it for ever.
-static FAILED: Mutex<Option<HashSet<String>>> = Mutex::new(None);
+static FAILED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// This slot is streamed from now on.
 pub fn has_failed(slot: &str) {
-    let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
-    failed.get_or_insert_default().insert(slot.to_owned());
+    failed().insert(slot.to_owned());
 }
 
-fn failed_before(slot: &str) -> bool {
-    let failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
-    failed.as_ref().is_some_and(|failed| failed.contains(slot))
+fn failed() -> MutexGuard<'static, BTreeSet<String>> {
+    FAILED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// `from`: what is behind it is known; a copy of the slot would give it again. `flushed`: how far the node's WAL goes.
@@ -38,7 +36,7 @@ pub async fn is_worth_it(
 ) -> Result<bool, ReachError> {
     let known = from.0.saturating_sub(slot.confirmed.0);
     let missed = flushed.0.saturating_sub(from.max(slot.confirmed).0);
-    if !context.in_one_go || missed < MUCH || known >= MUCH || failed_before(&context.slot) {
+    if !context.in_one_go || missed < MUCH || known >= MUCH || failed().contains(&context.slot) {
         return Ok(false);
     }
     // Nothing is active on the slot itself meanwhile, which 18 may count against it; and its copy does not wait for standbys,
@@ -86,8 +84,8 @@ mod tests {
 
     #[test]
     fn a_slot_that_failed_is_streamed_from_then_on() {
-        assert!(!failed_before("pgtandem_a"));
+        assert!(!failed().contains("pgtandem_a"));
         has_failed("pgtandem_a");
-        assert!(failed_before("pgtandem_a") && !failed_before("pgtandem_b"));
+        assert!(failed().contains("pgtandem_a") && !failed().contains("pgtandem_b"));
     }
 }

@@ -480,10 +480,10 @@ impl Seat {
         match up.source {
             NodeSource::Wal(source, feedback) => {
                 self.feedback = Some(Feedback::Slot(feedback));
-                let capture = WalCapture::new(source, assembler, sender);
+                let capture = WalCapture::new(source, assembler);
                 let context = Arc::clone(context);
                 self.task = Task::spawn(async move {
-                    let error = capture.run().await.err();
+                    let error = capture.run(sender).await.err();
                     if let Some(error @ CaptureError::Missed(_)) = &error {
                         // Said here: while a hub recovers, nobody else does.
                         tracing::warn!(node = %context.name, "{error}");

@@ -286,14 +286,11 @@ fn is_ours(difference: &Difference, touched: &[String]) -> bool {
 pub(super) async fn drop_slot(node: &OpenNode, slot: &str) -> Result<(), LifecycleError> {
     const DOING: &str = "dropping the replication slot";
     const PATIENCE: Duration = Duration::from_secs(20);
-    const END_READER: &str = "SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots
-                              WHERE (slot_name = $1 OR temporary AND slot_name LIKE 'pgtandem\\_backlog\\_%'
-                                                       AND database = pg_catalog.current_database())
-                                AND active_pid IS NOT NULL";
+    const END_READERS: &str = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.unnest($1::int[]) AS pid";
     let client = node.client();
     let since = Instant::now();
     while let Some(found) = read_slot(client, slot).await.on(&node.name, DOING)? {
-        if !found.active {
+        if found.readers.is_empty() {
             let dropped = client.execute("SELECT pg_catalog.pg_drop_replication_slot($1)", &[&slot]).await;
             match dropped {
                 Ok(_) => return Ok(()),
@@ -308,7 +305,7 @@ pub(super) async fn drop_slot(node: &OpenNode, slot: &str) -> Result<(), Lifecyc
                 "stop the running pgtandem, and run `pgtandem down` again",
             ));
         }
-        client.execute(END_READER, &[&slot]).await.on(&node.name, DOING)?;
+        client.execute(END_READERS, &[&found.readers]).await.on(&node.name, DOING)?;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())

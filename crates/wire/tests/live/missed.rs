@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio_postgres::Client;
-use wire::{Backlog, Error, Lsn, Message, Missed, PgOutputOptions, Stream};
+use wire::{Backlog, Error, Lsn, Message, Missed, PgOutputOptions, ReplicationClient, Stream};
 
 use crate::changes::{message, texts};
 use crate::cluster::{Cluster, PATIENCE, until};
@@ -73,11 +73,21 @@ async fn read(backlog: &mut Backlog) -> (Vec<Message>, Vec<Lsn>) {
     }
 }
 
-#[tokio::test]
-async fn what_was_missed_is_what_is_streamed_and_then_comes_the_rest() {
-    let cluster = Cluster::start(&[]).await;
+async fn server(settings: &[(&str, &str)]) -> (Cluster, Client) {
+    let cluster = Cluster::start(settings).await;
     let sql = cluster.sql().await;
     sql.batch_execute(SCHEMA).await.expect("schema");
+    (cluster, sql)
+}
+
+async fn open(client: ReplicationClient) -> Backlog {
+    let opened = client.read_missed("missed", "a_copy", &PgOutputOptions::new(["pub"])).await.expect("connection");
+    opened.map_err(|(_, error)| error).expect("a copy of the slot")
+}
+
+#[tokio::test]
+async fn what_was_missed_is_what_is_streamed_and_then_comes_the_rest() {
+    let (cluster, sql) = server(&[]).await;
     let mut client = cluster.replication().await;
     client.create_slot("missed", false, false).await.expect("slot");
     client.create_slot("streamed", false, false).await.expect("slot");
@@ -86,9 +96,7 @@ async fn what_was_missed_is_what_is_streamed_and_then_comes_the_rest() {
     }
     sql.batch_execute("INSERT INTO items VALUES (1, 'the middle')").await.expect("insert");
 
-    let options = PgOutputOptions::new(["pub"]);
-    let opened = cluster.replication().await.read_missed("missed", "a_copy", &options).await.expect("connection");
-    let mut backlog = opened.map_err(|(_, error)| error).expect("a copy of the slot");
+    let mut backlog = open(cluster.replication().await).await;
     let before = slot(&sql).await;
     let (mut told, read_up_to) = read(&mut backlog).await;
     assert!(read_up_to.len() >= 2 && read_up_to.is_sorted(), "{read_up_to:?}");
@@ -102,6 +110,7 @@ async fn what_was_missed_is_what_is_streamed_and_then_comes_the_rest() {
     let copies = sql.query("SELECT FROM pg_replication_slots WHERE slot_name = 'a_copy'", &[]).await.expect("slots");
     assert!(copies.is_empty(), "the copy would keep WAL");
 
+    let options = PgOutputOptions::new(["pub"]);
     let (mut other, _feedback) = client.start("streamed", Lsn::NONE, &options).await.expect("stream");
     let streamed = Story::of_stream(&mut other, "the end").await;
     assert_eq!(told.len(), streamed.len());
@@ -118,9 +127,7 @@ async fn what_was_missed_is_what_is_streamed_and_then_comes_the_rest() {
 
 #[tokio::test]
 async fn what_is_confirmed_amid_it_moves_the_slot_itself() {
-    let cluster = Cluster::start(&[]).await;
-    let sql = cluster.sql().await;
-    sql.batch_execute(SCHEMA).await.expect("schema");
+    let (cluster, sql) = server(&[]).await;
     cluster.replication().await.create_slot("missed", false, false).await.expect("slot");
     // So that calls need not begin at the beginning again.
     let logs_running_transactions = "CHECKPOINT";
@@ -128,9 +135,7 @@ async fn what_is_confirmed_amid_it_moves_the_slot_itself() {
         write(&sql, from).await;
         sql.batch_execute(logs_running_transactions).await.expect("checkpoint");
     }
-    let options = PgOutputOptions::new(["pub"]);
-    let opened = cluster.replication().await.read_missed("missed", "a_copy", &options).await.expect("connection");
-    let mut backlog = opened.map_err(|(_, error)| error).expect("a copy of the slot");
+    let mut backlog = open(cluster.replication().await).await;
     let (before, feedback) = (slot(&sql).await, backlog.feedback());
     let mut last = Lsn::NONE;
     while let Some(missed) = tokio::time::timeout(PATIENCE, backlog.next()).await.expect("in time").expect("missed") {
@@ -148,9 +153,7 @@ async fn what_is_confirmed_amid_it_moves_the_slot_itself() {
 
 #[tokio::test]
 async fn a_server_without_a_free_slot_streams_instead() {
-    let cluster = Cluster::start(&[("max_replication_slots", "1")]).await;
-    let sql = cluster.sql().await;
-    sql.batch_execute(SCHEMA).await.expect("schema");
+    let (cluster, sql) = server(&[("max_replication_slots", "1")]).await;
     let mut client = cluster.replication().await;
     client.create_slot("missed", false, false).await.expect("slot");
     sql.batch_execute("INSERT INTO items VALUES (2, 'the end')").await.expect("insert");
@@ -164,15 +167,12 @@ async fn a_server_without_a_free_slot_streams_instead() {
 
 #[tokio::test]
 async fn a_server_that_says_nothing_for_too_long_is_given_up() {
-    let cluster = Cluster::start(&[]).await;
-    let sql = cluster.sql().await;
-    sql.batch_execute(SCHEMA).await.expect("schema");
+    let (cluster, sql) = server(&[]).await;
     let mut options = cluster.options();
     options.silence_timeout = Some(Duration::from_millis(300));
-    let mut client = wire::ReplicationClient::connect(&options).await.expect("connection");
+    let mut client = ReplicationClient::connect(&options).await.expect("connection");
     client.create_slot("missed", false, false).await.expect("slot");
-    let opened = client.read_missed("missed", "a_copy", &PgOutputOptions::new(["pub"])).await.expect("connection");
-    let mut backlog = opened.map_err(|(_, error)| error).expect("a copy of the slot");
+    let mut backlog = open(client).await;
     write(&sql, 1_000).await;
     // Who decodes must look at the table, and cannot.
     sql.batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_publication_rel IN ACCESS EXCLUSIVE MODE").await.expect("lock");

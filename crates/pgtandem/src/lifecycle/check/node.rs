@@ -87,7 +87,7 @@ fn capacity(report: &mut Report, survey: &NodeSurvey) {
             .on(node)
             .mend(format!("ALTER SYSTEM SET max_replication_slots = {}; then restart the server", used - ours + 2));
     }
-    let active = i64::from(survey.slot.as_ref().is_some_and(|slot| slot.active));
+    let active = i64::from(survey.slot.as_ref().is_some_and(|slot| !slot.readers.is_empty()));
     let (max, used) = (server.max_wal_senders, server.senders_used);
     if max - used + active < 2 {
         let what = format!("{used} of {max} WAL senders are taken; pgtandem needs one, and another while `up` copies");
