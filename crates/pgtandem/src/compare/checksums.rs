@@ -113,7 +113,7 @@ pub(super) async fn summarise(
     let part = |node: usize| Part { side: sides[node], subject, node, range: &range, extent: &extent };
     let parts: Vec<Part<'_>> = (0..sides.len()).map(part).collect();
     let most_differs = expected >= MOST && subject.one_integer;
-    let mut fits = most_differs && range.has_few_runs(subject);
+    let mut fits = most_differs && range.runs(subject).is_some();
     if expected == 0 || (most_differs && !fits) {
         let totals = try_join_all(parts.iter().map(Part::total)).await?;
         let rows: Vec<u64> = totals.iter().map(|total| total[0].unsigned_abs()).collect();
@@ -176,8 +176,9 @@ fn differing(groups: &[Vec<Group>]) -> Vec<Vec<i32>> {
 type Suspects = (Vec<Suspect>, Vec<Lone>);
 
 async fn suspects_of(parts: &[Part<'_>], numbers: &Vec<i32>) -> Result<Suspects, CompareError> {
-    match parts[0].range.runs(parts[0].subject, numbers) {
-        Some(runs) => {
+    match parts[0].range.runs(parts[0].subject) {
+        Some((first, _)) => {
+            let runs: Vec<i64> = numbers.iter().map(|number| first + i64::from(*number)).collect();
             let answers = try_join_all(parts.iter().map(|part| part.rows_of_runs(&runs))).await?;
             Ok(suspects_of_integers(&answers))
         }
@@ -259,13 +260,21 @@ impl Part<'_> {
     async fn groups(&self) -> Result<Vec<Group>, CompareError> {
         let Self { side, subject, node, range, extent } = self;
         let mut groups = vec![Group::default(); range.group_count(subject)];
-        let query = subject.tables[*node].groups(extent, range.grouping(subject), subject.seed);
-        let row = side.client.query_one(&query, &range.parameters()).await.on(side.name, || self.doing())?;
+        let mut parameters = range.parameters();
+        let runs = range.runs(subject);
+        let query = match &runs {
+            Some((first, last)) => {
+                parameters.extend([first as &(dyn ToSql + Sync), last]);
+                subject.tables[*node].runs(extent, subject.seed)
+            }
+            None => subject.tables[*node].groups(extent, range.grouping(subject), subject.seed),
+        };
+        let row = side.client.query_one(&query, &parameters).await.on(side.name, || self.doing())?;
         let numbers: Option<Vec<i32>> = row.get(0);
-        let (rows, sums): (Option<Vec<i64>>, Option<Vec<i64>>) = (row.get(1), row.get(2));
+        let (rows, sums): (Option<Vec<i64>>, Option<Vec<Option<i64>>>) = (row.get(1), row.get(2));
         let sums = rows.into_iter().flatten().zip(sums.into_iter().flatten());
         for (number, (rows, sum)) in numbers.into_iter().flatten().zip(sums) {
-            groups[usize::try_from(number).unwrap_or_default()] = [rows, sum];
+            groups[usize::try_from(number).unwrap_or_default()] = [rows, sum.unwrap_or_default()];
         }
         Ok(groups)
     }

@@ -10,13 +10,18 @@ use tokio_postgres::types::ToSql;
 
 /// A statement over so many rows takes a server a few hundredths of a second.
 const RANGE_ROWS: u64 = 1 << 16;
+/// The first few ranges have so many: whether most of the table differs is not known yet, and how it is gone through best.
+const FIRST_ROWS: u64 = 1 << 12;
+const FIRST_RANGES: u32 = 4;
 /// Slices are found only by reading the whole table: the fewer, the better.
 const SLICE_ROWS: u64 = 1 << 19;
 /// Of a group that differs all rows' hashes are read.
-const GROUP_ROWS: u64 = 1 << RUN_BITS;
+const GROUP_ROWS: u64 = 16;
 /// Where consecutive keys are not further apart than this on average, ranges are counted off instead of looked up: most
 /// keys are numbered through, and looking takes a fifth of the time that summing takes.
 const SPREAD: i64 = 4;
+/// Runs of consecutive keys in a range, a few more than in one that was counted off.
+const MOST_RUNS: i64 = (2 * SPREAD) << (RANGE_ROWS.ilog2() - RUN_BITS);
 /// So many are counted off before one is looked up again.
 const STRIDES: u32 = 8;
 
@@ -57,32 +62,22 @@ impl Range {
         }
     }
 
-    /// The runs of keys that these groups (ascending) are, if the range has not too many of them.
-    pub fn runs(&self, subject: &Subject, groups: &[i32]) -> Option<Vec<i64>> {
-        let (first, last) = self.few_runs(subject)?;
-        let bits = (RANGE_ROWS / GROUP_ROWS).ilog2();
-        let group = |run: &i64| i32::try_from(run & ((1 << bits) - 1)).unwrap_or_default();
-        Some((first..=last).filter(|run| groups.binary_search(&group(run)).is_ok()).collect())
-    }
-
-    /// Whether it cannot hold many more rows than it has on the node where its boundaries were read.
-    pub fn has_few_runs(&self, subject: &Subject) -> bool {
-        self.few_runs(subject).is_some()
-    }
-
-    /// The first and the last one.
-    fn few_runs(&self, subject: &Subject) -> Option<(i64, i64)> {
+    /// The numbers of the first and the last run of keys that it holds, if that is not too many: then it cannot hold many more
+    /// rows than it has on the node where its boundaries were read.
+    pub fn runs(&self, subject: &Subject) -> Option<(i64, i64)> {
         let Self::Between { after, upto } = self else { return None };
         if !subject.one_integer {
             return None;
         }
-        let bits = (RANGE_ROWS / GROUP_ROWS).ilog2();
         let first = integer(after.as_deref())?.checked_add(1)? >> RUN_BITS;
         let last = integer(upto.as_deref())? >> RUN_BITS;
-        (last.checked_sub(first)? <= SPREAD << (bits + 1)).then_some((first, last))
+        (0..=MOST_RUNS).contains(&last.checked_sub(first)?).then_some((first, last))
     }
 
     pub fn group_count(&self, subject: &Subject) -> usize {
+        if let Some((first, last)) = self.runs(subject) {
+            return usize::try_from(last - first + 1).unwrap_or_default();
+        }
         match self.grouping(subject) {
             Grouping::Runs { bits } | Grouping::Hash { bits } => 1 << bits,
         }
@@ -99,6 +94,8 @@ pub(super) struct Ranges<'a> {
     /// By how much the key grew over the last range that was looked up, and how often that may be taken for granted. At first,
     /// by how much it grows on average.
     stride: Option<(i64, u32)>,
+    /// How many have only [`FIRST_ROWS`] yet.
+    short: u32,
 }
 
 impl<'a> Ranges<'a> {
@@ -109,7 +106,7 @@ impl<'a> Ranges<'a> {
             None => Some(first(subject)),
             Some(range) => following(range),
         };
-        Self { subject, walker, sides, next, stride: None }
+        Self { subject, walker, sides, next, stride: None, short: FIRST_RANGES }
     }
 
     /// Where nobody changes rows: looks where keys of one integer begin and end, so that even the first range has a beginning,
@@ -144,9 +141,15 @@ impl<'a> Ranges<'a> {
             let upto = match self.counted_off(after.as_deref()) {
                 Some(upto) => Some(vec![upto.to_string()]),
                 None => {
-                    let upto = self.boundary(&Range::Between { after: after.clone(), upto: None }).await?;
-                    self.stride = stride(after.as_deref(), upto.as_deref()).map(|stride| (stride, STRIDES));
-                    upto
+                    let open = Range::Between { after: after.clone(), upto: None };
+                    if self.short > 0 {
+                        self.short -= 1;
+                        self.boundary(&open, FIRST_ROWS).await?
+                    } else {
+                        let upto = self.boundary(&open, RANGE_ROWS).await?;
+                        self.stride = stride(after.as_deref(), upto.as_deref()).map(|stride| (stride, STRIDES));
+                        upto
+                    }
                 }
             };
             range = Range::Between { after, upto };
@@ -161,9 +164,9 @@ impl<'a> Ranges<'a> {
         integer(after)?.checked_add(stride).filter(|upto| *upto <= self.subject.highest_key)
     }
 
-    async fn boundary(&self, open: &Range) -> Result<Option<Vec<String>>, CompareError> {
+    async fn boundary(&self, open: &Range, rows: u64) -> Result<Option<Vec<String>>, CompareError> {
         let extent = open.extent(&self.subject.key_types[self.walker]);
-        let query = self.subject.tables[self.walker].boundary(&extent, RANGE_ROWS);
+        let query = self.subject.tables[self.walker].boundary(&extent, rows);
         let side = self.sides[self.walker];
         let row = side.client.query_opt(&query, &open.parameters()).await;
         let row = row.on(side.name, || format!("cutting {} into ranges", self.subject.name.plain()))?;

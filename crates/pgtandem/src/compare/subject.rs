@@ -4,7 +4,7 @@ use super::CompareError;
 use super::clashes::unique_columns;
 use super::error::On;
 use super::form::{canonical, highest_key, is_one_integer, sorts_alike};
-use crate::catalog::{Column, TableShape, estimate_rows};
+use crate::catalog::{Column, TableKind, TableShape, estimate_rows};
 use crate::sql::{self, Canonical, ComparedColumn, ComparedTable, Ident, QualifiedName, Seed, Spelling, list};
 use tokio_postgres::Client;
 
@@ -105,6 +105,7 @@ impl Subject {
         };
         let table = |(node, shape): (usize, &&TableShape)| ComparedTable {
             name: shape.name.clone(),
+            is_partitioned: shape.kind == TableKind::Partitioned,
             key: key.iter().map(|at| compared(node, *at)).collect(),
             columns: (0..found.len()).map(|at| compared(node, at)).collect(),
         };

@@ -2,7 +2,7 @@
 
 use super::Merged;
 use super::rows::{BATCH, DOING, Undoing};
-use crate::catalog::TableShape;
+use crate::catalog::{TableKind, TableShape};
 use crate::lifecycle::LifecycleError;
 use crate::lifecycle::error::On;
 use crate::lifecycle::locks::Attempts;
@@ -150,7 +150,8 @@ fn table_of(shape: &TableShape, spelling: &Spelling) -> ComparedTable {
     });
     let columns: Vec<ComparedColumn> = columns.collect();
     let key = spelling.key.iter().filter_map(|name| columns.iter().find(|column| column.name.as_str() == name));
-    ComparedTable { name: shape.name.clone(), key: key.cloned().collect(), columns }
+    let is_partitioned = shape.kind == TableKind::Partitioned;
+    ComparedTable { name: shape.name.clone(), is_partitioned, key: key.cloned().collect(), columns }
 }
 
 /// Where rows refer to the table's: theirs, and what that refers to.
