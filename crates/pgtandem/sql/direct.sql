@@ -29,9 +29,10 @@ CREATE TABLE pgtandem.direct_trouble (
 
 -- Tables whose changes may go directly, as they were when the peer's functions for them were made.
 CREATE TABLE pgtandem.direct_table (
-    table_id integer PRIMARY KEY,
-    natts    smallint NOT NULL,                         -- columns, dropped ones included: grows with every ALTER TABLE … ADD
-    related  integer[] NOT NULL                         -- linked tables that foreign keys tie it to
+    table_id       integer PRIMARY KEY,
+    natts          smallint NOT NULL,                   -- columns, dropped ones included: grows with every ALTER TABLE … ADD
+    related        integer[] NOT NULL,                  -- linked tables that foreign keys tie it to
+    is_partitioned boolean NOT NULL
 );
 
 -- Keys with a change in the outbox that somebody may still need. A key is the hash of its values, by which equal ones are
@@ -289,6 +290,8 @@ BEGIN
                    = (SELECT c.relnatts FROM pg_catalog.pg_class AS c WHERE c.oid = l.relid)) AS fit,
            pg_catalog.count(*) AS linked,
            EXISTS (SELECT FROM pgtandem.restore AS r WHERE r.kind = 'rejoin') AS is_brought_back,
+           EXISTS (SELECT FROM pgtandem.direct_table AS t
+                   WHERE t.table_id = ANY (changed) AND t.is_partitioned AND pgtandem.is_reordered(mine, t.table_id)) AS is_reordered,
            EXISTS (SELECT FROM pgtandem.held AS h WHERE h.table_id = ANY (changed)) AS holds,
            EXISTS (SELECT FROM pgtandem.queued) AS waits
         INTO found FROM pgtandem.linked_table AS l WHERE l.id = ANY (changed);
@@ -300,6 +303,9 @@ BEGIN
         RETURN;
     ELSIF found.holds THEN
         why := 'rows are held';
+        RETURN;
+    ELSIF found.is_reordered THEN
+        why := 'a partition has its columns in another order than its table';
         RETURN;
     END IF;
     -- The peer writes without asking foreign keys, and a child may be on its way. The hub looks for children.
@@ -313,6 +319,55 @@ BEGIN
     IF is_last THEN
         why := 'earlier changes wait';
     END IF;
+END
+$$;
+
+-- Whether the transaction has written to partitions of the table that have their columns in another order: in the outbox rows
+-- stand as their partitions have them, and only a hub reads them so.
+CREATE FUNCTION pgtandem.is_reordered(mine xid8, of_table integer) RETURNS boolean LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT EXISTS (SELECT FROM (SELECT DISTINCT o.relid FROM pgtandem.outbox_stored AS o WHERE o.xid = mine AND o.table_id = of_table) AS w,
+                       pgtandem.linked_table AS l
+                   WHERE l.id = of_table AND w.relid <> l.relid
+                     AND ARRAY(SELECT a.attname FROM pg_catalog.pg_attribute AS a
+                               WHERE a.attrelid = w.relid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum)
+                      <> ARRAY(SELECT a.attname FROM pg_catalog.pg_attribute AS a
+                               WHERE a.attrelid = l.relid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum))
+$$;
+
+-- An update that puts a row into another partition was captured as a delete and an insert right behind it: here it becomes an
+-- update again, as where a hub reads it. Otherwise the peer would lose what only its own row has.
+CREATE FUNCTION pgtandem.join_moves(INOUT tables integer[], INOUT ops text, INOUT olds text[], INOUT news text[])
+LANGUAGE plpgsql AS $$
+DECLARE
+    -- A letter of a long text is found by counting.
+    letters  text[] := pg_catalog.string_to_array(ops, NULL);
+    total    integer := pg_catalog.length(ops);
+    given    record;
+    at       integer := 1;
+    is_moved boolean;
+BEGIN
+    IF ops !~ 'DI' OR NOT EXISTS (SELECT FROM pgtandem.direct_table AS t WHERE t.table_id = ANY (tables) AND t.is_partitioned) THEN
+        RETURN;
+    END IF;
+    SELECT tables, olds, news INTO given;
+    tables := '{}';
+    ops := '';
+    olds := '{}';
+    news := '{}';
+    WHILE at <= total LOOP
+        is_moved := false;
+        IF letters[at] = 'D' AND letters[at + 1] = 'I' AND given.tables[at] = given.tables[at + 1]
+            AND (SELECT t.is_partitioned FROM pgtandem.direct_table AS t WHERE t.table_id = given.tables[at]) THEN
+            EXECUTE pg_catalog.format('SELECT pgtandem.is_moved_%s($1, $2)', given.tables[at]) INTO is_moved
+                USING given.olds[at], given.news[at + 1];
+        END IF;
+        tables := tables || given.tables[at];
+        ops := ops || CASE WHEN is_moved THEN 'K' ELSE letters[at] END;
+        olds := olds || given.olds[at];
+        at := at + is_moved::integer;
+        news := news || given.news[at];
+        at := at + 1;
+    END LOOP;
 END
 $$;
 
@@ -367,6 +422,7 @@ BEGIN
            pg_catalog.array_agg(o.new_row), pg_catalog.max(o.id)
         INTO tables, ops, olds, news, last
         FROM (SELECT u.* FROM pgtandem.outbox AS u WHERE u.xid = mine ORDER BY u.id LIMIT most + 1) AS o;
+    SELECT j.tables, j.ops, j.olds, j.news INTO tables, ops, olds, news FROM pgtandem.join_moves(tables, ops, olds, news) AS j;
     changed := ARRAY(SELECT DISTINCT t FROM pg_catalog.unnest(tables) AS t);
 END
 $$;

@@ -46,6 +46,7 @@ CREATE FUNCTION pgtandem.enqueue(mine xid8) RETURNS void LANGUAGE plpgsql SET se
 DECLARE
     part     record;
     related  integer[];
+    is_reordered boolean;
     last     bigint;
     changes  bigint := 0;
     bytes    bigint := 0;
@@ -59,8 +60,9 @@ BEGIN
                        pg_catalog.max(pg_catalog.max(o.id)) OVER () AS last_id
                 FROM pgtandem.outbox_stored AS o WHERE o.xid = mine GROUP BY o.table_id LOOP
         last := part.last_id;
-        SELECT t.related INTO related FROM pgtandem.direct_table AS t WHERE t.table_id = part.table_id;
-        IF part.changes > 1000 OR part.truncates OR NOT FOUND THEN
+        SELECT t.related, t.is_partitioned AND pgtandem.is_reordered(mine, t.table_id) INTO related, is_reordered
+            FROM pgtandem.direct_table AS t WHERE t.table_id = part.table_id;
+        IF part.changes > 1000 OR part.truncates OR NOT FOUND OR is_reordered THEN
             INSERT INTO pgtandem.queued VALUES (part.table_id, NULL, mine, last);
             is_small := false;
             CONTINUE;
@@ -178,6 +180,9 @@ BEGIN
                pg_catalog.sum(coalesce(pg_catalog.octet_length(o.old_row), 0) + coalesce(pg_catalog.octet_length(o.new_row), 0)) AS bytes,
                pg_catalog.max(o.id) AS last_id, ARRAY(SELECT NULL::integer) AS changed
             INTO found FROM (SELECT u.* FROM pgtandem.outbox AS u WHERE u.xid = one.xid ORDER BY u.id) AS o;
+        SELECT j.* INTO found.tables, found.ops, found.olds, found.news
+            FROM pgtandem.join_moves(found.tables, found.ops, found.olds, found.news) AS j;
+        found.count := pg_catalog.length(found.ops);
         EXIT WHEN total > 0 AND (total + found.count > 20 OR bytes + found.bytes > 30000);
         found.changed := ARRAY(SELECT DISTINCT t FROM pg_catalog.unnest(found.tables) AS t);
         IF found.last_id IS DISTINCT FROM one.last_id

@@ -156,6 +156,8 @@ pub struct Leaf {
     pub name: QualifiedName,
     pub replica_identity: ReplicaIdentity,
     pub has_toast: bool,
+    /// Its columns stand in another order than those of the table it belongs to.
+    pub is_reordered: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -360,6 +362,11 @@ async fn read_leaves(client: &impl GenericClient, relids: &[u32]) -> Result<Hash
     const QUERY: &str = "
         SELECT wanted.root, c.oid AS relid, n.nspname::text AS schema, c.relname::text AS name,
                c.relreplident::text AS replica_identity, c.reltoastrelid <> 0 AS has_toast,
+               (SELECT pg_catalog.array_agg(a.attname ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+               IS DISTINCT FROM
+               (SELECT pg_catalog.array_agg(a.attname ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = wanted.root AND a.attnum > 0 AND NOT a.attisdropped) AS is_reordered,
                (SELECT ic.relname::text FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
                 WHERE i.indrelid = c.oid AND i.indisreplident LIMIT 1) AS identity_index_name
         FROM pg_catalog.unnest($1::oid[]) AS wanted (root)
@@ -375,6 +382,7 @@ async fn read_leaves(client: &impl GenericClient, relids: &[u32]) -> Result<Hash
             name: QualifiedName::new(row.get::<_, String>("schema"), row.get::<_, String>("name")),
             replica_identity: replica_identity(&row),
             has_toast: row.get("has_toast"),
+            is_reordered: row.get("is_reordered"),
         });
     }
     Ok(leaves)

@@ -3,7 +3,7 @@
 use super::error::On;
 use super::plan::{Planner, Step};
 use super::{LifecycleError, NodeSurvey, OpenNode};
-use crate::catalog::{Column, TableShape};
+use crate::catalog::{Column, TableKind, TableShape};
 use crate::config::{Config, Ids, Table};
 use crate::connect::{Endpoint, ForeignOptions};
 use crate::link;
@@ -217,6 +217,7 @@ fn mirrored_columns(survey: &NodeSurvey, shape: &TableShape) -> Vec<(Ident, u32)
 /// `here`, as changes of `there` arrive at it.
 pub fn direct_table(id: i32, here: &TableShape, there: &TableShape, related: Vec<i32>) -> DirectTable {
     let equals = |name: &Ident| here.column(name).map_or_else(|| "=".to_owned(), |column| column.equals.clone());
+    let kept = here.primary_key.iter().filter(|name| !here.partitioned_by.contains(name)).cloned();
     DirectTable {
         id,
         name: here.name.clone(),
@@ -224,6 +225,7 @@ pub fn direct_table(id: i32, here: &TableShape, there: &TableShape, related: Vec
         key: here.primary_key.iter().map(|name| (name.clone(), equals(name))).collect(),
         own_columns: here.written_columns().map(|column| column.name.clone()).collect(),
         related,
+        kept_in_moves: (here.kind == TableKind::Partitioned).then(|| kept.collect()),
     }
 }
 

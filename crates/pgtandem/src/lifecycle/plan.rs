@@ -7,7 +7,7 @@ use super::identity::{Identity, identities, slot_count};
 use super::interleave::{Interleaving, interleavings};
 use super::up::Renumbering;
 use super::{LifecycleError, NodeSurvey};
-use crate::catalog::{Column, Leaf, ReplicaIdentity, TableShape};
+use crate::catalog::{Column, Leaf, ReplicaIdentity, TableKind, TableShape};
 use crate::config::{Capture, Config, Ids, Matching, Merge, Table};
 use crate::sql::{self, Ident, Naming, QualifiedName, TableCapture};
 
@@ -369,7 +369,7 @@ impl Planner<'_> {
             let equals = |name: &Ident| shape.column(name).map_or_else(|| "=".to_owned(), |c| c.equals.clone());
             let key = shape.primary_key.iter().map(|name| (name.clone(), equals(name))).collect();
             let spell = !shape.columns.iter().all(is_spelled_alike);
-            let inserts_at_once = self.config.direct.is_some();
+            let inserts_at_once = self.config.direct.is_some() && shape.kind == TableKind::Ordinary;
             let capture = TableCapture { id: self.table_id(table), key, spell, inserts_at_once };
             self.steps.push(Step::Capture { node, table: shape.name.clone(), capture });
         }

@@ -56,7 +56,7 @@ pub use tables::{
 use tokio_postgres::{Error, GenericClient};
 
 /// The version of `schema.sql`, kept in `pgtandem.node.schema_version`.
-pub const SCHEMA_VERSION: i32 = 5;
+pub const SCHEMA_VERSION: i32 = 6;
 
 /// The publication's name on every node.
 pub const PUBLICATION: &str = "pgtandem";

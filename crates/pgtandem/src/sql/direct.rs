@@ -28,6 +28,8 @@ pub struct DirectTable {
     pub own_columns: Vec<Ident>,
     /// Linked tables that foreign keys tie it to.
     pub related: Vec<i32>,
+    /// Of a partitioned table: the key's columns that do not say in which partition a row is.
+    pub kept_in_moves: Option<Vec<Ident>>,
 }
 
 fn joined<T: AsRef<str>>(parts: &[T], between: &str) -> String {
@@ -49,7 +51,11 @@ impl DirectTable {
 
     /// `here.id = there.id AND …`
     fn same_key(&self, here: &str, there: &str) -> String {
-        let equal = self.key.iter().map(|(column, equals)| format!("{here}.{column} {equals} {there}.{column}"));
+        Self::same(self.key.iter(), here, there)
+    }
+
+    fn same<'a>(columns: impl Iterator<Item = &'a (Ident, String)>, here: &str, there: &str) -> String {
+        let equal = columns.map(|(column, equals)| format!("{here}.{column} {equals} {there}.{column}"));
         equal.collect::<Vec<_>>().join(" AND ")
     }
 
@@ -83,17 +89,19 @@ impl DirectTable {
             self.drop_sql(),
             self.arrival_type(),
             self.key_function(),
+            self.is_moved_function(),
             self.arrive_function(),
             self.land_function(),
             self.stands_function(),
             self.revert_function(),
             self.leave_function(),
             format!(
-                "INSERT INTO pgtandem.direct_table (table_id, natts, related) \
-                 SELECT {}, c.relnatts, ARRAY[{}]::integer[] FROM pg_catalog.pg_class AS c WHERE c.oid = {}::regclass \
+                "INSERT INTO pgtandem.direct_table (table_id, natts, related, is_partitioned) \
+                 SELECT {}, c.relnatts, ARRAY[{}]::integer[], {} FROM pg_catalog.pg_class AS c WHERE c.oid = {}::regclass \
                  ON CONFLICT (table_id) DO UPDATE SET natts = excluded.natts, related = excluded.related",
                 self.id,
                 list(self.related.iter().map(i32::to_string)),
+                self.kept_in_moves.is_some(),
                 Literal(&self.name.to_string())
             ),
         ]
@@ -117,6 +125,27 @@ impl DirectTable {
         format!(
             "CREATE FUNCTION pgtandem.key_{id}(row_text text) RETURNS bigint LANGUAGE sql STABLE STRICT SET search_path = '' \
              AS $$ SELECT {hash} FROM (SELECT row_text::{name} AS row_here OFFSET 0) AS found $$"
+        )
+    }
+
+    /// Whether a row of this node's outbox that was deleted and one that was inserted are one that has been moved to another
+    /// partition.
+    fn is_moved_function(&self) -> String {
+        let (id, name) = (self.id, &self.name);
+        let kept = self.kept_in_moves.iter().flatten();
+        let kept: Vec<_> = kept.filter_map(|name| self.key.iter().find(|(column, _)| column == name)).collect();
+        let is_moved = match kept.is_empty() {
+            true => "false".to_owned(),
+            false => {
+                let [old_row, new_row] = ["(found.old_row)", "(found.new_row)"];
+                let kept = Self::same(kept.into_iter(), old_row, new_row);
+                format!("{kept} AND NOT ({})", self.same_key(old_row, new_row))
+            }
+        };
+        format!(
+            "CREATE FUNCTION pgtandem.is_moved_{id}(old_text text, new_text text) RETURNS boolean LANGUAGE sql STABLE \
+             SET search_path = '' AS $$ SELECT {is_moved} \
+             FROM (SELECT old_text::{name} AS old_row, new_text::{name} AS new_row OFFSET 0) AS found $$"
         )
     }
 
@@ -368,6 +397,7 @@ $$",
 pub fn drop_direct_table(id: i32) -> String {
     format!(
         "DROP TYPE IF EXISTS pgtandem.arrival_{id} CASCADE; DROP FUNCTION IF EXISTS pgtandem.key_{id}(text); \
+         DROP FUNCTION IF EXISTS pgtandem.is_moved_{id}(text, text); \
          DROP FUNCTION IF EXISTS pgtandem.arrive_{id}(text, text[], text[]); \
          DROP FUNCTION IF EXISTS pgtandem.land_{id}(uuid, xid8, uuid, text, text[], text[]); \
          DROP FUNCTION IF EXISTS pgtandem.stands_{id}(text, text); \

@@ -18,6 +18,9 @@ mod s07_at_commit;
 mod s07_names;
 #[path = "../it/s07_types.rs"]
 mod s07_types;
+mod s08_at_commit;
+#[path = "../it/s08_partitions.rs"]
+mod s08_partitions;
 #[path = "../it/s09_keys.rs"]
 mod s09_keys;
 #[path = "../it/s11_whole_transactions.rs"]

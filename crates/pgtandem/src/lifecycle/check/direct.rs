@@ -1,6 +1,5 @@
 //! What direct mode asks for, and triggers by which somebody has linked the tables already.
 
-use crate::catalog::TableKind;
 use crate::config::{Config, Ids, Table};
 use crate::connect::Endpoint;
 use crate::lifecycle::direct::endpoint_of;
@@ -68,12 +67,13 @@ pub(super) fn judge(report: &mut Report, config: &Config, survey: &NodeSurvey) {
         passwords(report, survey, endpoint);
     }
     for table in config.tables.iter().filter_map(|table| survey.table(&table.name)) {
-        if table.kind == TableKind::Partitioned {
-            report
-                .fault("partitioned", "it is partitioned, which direct mode does not do")
-                .on(&survey.name)
-                .of(&table.name)
-                .mend("take mode = \"direct\" out: stream mode does");
+        for leaf in table.leaves.iter().filter(|leaf| leaf.is_reordered) {
+            let what = format!(
+                "its partition {} has its columns in another order: what is written there is not delivered directly, but by \
+                 the hub, and later changes of the table wait behind it",
+                leaf.name.plain()
+            );
+            report.note("partition_order", what).on(&survey.name).of(&table.name);
         }
     }
 }
