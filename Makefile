@@ -21,7 +21,7 @@ setup:
 	@scripts/setup rails
 
 # Most tests wait more than they compute.
-test test-matrix: export RUST_TEST_THREADS ?= 3
+test test-matrix: export RUST_TEST_THREADS ?= 4
 test test-matrix torture: export TMPDIR := $(shell scripts/tmpdir)
 test: setup
 	$(CARGO) test --workspace

@@ -37,6 +37,11 @@ enum Attempt {
     Tls,
 }
 
+/// Whose statements have no limit, nor have its transactions. The setting is there from PostgreSQL 17 on; a server refuses one
+/// that it does not know where a session begins.
+const NO_TRANSACTION_TIMEOUT: &str = "SELECT pg_catalog.set_config('transaction_timeout', '0', false)
+    WHERE pg_catalog.current_setting('transaction_timeout', true) <> '0'";
+
 impl Endpoint {
     /// Opens a session. `application_name` is what `pg_stat_activity` shows; `settings` are set before the
     /// first statement and are what RESET and DISCARD go back to.
@@ -46,7 +51,15 @@ impl Endpoint {
             hosts.sort_by_cached_key(|_| uuid::Uuid::new_v4());
         }
         let config = self.base_config(application_name, settings);
-        self.connect_to_any(&hosts, &config).await.map_err(|fault| ConnectError { endpoint: self.to_string(), fault })
+        let session = async {
+            let session = self.connect_to_any(&hosts, &config).await?;
+            if settings.contains(&("statement_timeout", "0")) {
+                let unlimited = session.client.batch_execute(NO_TRANSACTION_TIMEOUT).await;
+                unlimited.map_err(|error| ConnectFault::of_attempt(&error, &session.host.to_string(), None))?;
+            }
+            Ok(session)
+        };
+        session.await.map_err(|fault| ConnectError { endpoint: self.to_string(), fault })
     }
 
     async fn connect_to_any(&self, hosts: &[&Host], config: &Config) -> Result<Session, ConnectFault> {

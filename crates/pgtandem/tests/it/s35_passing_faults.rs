@@ -115,3 +115,22 @@ fn s35_a_server_out_of_connections_is_waited_for() {
     assert_eq!(legacy.sql("SELECT count(*) FROM items"), "2");
     assert!(hub.is_running());
 }
+
+/// From PostgreSQL 17 on such a limit ends the session.
+#[test]
+fn s35_a_limit_for_the_applications_transactions_ends_none_of_ours() {
+    let (pair, _hub) = linked_pair(Setup::default());
+    let legacy = &pair["legacy"];
+    if legacy.sql("SELECT count(*) FROM pg_settings WHERE name = 'transaction_timeout'") == "0" {
+        return;
+    }
+    legacy.sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.6); RETURN new; END $$;
+         CREATE TRIGGER slow BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION slow();
+         ALTER TABLE items ENABLE ALWAYS TRIGGER slow;
+         DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET transaction_timeout = 200', current_database()); END $$;
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'pgtandem%'",
+    );
+    pair["new"].sql("INSERT INTO items VALUES (1, 'slow')");
+    wait_until("the row is there", PATIENCE, || legacy.sql("SELECT count(*) FROM items") == "1");
+}

@@ -18,7 +18,7 @@ use super::hub::Hub;
 use super::proxy::Proxy;
 use super::shared;
 use super::template::template;
-use super::wait::{PATIENCE, wait_until};
+use super::wait::{PATIENCE, ask, wait_until};
 
 pub type Pair = Fleet<2>;
 pub type Trio = Fleet<3>;
@@ -526,7 +526,7 @@ impl Node {
     }
 
     pub fn try_sql(&self, sql: &str) -> Result<String, SqlError> {
-        self.cluster.psql(&self.database, sql)
+        ask(&self.cluster, &self.database, sql)
     }
 
     /// An application's connection: transactions over several calls, many statements quickly.
