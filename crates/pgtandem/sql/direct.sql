@@ -342,30 +342,32 @@ DECLARE
     -- A letter of a long text is found by counting.
     letters  text[] := pg_catalog.string_to_array(ops, NULL);
     total    integer := pg_catalog.length(ops);
-    given    record;
+    -- Variables of their own: in a record a text would be found by counting, too.
+    given_tables integer[] := tables;
+    given_olds   text[] := olds;
+    given_news   text[] := news;
     at       integer := 1;
     is_moved boolean;
 BEGIN
     IF ops !~ 'DI' OR NOT EXISTS (SELECT FROM pgtandem.direct_table AS t WHERE t.table_id = ANY (tables) AND t.is_partitioned) THEN
         RETURN;
     END IF;
-    SELECT tables, olds, news INTO given;
     tables := '{}';
     ops := '';
     olds := '{}';
     news := '{}';
     WHILE at <= total LOOP
         is_moved := false;
-        IF letters[at] = 'D' AND letters[at + 1] = 'I' AND given.tables[at] = given.tables[at + 1]
-            AND (SELECT t.is_partitioned FROM pgtandem.direct_table AS t WHERE t.table_id = given.tables[at]) THEN
-            EXECUTE pg_catalog.format('SELECT pgtandem.is_moved_%s($1, $2)', given.tables[at]) INTO is_moved
-                USING given.olds[at], given.news[at + 1];
+        IF letters[at] = 'D' AND letters[at + 1] = 'I' AND given_tables[at] = given_tables[at + 1]
+            AND (SELECT t.is_partitioned FROM pgtandem.direct_table AS t WHERE t.table_id = given_tables[at]) THEN
+            EXECUTE pg_catalog.format('SELECT pgtandem.is_moved_%s($1, $2)', given_tables[at]) INTO is_moved
+                USING given_olds[at], given_news[at + 1];
         END IF;
-        tables := tables || given.tables[at];
+        tables := tables || given_tables[at];
         ops := ops || CASE WHEN is_moved THEN 'K' ELSE letters[at] END;
-        olds := olds || given.olds[at];
+        olds := olds || given_olds[at];
         at := at + is_moved::integer;
-        news := news || given.news[at];
+        news := news || given_news[at];
         at := at + 1;
     END LOOP;
 END
@@ -381,7 +383,7 @@ $$;
 -- A transaction's changes in order, no more than so many; and in which table of the outbox they are, if in one. `first_id`: of
 -- one of them. Most transactions are one row there, and where it is follows from numbers: that is quickest to read.
 CREATE FUNCTION pgtandem.pack(mine xid8, first_id bigint, most integer, OUT leaf bigint, OUT stored bigint, OUT last bigint,
-    OUT tables integer[], OUT ops text, OUT olds text[], OUT news text[], OUT changed integer[])
+    OUT tables integer[], OUT ops text, OUT olds text[], OUT news text[], OUT changed integer[], OUT is_too_large boolean)
 LANGUAGE plpgsql AS $$
 DECLARE
     one record;
@@ -422,7 +424,12 @@ BEGIN
            pg_catalog.array_agg(o.new_row), pg_catalog.max(o.id)
         INTO tables, ops, olds, news, last
         FROM (SELECT u.* FROM pgtandem.outbox AS u WHERE u.xid = mine ORDER BY u.id LIMIT most + 1) AS o;
-    SELECT j.tables, j.ops, j.olds, j.news INTO tables, ops, olds, news FROM pgtandem.join_moves(tables, ops, olds, news) AS j;
+    -- What was cut off above must stay recognisable, and looking at each of many pairs would take the application's time.
+    is_too_large := pg_catalog.cardinality(tables) > most OR (pg_catalog.length(pg_catalog.replace(ops, 'DI', '')) + 2000 < pg_catalog.length(ops)
+        AND EXISTS (SELECT FROM pgtandem.direct_table AS t WHERE t.table_id = ANY (tables) AND t.is_partitioned));
+    IF NOT is_too_large THEN
+        SELECT j.tables, j.ops, j.olds, j.news INTO tables, ops, olds, news FROM pgtandem.join_moves(tables, ops, olds, news) AS j;
+    END IF;
     changed := ARRAY(SELECT DISTINCT t FROM pg_catalog.unnest(tables) AS t);
 END
 $$;
@@ -455,7 +462,7 @@ BEGIN
             DELETE FROM pgtandem.sent AS s WHERE s.token = NEW.token;
             RETURN NULL;
         END IF;
-        IF pg_catalog.length(sending.ops) > most THEN
+        IF sending.is_too_large OR pg_catalog.length(sending.ops) > most THEN
             answer := 'it is too large';
         ELSE
             obstacle := pgtandem.obstacle(NEW.xid, sending.changed, sending.ops);

@@ -180,9 +180,6 @@ BEGIN
                pg_catalog.sum(coalesce(pg_catalog.octet_length(o.old_row), 0) + coalesce(pg_catalog.octet_length(o.new_row), 0)) AS bytes,
                pg_catalog.max(o.id) AS last_id, ARRAY(SELECT NULL::integer) AS changed
             INTO found FROM (SELECT u.* FROM pgtandem.outbox AS u WHERE u.xid = one.xid ORDER BY u.id) AS o;
-        SELECT j.* INTO found.tables, found.ops, found.olds, found.news
-            FROM pgtandem.join_moves(found.tables, found.ops, found.olds, found.news) AS j;
-        found.count := pg_catalog.length(found.ops);
         EXIT WHEN total > 0 AND (total + found.count > 20 OR bytes + found.bytes > 30000);
         found.changed := ARRAY(SELECT DISTINCT t FROM pg_catalog.unnest(found.tables) AS t);
         IF found.last_id IS DISTINCT FROM one.last_id
@@ -199,6 +196,15 @@ BEGIN
             UPDATE pgtandem.sent AS s SET outcome = 'w' WHERE s.token = one.token;
             CONTINUE;
         END IF;
+        BEGIN
+            SELECT j.* INTO found.tables, found.ops, found.olds, found.news
+                FROM pgtandem.join_moves(found.tables, found.ops, found.olds, found.news) AS j;
+        EXCEPTION WHEN OTHERS THEN
+            -- Rows as the table had them before it was altered: only a hub reads those.
+            UPDATE pgtandem.sent AS s SET outcome = 'w' WHERE s.token = one.token;
+            CONTINUE;
+        END;
+        found.count := pg_catalog.length(found.ops);
         tokens := tokens || one.token;
         xids := xids || one.xid;
         lasts := lasts || one.last_id;

@@ -126,6 +126,7 @@ impl<'a> Ranges<'a> {
         let last = ends.iter().filter_map(|(_, last)| *last).max();
         let (Some(first), Some(last)) = (first, last) else { return Ok(()) };
         self.stride = mean_stride(first, last, subject.estimated_rows()).map(|stride| (stride, STRIDES));
+        self.short = if self.stride.is_some() { 0 } else { self.short };
         // All nodes can say it.
         let before = first.checked_sub(1).filter(|before| *before >= -subject.highest_key);
         if let Some(before) = before {

@@ -116,3 +116,20 @@ fn s08_what_is_written_to_a_partition_with_another_order_of_columns_waits_for_th
     same(&pair);
     assert_eq!(new.sql("SELECT count(*) FROM pgtandem.queued"), "0");
 }
+
+/// It is cut off before its moves are joined: that must not make it look small enough.
+#[test]
+fn s08_a_transaction_that_is_too_large_waits_whole() {
+    let pair = events();
+    pair.link();
+    let (new, legacy) = (&pair["new"], &pair["legacy"]);
+    new.sql("INSERT INTO events VALUES ('de', 1, 'here'); UPDATE pgtandem.direct SET most = 10");
+    new.sql(
+        "BEGIN; UPDATE events SET region = 'us' WHERE id = 1;
+             INSERT INTO events SELECT 'fr', i, 'many' FROM generate_series(100, 130) i; COMMIT",
+    );
+    assert_eq!(legacy.sql("SELECT string_agg(region || id, ',') FROM events"), "de1", "nothing of it");
+    pair.pgtandem(["run", "--once"]).ok();
+    same(&pair);
+    assert_eq!(legacy.sql("SELECT count(*) FROM events"), "32");
+}

@@ -129,7 +129,7 @@ fn s35_a_limit_for_the_applications_transactions_ends_none_of_ours() {
          CREATE TRIGGER slow BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION slow();
          ALTER TABLE items ENABLE ALWAYS TRIGGER slow;
          DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET transaction_timeout = 200', current_database()); END $$;
-         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'pgtandem%'",
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'pgtandem%' AND pid <> pg_backend_pid()",
     );
     pair["new"].sql("INSERT INTO items VALUES (1, 'slow')");
     wait_until("the row is there", PATIENCE, || legacy.sql("SELECT count(*) FROM items") == "1");
