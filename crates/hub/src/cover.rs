@@ -66,6 +66,8 @@ pub(crate) struct Landings {
 struct Recent {
     position: Position,
     cover: Cover,
+    /// From here on it can no longer be lost: see [`crate::Landed::durable`].
+    durable: Position,
     /// How much had been judged when the delivery was cut.
     sequence: u64,
 }
@@ -75,9 +77,9 @@ impl Landings {
         Landings { recent: VecDeque::new(), kept: VecDeque::new(), nothing: Cover::nothing(nodes) }
     }
 
-    pub(crate) fn push(&mut self, position: Position, cover: Cover, sequence: u64) {
+    pub(crate) fn push(&mut self, position: Position, durable: Position, cover: Cover, sequence: u64) {
         self.kept.push_back(position);
-        self.recent.push_back(Recent { position, cover, sequence });
+        self.recent.push_back(Recent { position, durable, cover, sequence });
     }
 
     /// What a change of this node at `position` had seen.
@@ -95,12 +97,13 @@ impl Landings {
     }
 
     /// Every local change up to `judged` has been judged: drops the landings behind it but for the last, and returns
-    /// the sequence at which that one was cut.
+    /// the sequence at which the last one was cut that can no longer be lost.
     pub(crate) fn pass(&mut self, judged: Position) -> Option<u64> {
+        let durable = self.recent.iter().take_while(|r| r.durable.just_below() <= judged).last().map(|r| r.sequence);
         while self.recent.len() > 1 && self.recent[1].position.just_below() <= judged {
             self.recent.pop_front();
         }
-        self.recent.front().filter(|r| r.position.just_below() <= judged).map(|r| r.sequence)
+        durable
     }
 
     /// The position of the newest landing at or below `acknowledged`: recovery needs it and the later ones only.

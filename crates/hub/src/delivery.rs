@@ -133,6 +133,9 @@ pub enum Presence {
 #[derive(Clone, Debug)]
 pub struct Landed {
     pub position: Position,
+    /// A position behind its commit. A crash may lose a landing that the node's stream has passed, as long as it has not
+    /// passed the commit: a server that does not wait for the disk may have written one and not yet the other.
+    pub durable: Position,
     /// The keys that were stored as held instead of being written; [`Key::whole_table`] for a TRUNCATE.
     pub held: Vec<Key>,
     /// Deletes that found no row, and so locked nothing: for their keys the landing counts from `before`.
@@ -318,7 +321,7 @@ impl<I: Clone> Hub<I> {
             self.land_entry(slot, node, landed.position);
         }
         let state = self.node_mut(node);
-        state.landings.push(landed.position, flight.cover, flight.sequence);
+        state.landings.push(landed.position, landed.durable.max(landed.position), flight.cover, flight.sequence);
         state.next_decision = flight.decisions_end;
         self.forget_decisions();
         let judged = self.judged(node);

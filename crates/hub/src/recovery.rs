@@ -249,7 +249,7 @@ impl<I: Clone> Recovery<I> {
         for (index, landings) in self.landings.iter().enumerate() {
             let node = &mut self.hub.nodes[index];
             for landing in landings {
-                node.landings.push(landing.position, landing.cover.clone(), 0);
+                node.landings.push(landing.position, landing.position, landing.cover.clone(), 0);
             }
             node.judged = self.reach[index];
             node.landings.pass(node.judged);

@@ -40,7 +40,13 @@ fn a_million_keys() {
     let cut = started.elapsed();
     assert_eq!(delivery.rows.len() as u64, KEYS);
     let started = Instant::now();
-    let landed = Landed { position: Position(1), held: Vec::new(), missed: Vec::new(), before: Position(1) };
+    let landed = Landed {
+        position: Position(1),
+        durable: Position(1),
+        held: Vec::new(),
+        missed: Vec::new(),
+        before: Position(1),
+    };
     drop(delivery);
     hub.landed(NodeId(1), landed);
     hub.advance(NodeId(1), Position(2));
@@ -65,7 +71,10 @@ fn a_million_changes_of_few_keys() {
         if number % 100 == 0 {
             hub.cut(NodeId(1));
             let position = Position(number / 100);
-            hub.landed(NodeId(1), Landed { position, held: Vec::new(), missed: Vec::new(), before: position });
+            hub.landed(
+                NodeId(1),
+                Landed { position, durable: position, held: Vec::new(), missed: Vec::new(), before: position },
+            );
             hub.advance(NodeId(1), position);
             hub.retire();
         }

@@ -261,7 +261,7 @@ impl Database {
                 self.decisions.push(decision.clone());
             }
         }
-        let landed = Landed { position, held, missed, before: before_deletes };
+        let landed = Landed { position, durable: position, held, missed, before: before_deletes };
         self.landings.push(LandingRow {
             position,
             cover: delivery.cover.clone(),

@@ -246,7 +246,7 @@ impl Conductor {
                 // Behind all that is judged of it, so that no change of its own ever comes after.
                 let position = Position(self.hub.judged(node).0.saturating_add(1));
                 let (held, missed) = (Vec::new(), Vec::new());
-                self.hub.landed(node, Landed { position, held, missed, before: Position(0) });
+                self.hub.landed(node, Landed { position, durable: position, held, missed, before: Position(0) });
                 Ok(None)
             }
             Report::Unreachable { error } => Err(error.into()),
@@ -564,5 +564,11 @@ async fn deliver(
 
 fn landed(landing: Landing) -> Landed {
     let held = landing.held.into_iter().map(|held| held.key).collect();
-    Landed { position: landing.position, held, missed: landing.missed, before: landing.before }
+    Landed {
+        position: landing.position,
+        durable: landing.durable,
+        held,
+        missed: landing.missed,
+        before: landing.before,
+    }
 }

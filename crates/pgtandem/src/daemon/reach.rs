@@ -281,12 +281,21 @@ async fn try_bring_up(
         Some(id) => Some(match Target::find_landing(&session.client, id).await? {
             Some(position) => {
                 let held = held_since(&session.client).await?;
-                Ok(Landing { position, before: position, missed: Vec::new(), held })
+                let durable = match context.capture {
+                    Capture::Wal => written_up_to(&session.client).await?,
+                    Capture::Trigger => position,
+                };
+                Ok(Landing { position, durable, before: position, missed: Vec::new(), held })
             }
             None => Err(()),
         }),
     };
     Ok((bring_up(context, session, Position(0)).await?, outcome))
+}
+
+async fn written_up_to(client: &Client) -> Result<Position, tokio_postgres::Error> {
+    let row = client.query_one("SELECT pg_catalog.pg_current_wal_insert_lsn()", &[]).await?;
+    Ok(Position(row.get::<_, PgLsn>(0).into()))
 }
 
 /// A backend whose client is gone may still be about to commit: it must have ended before its landing is looked for.

@@ -87,8 +87,8 @@ impl Target {
         }
         let carried_out = |truncate: &&DeliveryTruncate| !refused.contains(&Key::whole_table(truncate.table));
         self.sweep_held(delivery.truncates.iter().filter(carried_out), id).await?;
-        self.client.batch_execute("COMMIT").await?;
-        Ok(Landing { position, before, missed: missed.into_inner().unwrap_or_default(), held })
+        let durable = self.commit().await?;
+        Ok(Landing { position, durable, before, missed: missed.into_inner().unwrap_or_default(), held })
     }
 
     /// Sets apart the rows of tables that are gone or have lost a column: they wait, the others go on.

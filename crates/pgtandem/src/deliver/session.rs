@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::SinkExt;
 use hub::{Delivery, DeliveryRow, Key, Landed, NodeId, Position};
 use tokio_postgres::types::{PgLsn, ToSql};
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 use super::batch::{Batch, PreparedForms, is_partial, next_batch};
 use super::error::DeliverError;
@@ -31,6 +31,8 @@ pub struct LandingId(pub i64);
 #[derive(Debug, Default)]
 pub struct Landing {
     pub position: Position,
+    /// See [`hub::Landed::durable`].
+    pub durable: Position,
     /// The node's position before the first statement that wrote.
     pub before: Position,
     /// Deletes that found no row, and so locked nothing.
@@ -234,7 +236,7 @@ impl Target {
         let truncate = self.truncate_text(delivery);
         let fold = self.fold_due(delivery);
         let this = &*self;
-        let (mut before, mut position) = (Position(0), Position(0));
+        let (mut before, mut position, mut durable) = (Position(0), Position(0), Position(0));
         let missed = Mutex::new(Vec::new());
         {
             let mut pipeline = Pipeline::new(&this.answers);
@@ -276,16 +278,31 @@ impl Target {
             if let Some(below) = &fold {
                 pipeline.send(async { this.client.execute(&this.fixed.fold, &[below]).await.map(drop) }).await;
             }
-            pipeline.send(this.client.batch_execute("COMMIT")).await;
+            pipeline.send(async { this.commit().await.map(|end| durable = end) }).await;
             pipeline.finish().await
         }
         .map_err(DeliverError::from)
         .map(|()| Landing {
             position,
+            durable,
             before,
             missed: missed.into_inner().unwrap_or_default(),
             held: Vec::new(),
         })
+    }
+
+    /// Says how far the node's WAL goes then: the commit is in it, though not yet on disk. (Positions of an outbox are read in
+    /// transactions that wait for the disk.)
+    pub(super) async fn commit(&self) -> Result<Position, tokio_postgres::Error> {
+        if self.capture == Capture::Trigger {
+            return self.client.batch_execute("COMMIT").await.map(|()| Position(0));
+        }
+        let answer = self.client.simple_query("COMMIT; SELECT pg_catalog.pg_current_wal_insert_lsn()").await?;
+        let end = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse::<PgLsn>().ok(),
+            _ => None,
+        });
+        Ok(Position(end.map_or(0, u64::from)))
     }
 
     /// Opens the delivery; says where the node stands before anything is written.
@@ -364,7 +381,8 @@ impl Target {
         let acknowledged = PgLsn::from(delivery.acknowledged.0);
         let rows = i32::try_from(delivery.rows.len()).unwrap_or(i32::MAX);
         let held = held.iter().map(|held| held.key.clone()).collect();
-        let landed = Landed { position: Position(0), held, missed: Vec::new(), before: Position(0) };
+        let nowhere = Position(0);
+        let landed = Landed { position: nowhere, durable: nowhere, held, missed: Vec::new(), before: nowhere };
         let wrote = delivery.wrote(&landed);
         let wrote = wrote.hashes().map(record::Hashes);
         let parameters: [&(dyn ToSql + Sync); 6] = [&id.0, &self.epoch, &cover, &acknowledged, &rows, &wrote];
