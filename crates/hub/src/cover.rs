@@ -114,3 +114,20 @@ impl Landings {
         self.kept.front().copied().filter(|p| *p <= acknowledged)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Cover, Landings};
+    use crate::Position;
+
+    #[test]
+    fn a_landing_counts_once_its_commit_has_been_passed() {
+        let mut landings = Landings::new(1);
+        landings.push(Position(10), Position(20), Cover::nothing(1), 1);
+        assert_eq!(landings.pass(Position(18)), None, "its row has been passed, its commit may be lost yet");
+        assert_eq!(landings.pass(Position(19)), Some(1));
+        landings.push(Position(30), Position(40), Cover::nothing(1), 2);
+        assert_eq!(landings.pass(Position(35)), Some(1), "the one before is none the worse for it");
+        assert_eq!(landings.pass(Position(39)), Some(2));
+    }
+}
