@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use super::conductor::{Conductor, Ended};
 use super::control::Control;
 use super::error::{ReachError, RunError};
+use super::reach::written_up_to;
 use super::{BEAT, begin_from, direct, holder, open_all};
 use crate::config::{Capture, Config};
 use crate::link;
@@ -70,10 +71,7 @@ async fn settle(config: &Config) {
 async fn mark(control: &Control) -> Result<Mark, ReachError> {
     let client = &control.client;
     let (position, snapshot) = match control.row.capture {
-        Capture::Wal => {
-            let row = client.query_one("SELECT pg_catalog.pg_current_wal_insert_lsn()", &[]).await?;
-            (Position(row.get::<_, PgLsn>(0).into()), String::new())
-        }
+        Capture::Wal => (written_up_to(client).await?, String::new()),
         Capture::Trigger => link::record_read(client).await?,
     };
     Ok(Mark { position, snapshot })

@@ -293,7 +293,8 @@ async fn try_bring_up(
     Ok((bring_up(context, session, Position(0)).await?, outcome))
 }
 
-async fn written_up_to(client: &Client) -> Result<Position, tokio_postgres::Error> {
+/// How far the node's WAL goes, be it on disk or not: behind every commit that can be seen.
+pub(super) async fn written_up_to(client: &Client) -> Result<Position, tokio_postgres::Error> {
     let row = client.query_one("SELECT pg_catalog.pg_current_wal_insert_lsn()", &[]).await?;
     Ok(Position(row.get::<_, PgLsn>(0).into()))
 }

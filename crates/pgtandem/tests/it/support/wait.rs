@@ -64,22 +64,16 @@ pub(super) fn ask(cluster: &Cluster, database: &str, sql: &str) -> Result<String
         let at = sessions.iter().position(|(of, _)| *of == place)?;
         Some(sessions.swap_remove(at).1)
     });
-    let (session, answer) = match kept {
-        Some(session) => {
-            let answer = session.run(sql);
-            match answer {
-                Err(error) if is_over(&error) => return cluster.psql(database, sql),
-                answer => (session, answer),
-            }
-        }
-        None => {
-            let session = Session::connect(database, cluster.dir(), cluster.port(), cluster.superuser(), database)?;
-            let answer = session.run(sql);
-            (session, answer)
-        }
+    let is_kept = kept.is_some();
+    let session = match kept {
+        Some(session) => session,
+        None => Session::connect(database, cluster.dir(), cluster.port(), cluster.superuser(), database)?,
     };
-    if answer.is_ok() {
-        SESSIONS.with_borrow_mut(|sessions| sessions.push((place, session)));
+    let answer = session.run(sql);
+    match &answer {
+        Ok(_) => SESSIONS.with_borrow_mut(|sessions| sessions.push((place, session))),
+        Err(error) if is_kept && is_over(error) => return cluster.psql(database, sql),
+        Err(_) => {}
     }
     answer
 }
