@@ -80,167 +80,9 @@ ALTER TABLE pgtandem.receipt ALTER befores SET STORAGE EXTERNAL, ALTER olds SET 
 -- Numbers what is on record as written here alone: positions that no change has, below the first one.
 CREATE SEQUENCE pgtandem.alone_number;
 
--- Connects to the peer. From PostgreSQL 16 on dblink waits for a frozen server without end, whatever `connect_timeout` says:
--- so another session of this server is sent ahead, which we need not wait for. False: the time is up.
-CREATE FUNCTION pgtandem.reach(until timestamptz) RETURNS boolean LANGUAGE plpgsql SET search_path = '' AS $$
-DECLARE
-    peer   text;
-    self   text;
-    answer text;
-BEGIN
-    SELECT d.server, d.own INTO peer, self FROM pgtandem.direct AS d;
-    IF self IS NOT NULL THEN
-        IF 'pgtandem_probe' = ANY (coalesce({dblink}.dblink_get_connections(), '{}')) THEN
-            PERFORM {dblink}.dblink_disconnect('pgtandem_probe');
-        END IF;
-        PERFORM {dblink}.dblink_connect('pgtandem_probe', self);
-        PERFORM {dblink}.dblink_send_query('pgtandem_probe', 'SELECT pgtandem.probe()');
-        WHILE {dblink}.dblink_is_busy('pgtandem_probe') = 1 AND pg_catalog.clock_timestamp() < until LOOP
-            PERFORM pg_catalog.pg_sleep(0.0005);
-        END LOOP;
-        IF {dblink}.dblink_is_busy('pgtandem_probe') = 0 THEN
-            SELECT t INTO answer FROM {dblink}.dblink_get_result('pgtandem_probe', false) AS r (t text);
-        END IF;
-        PERFORM {dblink}.dblink_disconnect('pgtandem_probe');
-        IF answer IS DISTINCT FROM 'reached' THEN
-            RETURN false;
-        END IF;
-    END IF;
-    PERFORM {dblink}.dblink_connect('pgtandem', peer);
-    RETURN true;
-END
-$$;
-
--- What the session that is sent ahead does.
-CREATE FUNCTION pgtandem.probe() RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
-BEGIN
-    PERFORM {dblink}.dblink_connect('pgtandem_peer', (SELECT d.server FROM pgtandem.direct AS d));
-    PERFORM {dblink}.dblink_disconnect('pgtandem_peer');
-    RETURN 'reached';
-EXCEPTION WHEN OTHERS THEN
-    RETURN SQLERRM;
-END
-$$;
-
--- Asks the peer something and waits for the answer, no longer than that. `state`: 'a' it answered; 'n' it was not asked;
--- '?' it was asked, and what became of it is not known. An error: as '?'.
---
--- A sleep takes a millisecond at least, and whoever waits awake keeps the processor from others, who may be the ones that
--- answer. So who is alone waits awake, and if others are at it, too, or no answer has come in 5 ms, it sleeps the next times. (A
--- scheduler may need that long to find that who answers could run on another processor.) Who sleeps shows that it is there by a
--- lock that all may share, but none who is alone.
-CREATE FUNCTION pgtandem.ask(query text, wait_ms integer, OUT state "char", OUT answer text)
-LANGUAGE plpgsql AS $$
-DECLARE
-    until    timestamptz := pg_catalog.clock_timestamp() + wait_ms * interval '1 ms';
-    asleep   integer := coalesce(nullif(pg_catalog.current_setting('pgtandem.asleep', true), ''), '0')::integer;
-    is_awake boolean := false;
-    -- More than the network takes without the other side: it must be known to listen, or the sending would not end.
-    is_large boolean := pg_catalog.octet_length(query) > 60000;
-    opening  text := CASE WHEN is_large THEN 'SELECT ''''' ELSE query END;
-    ignored  text;
-BEGIN
-    IF asleep = 0 THEN
-        is_awake := pg_catalog.pg_try_advisory_xact_lock(1346851182, 1);
-        asleep := CASE WHEN is_awake THEN 0 ELSE 20 END;
-    END IF;
-    IF NOT is_awake THEN
-        PERFORM pg_catalog.pg_try_advisory_xact_lock_shared(1346851182, 1);
-        ignored := pg_catalog.set_config('pgtandem.asleep', (asleep - 1)::text, false);
-    END IF;
-    state := 'n';
-    IF 'pgtandem' = ANY ({dblink}.dblink_get_connections()) THEN
-        -- Notices when the other side has closed it, as after a restart.
-        IF {dblink}.dblink_is_busy('pgtandem') = 0 AND {dblink}.dblink_send_query('pgtandem', opening) = 1 THEN
-            state := '?';
-        ELSE
-            ignored := {dblink}.dblink_disconnect('pgtandem');
-        END IF;
-    END IF;
-    IF state = 'n' THEN
-        BEGIN
-            IF NOT pgtandem.reach(until) THEN
-                answer := 'the peer cannot be reached';
-                RETURN;
-            END IF;
-        EXCEPTION WHEN OTHERS THEN
-            answer := SQLERRM;
-            RETURN;
-        END;
-        IF {dblink}.dblink_send_query('pgtandem', opening) <> 1 THEN
-            ignored := {dblink}.dblink_disconnect('pgtandem');
-            RETURN;
-        END IF;
-        state := '?';
-    END IF;
-    IF is_large THEN
-        state := 'n';
-        IF pgtandem.reply(until, false) IS NULL OR {dblink}.dblink_send_query('pgtandem', query) <> 1 THEN
-            ignored := {dblink}.dblink_disconnect('pgtandem');
-            RETURN;
-        END IF;
-        state := '?';
-    END IF;
-    answer := pgtandem.reply(until, is_awake);
-    IF answer IS NULL THEN
-        ignored := {dblink}.dblink_disconnect('pgtandem');
-        RETURN;
-    END IF;
-    state := 'a';
-END
-$$;
-
--- What the peer answers. None: the time is up, or the connection is gone.
-CREATE FUNCTION pgtandem.reply(until timestamptz, is_awake boolean) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    awake  timestamptz := pg_catalog.clock_timestamp() + interval '5 ms';
-    now_is timestamptz;
-    answer text;
-BEGIN
-    WHILE {dblink}.dblink_is_busy('pgtandem') = 1 LOOP
-        now_is := pg_catalog.clock_timestamp();
-        IF is_awake THEN
-            -- Looks once more behind that: the answer may have come while another process had the processor.
-            is_awake := now_is < awake;
-            IF NOT is_awake THEN
-                PERFORM pg_catalog.set_config('pgtandem.asleep', '20', false);
-            END IF;
-            CONTINUE;
-        END IF;
-        IF now_is > until THEN
-            RETURN NULL;
-        END IF;
-        -- Rounded up to whole milliseconds, which makes two of what is written as one.
-        PERFORM pg_catalog.pg_sleep(0.0005);
-    END LOOP;
-    SELECT r.t INTO answer FROM {dblink}.dblink_get_result('pgtandem', false) AS r (t text);
-    -- With the answer comes that the peer is ready for the next question: seen here, it need not be waited for there.
-    WHILE {dblink}.dblink_is_busy('pgtandem') = 1 LOOP
-        IF pg_catalog.clock_timestamp() > until THEN
-            RETURN NULL;
-        END IF;
-    END LOOP;
-    RETURN answer;
-END
-$$;
-
--- The peer did not answer, after so long: it is not asked for a while, the longer the longer it has been so.
-CREATE FUNCTION pgtandem.close_breaker(took_ms integer) RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
-DECLARE
-    pause bigint;
-BEGIN
-    SELECT least(greatest(s.last_value * 2, took_ms * 5, 1000), 60000) INTO pause FROM pgtandem.direct_pause_ms AS s;
-    PERFORM pg_catalog.setval('pgtandem.direct_pause_ms', pause);
-    PERFORM pg_catalog.setval('pgtandem.direct_closed_until',
-        (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint + pause);
-    INSERT INTO pgtandem.direct_trouble (what)
-        VALUES (coalesce(pg_catalog.current_setting('pgtandem.why_queued', true), 'no answer'));
-END
-$$;
-
 -- At COMMIT. What deferred constraints and triggers of the application have still to do comes first: so the sending is put
 -- behind what is waiting now.
-CREATE FUNCTION pgtandem.collect() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+CREATE FUNCTION pgtandem.collect() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ignored text := pg_catalog.set_config('pgtandem.transaction', '', true);
     -- None: it was never set, since the peer has always answered.
@@ -268,7 +110,8 @@ BEGIN
     IF pg_catalog.current_setting('pgtandem.landed_by', true) = mine::text THEN
         RETURN NULL;
     END IF;
-    RETURN nullif(pg_catalog.current_setting('pgtandem.landed', true), '')::uuid;
+    -- If it can be seen: what was prepared may still be rolled back.
+    RETURN (SELECT s.token FROM pgtandem.sent AS s WHERE s.token = nullif(pg_catalog.current_setting('pgtandem.landed', true), '')::uuid);
 END
 $$;
 
@@ -324,7 +167,7 @@ $$;
 
 -- Whether the transaction has written to partitions of the table that have their columns in another order: in the outbox rows
 -- stand as their partitions have them, and only a hub reads them so.
-CREATE FUNCTION pgtandem.is_reordered(mine xid8, of_table integer) RETURNS boolean LANGUAGE sql STABLE SET search_path = '' AS $$
+CREATE FUNCTION pgtandem.is_reordered(mine xid8, of_table integer) RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (SELECT FROM (SELECT DISTINCT o.relid FROM pgtandem.outbox_stored AS o WHERE o.xid = mine AND o.table_id = of_table) AS w,
                        pgtandem.linked_table AS l
                    WHERE l.id = of_table AND w.relid <> l.relid
@@ -374,7 +217,7 @@ END
 $$;
 
 -- Whether the database is a copy of the one that was linked: it has the way to the peer, too. Asked whenever a session connects.
-CREATE FUNCTION pgtandem.is_a_copy() RETURNS boolean LANGUAGE sql STABLE SET search_path = '' AS $$
+CREATE FUNCTION pgtandem.is_a_copy() RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT NOT EXISTS (SELECT FROM pgtandem.node AS n, pg_catalog.pg_control_system() AS c, pg_catalog.pg_database AS d
                        WHERE n.system_identifier = c.system_identifier::text AND n.database_oid = d.oid
                          AND d.datname = pg_catalog.current_database())
@@ -437,7 +280,7 @@ $$;
 -- Sends a transaction to the peer, or leaves it to the hub. Nothing that goes wrong here reaches the application. Plans are made
 -- once: with arrays among the parameters they would seem worth making anew each time, which takes longer than all else.
 CREATE FUNCTION pgtandem.deliver() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = '' SET client_min_messages = error SET plan_cache_mode = force_generic_plan AS $$
+SET search_path = pg_catalog, pg_temp SET client_min_messages = error SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     ignored text := pg_catalog.set_config('pgtandem.transaction', '', true);
     landed  uuid := pgtandem.landed_before(NEW.xid);
@@ -449,6 +292,7 @@ DECLARE
     brings   boolean := false;
     obstacle record;
     closed   bigint;
+    opens    boolean := false;
     query   text;
     begun   timestamptz;
     reply   record;
@@ -503,6 +347,10 @@ BEGIN
             IF brings THEN
                 query := pgtandem.bring_along(along, obstacle.is_last, query);
             END IF;
+            opens := pgtandem.may_open_single();
+            IF opens THEN
+                query := pg_catalog.format('SELECT CASE WHEN pgtandem.sign_session() THEN (%s) END', query);
+            END IF;
             IF coalesce(pg_catalog.current_setting('pgtandem.recognised', true), '') = '' THEN
                 query := pgtandem.introduce(query);
             END IF;
@@ -549,6 +397,9 @@ BEGIN
         ignored := pg_catalog.set_config('pgtandem.landed', NEW.token::text, false);
         ignored := pg_catalog.set_config('pgtandem.landed_by', NEW.xid::text, false);
         ignored := pg_catalog.set_config('pgtandem.recognised', 'yes', false);
+        IF opens THEN
+            PERFORM pgtandem.open_single();
+        END IF;
         RETURN NULL;
     END IF;
     IF state = '?' THEN
@@ -576,7 +427,7 @@ CREATE CONSTRAINT TRIGGER deliver AFTER INSERT ON pgtandem.sent DEFERRABLE INITI
 
 -- Called by the peer: what it sent under this name will not be written here any more, unless it has been. Waits for one
 -- that is at it. Answers 'landed' or 'not landed'.
-CREATE FUNCTION pgtandem.settle_receipt(of_token uuid, of_xid xid8) RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
+CREATE FUNCTION pgtandem.settle_receipt(of_token uuid, of_xid xid8) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO pgtandem.receipt (token, sender_xid, refused) VALUES (of_token, of_xid, true) ON CONFLICT DO NOTHING;
     RETURN (SELECT CASE WHEN r.refused THEN 'not landed' ELSE 'landed' END FROM pgtandem.receipt AS r WHERE r.token = of_token);
@@ -584,7 +435,7 @@ END
 $$;
 
 -- What the peer answers; none: it does not now, for whatever reason. For those who can ask again.
-CREATE FUNCTION pgtandem.answer_of(query text, wait_ms integer) RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
+CREATE FUNCTION pgtandem.answer_of(query text, wait_ms integer) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     reply record;
 BEGIN
@@ -596,7 +447,7 @@ END
 $$;
 
 -- The peer is asked again as soon as it answers; by those who can wait.
-CREATE FUNCTION pgtandem.try_peer() RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
+CREATE FUNCTION pgtandem.try_peer() RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF (SELECT s.last_value FROM pgtandem.direct_closed_until AS s) = 0 THEN
         DELETE FROM pgtandem.direct_trouble;
@@ -611,7 +462,7 @@ $$;
 
 -- Keeps note of a row that the peer wrote here, and whose transaction then failed there: what became of it.
 CREATE FUNCTION pgtandem.note_alone(of_table integer, of_key jsonb, stands jsonb, gone jsonb, became text) RETURNS void
-LANGUAGE plpgsql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO pgtandem.decision (table_id, key, key_bytes, winner_node, winner_position, loser_node, loser_position,
                                    winner_stamp, loser_stamp, kind, winner_row, loser_row, policy, why)
@@ -625,7 +476,7 @@ $$;
 
 -- Finds out what became of everything that was sent and not answered. False: the peer does not answer now. Each outcome is
 -- committed with the caller's transaction, which must be on disk before anything rests on it.
-CREATE FUNCTION pgtandem.settle_doubts() RETURNS boolean LANGUAGE plpgsql SET search_path = '' AS $$
+CREATE FUNCTION pgtandem.settle_doubts() RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     doubt  record;
     answer text;

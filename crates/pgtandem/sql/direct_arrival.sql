@@ -39,7 +39,7 @@ $$;
 -- Called by the peer: writes one of its transactions, whole or not at all. `ops`: one letter for each change. Answers
 -- 'landed', or why not. What changes rows of one table only comes to that table's `land_…`, which does the same.
 CREATE FUNCTION pgtandem.arrive(token uuid, sender_xid xid8, acked uuid, tables integer[], ops text, olds text[], news text[])
-RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
+RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- A letter of a long text is found by counting.
     letters text[] := pg_catalog.string_to_array(ops, NULL);

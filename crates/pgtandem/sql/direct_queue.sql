@@ -33,7 +33,7 @@ $$;
 -- waits for it, a COMMIT's time at most. Whoever only begins to wait takes no lock: so what the read finds is marked behind its
 -- snapshot. Marking one more that it has not found does no harm: the peer is asked once more, and the next read has it.
 CREATE OR REPLACE FUNCTION pgtandem.begin_read(OUT at pg_lsn, OUT snapshot pg_snapshot, OUT drawn bigint)
-LANGUAGE plpgsql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('pgtandem queue', 0));
     SELECT m.at, m.snapshot, m.drawn INTO at, snapshot, drawn FROM pgtandem.mark(false) AS m;
@@ -42,7 +42,7 @@ END
 $$;
 
 -- The keys of a transaction's changes wait for the hub. Of large ones it would take too long to say which.
-CREATE FUNCTION pgtandem.enqueue(mine xid8) RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
+CREATE FUNCTION pgtandem.enqueue(mine xid8) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     part     record;
     related  integer[];
@@ -107,7 +107,7 @@ $$;
 
 -- Whether the transaction changes a key of which an earlier change waits here, or a table tied to one where something does;
 -- those transactions apart.
-CREATE FUNCTION pgtandem.must_wait(mine xid8, tables integer[], apart xid8[] DEFAULT '{}') RETURNS boolean LANGUAGE plpgsql SET search_path = '' AS $$
+CREATE FUNCTION pgtandem.must_wait(mine xid8, tables integer[], apart xid8[] DEFAULT '{}') RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     part  integer;
     found boolean;
@@ -137,7 +137,7 @@ $$;
 -- Whether a queued transaction has to wait for one before it that is not among `taken`: of one of its keys, or in a table
 -- that foreign keys tie to one of its own.
 CREATE FUNCTION pgtandem.is_behind(of_xid xid8, of_last bigint, tables integer[], taken xid8[]) RETURNS boolean
-LANGUAGE plpgsql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN EXISTS (SELECT FROM pgtandem.queued AS m JOIN pgtandem.queued AS e ON e.table_id = m.table_id AND e.key = m.key
                    WHERE m.table_id = ANY (tables) AND m.last_id = of_last AND m.xid = of_xid
@@ -238,16 +238,21 @@ BEGIN
     IF pg_catalog.current_setting('pgtandem.taken_by', true) = pg_catalog.pg_current_xact_id()::text THEN
         RETURN NULL;
     END IF;
-    RETURN nullif(pg_catalog.current_setting('pgtandem.taken', true), '');
+    -- What was prepared, and may still be rolled back, is not seen as landed.
+    RETURN (SELECT pg_catalog.array_agg(s.token) FROM pgtandem.sent AS s WHERE s.outcome = 'l'
+            AND s.token = ANY (nullif(pg_catalog.current_setting('pgtandem.taken', true), '')::uuid[]));
 END
 $$;
 
 -- The question that brings what was chosen to the peer, and `own` behind it, if there is one: with `must_wait` only if all the
 -- others are there.
 CREATE FUNCTION pgtandem.bring_along(chosen record, must_wait boolean, own text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    acked   uuid[] := pgtandem.taken_before();
+    ignored text := pg_catalog.set_config('pgtandem.taken_acked', coalesce(acked::text, ''), true);
 BEGIN
     RETURN pg_catalog.format('SELECT pgtandem.take_along(%L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L)',
-        (SELECT t.own FROM pgtandem.taking AS t), pg_catalog.nextval('pgtandem.taking_number'), pgtandem.taken_before(),
+        (SELECT t.own FROM pgtandem.taking AS t), pg_catalog.nextval('pgtandem.taking_number'), acked,
         chosen.tokens, chosen.xids, chosen.counts, chosen.tables, chosen.ops, chosen.olds, chosen.news,
         (SELECT d.wait_ms / 4 FROM pgtandem.direct AS d), must_wait, own);
 END
@@ -258,7 +263,7 @@ $$;
 -- the last question is about. Answers how many are there, why not more ('a': they all are; 'r': refused; 'b': not now), and
 -- what the question was answered.
 CREATE FUNCTION pgtandem.take_along(epoch uuid, number bigint, acked uuid[], tokens uuid[], xids xid8[], counts integer[], tables integer[],
-    ops text, olds text[], news text[], within_ms integer, must_wait boolean, own text) RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
+    ops text, olds text[], news text[], within_ms integer, must_wait boolean, own text) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     patience text := pg_catalog.current_setting('lock_timeout');
     ignored  text := pg_catalog.set_config('lock_timeout', '100ms', true);
@@ -331,7 +336,7 @@ CREATE FUNCTION pgtandem.gone_along(chosen record, reply text) RETURNS text LANG
 DECLARE
     parts   text[] := pg_catalog.regexp_match(reply, '^(\d+)([abr])(.*)$');
     done    integer := parts[1];
-    acked   uuid[] := pgtandem.taken_before();
+    acked   uuid[] := nullif(pg_catalog.current_setting('pgtandem.taken_acked'), '');
     gone    xid8[] := chosen.xids[1:done];
     ignored text;
 BEGIN
@@ -366,7 +371,7 @@ $$;
 
 -- Called by the peer, whose hub has read what waits there: which of it is here. The rest will not be written here any more unless
 -- the hub does; whoever is at it is waited for.
-CREATE FUNCTION pgtandem.end_taking(epoch uuid, tokens uuid[]) RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
+CREATE FUNCTION pgtandem.end_taking(epoch uuid, tokens uuid[]) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE pgtandem.taking SET peer = epoch, newest = 0;
     RETURN coalesce((SELECT pg_catalog.array_agg(r.token) FROM pgtandem.receipt AS r WHERE r.token = ANY (tokens) AND NOT r.refused), '{}');
@@ -374,7 +379,7 @@ END
 $$;
 
 -- The peer was told the same, and has that on disk: those of `part` that are `there` have landed, and the others will not.
-CREATE FUNCTION pgtandem.taking_ended(epoch uuid, part uuid[], there uuid[]) RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
+CREATE FUNCTION pgtandem.taking_ended(epoch uuid, part uuid[], there uuid[]) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE pgtandem.taking SET own = epoch;
     UPDATE pgtandem.sent AS s SET outcome = 'L' WHERE s.token = ANY (there) AND s.outcome = 'r';
@@ -384,7 +389,7 @@ $$;
 
 -- Finds out what is on the peer of all that waited when it was read. False: the peer does not answer now (a hub may reach it, and
 -- does the same: landed.rs).
-CREATE FUNCTION pgtandem.settle_waiting() RETURNS boolean LANGUAGE plpgsql SET search_path = '' AS $$
+CREATE FUNCTION pgtandem.settle_waiting() RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     epoch  uuid := pg_catalog.gen_random_uuid();
     part   uuid[];

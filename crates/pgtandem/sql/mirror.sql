@@ -3,7 +3,7 @@
 -- Of tables with `ids = "mirror"`: an id is there, and the sequence goes on above it. By drawing from it, which two may do at
 -- once: what is set could fall behind what another has drawn meanwhile. Only a long way is taken in one step, longer than
 -- anybody goes in the moment between; one that stops at its end is left there.
-CREATE FUNCTION pgtandem.go_past(sequence oid, id bigint) RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
+CREATE FUNCTION pgtandem.go_past(sequence oid, id bigint) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     options record;
     reached bigint;

@@ -3,7 +3,7 @@
 
 -- What a session sends first: the peer looks whether it knows more of this node than the node itself, which was set back
 -- then. That takes a restart of its server, so once a session is enough.
-CREATE FUNCTION pgtandem.introduce(query text) RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
+CREATE FUNCTION pgtandem.introduce(query text) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN (SELECT pg_catalog.format('SELECT CASE WHEN pgtandem.recognise(%L, %L, %L) THEN (%s)
                                       ELSE ''refused: the node that sends was set back to an earlier state'' END',
@@ -19,7 +19,7 @@ $$;
 -- where none has run, there are receipts of transactions that it has not begun yet. Those of the last minute may have
 -- overtaken what is asked now.
 CREATE FUNCTION pgtandem.recognise(of_node smallint, of_beat bigint, next_xid xid8) RETURNS boolean
-LANGUAGE plpgsql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN of_beat >= coalesce((SELECT p.beat FROM pgtandem.pulse AS p WHERE p.node = of_node), 0)
         AND NOT EXISTS (SELECT FROM pgtandem.receipt AS r WHERE r.sender_xid >= next_xid AND NOT r.refused

@@ -86,7 +86,8 @@ async fn look_through(sender: &Client, receiver: &Client, settled: &mut Settled)
     // did can be seen.
     const AT_WORK: &str = "SELECT l.transactionid::text FROM pg_catalog.pg_locks l WHERE l.locktype = 'transactionid' \
         AND l.granted";
-    const SENT: &str = "SELECT s.token, s.outcome::text FROM pgtandem.sent s WHERE s.token = ANY ($1)";
+    const SENT: &str = "SELECT s.token, s.outcome::text FROM pgtandem.sent s WHERE s.token = ANY ($1) \
+        UNION ALL SELECT s.token, 'l' FROM pgtandem.single s WHERE s.token = ANY ($1)";
     let mut open = Vec::new();
     let mut behind: (Option<SystemTime>, Uuid) = (None, Uuid::nil());
     loop {
@@ -117,8 +118,8 @@ async fn look_through(sender: &Client, receiver: &Client, settled: &mut Settled)
 /// The receiver first, and on disk: a receipt without its sender's row would be taken for a stray.
 async fn forget(sender: &Client, receiver: &Client, tokens: &[Uuid]) -> Result<u64, Error> {
     const RECEIPTS: &str = "DELETE FROM pgtandem.receipt WHERE token = ANY ($1) AND NOT refused";
-    const SENT: &str = "WITH gone AS (DELETE FROM pgtandem.sent WHERE token = ANY ($1) AND outcome = 'l') \
-        UPDATE pgtandem.sent SET outcome = 'd' WHERE token = ANY ($1) AND outcome = 'L'";
+    const SENT: &str = "WITH gone AS (DELETE FROM pgtandem.sent WHERE token = ANY ($1) AND outcome = 'l'), \
+        single AS (DELETE FROM pgtandem.single WHERE token = ANY ($1)) UPDATE pgtandem.sent SET outcome = 'd' WHERE token = ANY ($1) AND outcome = 'L'";
     if tokens.is_empty() {
         return Ok(0);
     }
@@ -130,7 +131,7 @@ async fn forget(sender: &Client, receiver: &Client, tokens: &[Uuid]) -> Result<u
 /// Those whose receipt is gone already: the session's next transaction told the receiver, and then failed here.
 async fn forget_sent(sender: &Client, receiver: &Client) -> Result<(), Error> {
     const LANDED: &str = "SELECT s.token FROM pgtandem.sent s WHERE s.outcome IN ('l', 'L') AND s.token > $2 \
-        ORDER BY s.token LIMIT $1";
+        UNION ALL SELECT s.token FROM pgtandem.single s WHERE s.token > $2 ORDER BY token LIMIT $1";
     const KEPT: &str = "SELECT r.token FROM pgtandem.receipt r WHERE r.token = ANY ($1)";
     let mut behind = Uuid::nil();
     loop {

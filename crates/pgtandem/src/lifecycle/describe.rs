@@ -5,7 +5,7 @@ use super::identity::Identity;
 use super::interleave::Interleaving;
 use super::plan::{Plan, Rows, Step};
 use crate::config::{Capture, Merge};
-use crate::link::{OUTBOX_SQL, PUBLICATION, SCHEMA_SQL, direct_sql, renamed_columns};
+use crate::link::{PUBLICATION, SCHEMA_SQL, direct_sql, outbox_sql, renamed_columns};
 use crate::sql::{self, Ident, Literal, Naming, QualifiedName};
 
 impl Plan {
@@ -247,7 +247,7 @@ impl Plan {
     fn install_sql(&self, node: usize, capture: Capture) -> String {
         let outbox = match capture {
             Capture::Wal => String::new(),
-            Capture::Trigger => format!("\n{}", OUTBOX_SQL.trim_end()),
+            Capture::Trigger => format!("\n{}", outbox_sql().trim_end()),
         };
         let peers: Vec<String> = self.identities.iter().map(peer_sql).collect();
         let identity = &self.identities[node];

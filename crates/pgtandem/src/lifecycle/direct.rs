@@ -77,6 +77,7 @@ pub(super) fn inbox_server_options(endpoint: &Endpoint, wait: Duration, is_repli
         "lc_monetary=C",
         "xmloption=content",
         "standard_conforming_strings=on",
+        "search_path=pg_catalog,pg_temp",
         r"default_transaction_isolation=read\ committed",
         "default_transaction_read_only=off",
         "idle_in_transaction_session_timeout=0",

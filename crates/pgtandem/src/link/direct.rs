@@ -1,27 +1,32 @@
-//! What direct mode keeps on a node: `sql/direct.sql`, `direct_outbox.sql`, `direct_arrival.sql`, `direct_queue.sql`,
-//! `set_back.sql` and `mirror.sql`.
+//! What direct mode keeps on a node: `sql/direct.sql`, `direct_outbox.sql`, `capture_single.sql`, `direct_arrival.sql`,
+//! `direct_queue.sql`, `direct_ask.sql`, `direct_single.sql`, `set_back.sql` and `mirror.sql`.
 
 use std::time::SystemTime;
 
 use tokio_postgres::{Error, GenericClient, Row};
 
-use super::outbox::IS_NEEDED;
+use super::outbox::{IS_NEEDED, capture_sql};
 use crate::sql::{DBLINK, Ident};
 
-/// `direct.sql` comes last: it ends with who may use all this.
+/// `direct.sql` comes last (but for `capture.sql`): it ends with who may use all this.
 const SQL: &str = concat!(
     include_str!("../../sql/direct_outbox.sql"),
     include_str!("../../sql/direct_arrival.sql"),
     include_str!("../../sql/set_back.sql"),
     include_str!("../../sql/mirror.sql"),
     include_str!("../../sql/direct_queue.sql"),
+    include_str!("../../sql/direct_ask.sql"),
+    include_str!("../../sql/direct_single.sql"),
     include_str!("../../sql/direct.sql")
 );
+
+/// What `capture.sql` has besides.
+const CAPTURE_SINGLE: &str = include_str!("../../sql/capture_single.sql");
 
 /// The text that makes it.
 #[must_use]
 pub fn direct_sql(dblink_schema: &Ident) -> String {
-    SQL.replace(DBLINK, &dblink_schema.to_string())
+    format!("{SQL}\n{}", capture_sql(CAPTURE_SINGLE)).replace(DBLINK, &dblink_schema.to_string())
 }
 
 /// How a node delivers directly.

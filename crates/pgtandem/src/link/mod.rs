@@ -39,7 +39,7 @@ pub use nodes::{
     read_node, read_peers, set_left, set_slot_count, slot_name,
 };
 pub use outbox::{
-    OUTBOX_SQL, OutboxView, go_on_above, install_outbox, outbox_view, read_acknowledged, read_captured, record_read,
+    OutboxView, go_on_above, install_outbox, outbox_sql, outbox_view, read_acknowledged, read_captured, record_read,
 };
 pub use pulse::{Sight, is_set_back, read_sight, write_pulses};
 pub use rejoin::{begin_anew, forget_positions_of, uncaptured};
@@ -56,7 +56,7 @@ pub use tables::{
 use tokio_postgres::{Error, GenericClient};
 
 /// The version of `schema.sql`, kept in `pgtandem.node.schema_version`.
-pub const SCHEMA_VERSION: i32 = 6;
+pub const SCHEMA_VERSION: i32 = 7;
 
 /// The publication's name on every node.
 pub const PUBLICATION: &str = "pgtandem";

@@ -5,12 +5,25 @@ use hub::Position;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Error, GenericClient};
 
+const OUTBOX: &str = include_str!("../../sql/outbox.sql");
+const CAPTURE: &str = include_str!("../../sql/capture.sql");
+/// Where direct mode has something besides.
+const SINGLE: &str = "    -- {single}\n";
+
 /// The text that makes the outbox.
-pub const OUTBOX_SQL: &str = include_str!("../../sql/outbox.sql");
+#[must_use]
+pub fn outbox_sql() -> String {
+    format!("{OUTBOX}\n{}", capture_sql(""))
+}
+
+/// The text that makes, or makes anew, the function by which a row comes into it.
+pub(super) fn capture_sql(single: &str) -> String {
+    CAPTURE.replace(SINGLE, single)
+}
 
 /// Makes the outbox in the schema that is there. To be run in a transaction.
 pub async fn install_outbox(client: &impl GenericClient) -> Result<(), Error> {
-    client.batch_execute(OUTBOX_SQL).await
+    client.batch_execute(&outbox_sql()).await
 }
 
 /// Oids of the tables whose changes go into the outbox.

@@ -92,6 +92,7 @@ impl DirectTable {
             self.is_moved_function(),
             self.arrive_function(),
             self.land_function(),
+            self.land_single_function(),
             self.stands_function(),
             self.revert_function(),
             self.leave_function(),
@@ -123,7 +124,7 @@ impl DirectTable {
         let (id, name) = (self.id, &self.name);
         let hash = self.key_hash("(found.row_here)");
         format!(
-            "CREATE FUNCTION pgtandem.key_{id}(row_text text) RETURNS bigint LANGUAGE sql STABLE STRICT SET search_path = '' \
+            "CREATE FUNCTION pgtandem.key_{id}(row_text text) RETURNS bigint LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp \
              AS $$ SELECT {hash} FROM (SELECT row_text::{name} AS row_here OFFSET 0) AS found $$"
         )
     }
@@ -144,7 +145,7 @@ impl DirectTable {
         };
         format!(
             "CREATE FUNCTION pgtandem.is_moved_{id}(old_text text, new_text text) RETURNS boolean LANGUAGE sql STABLE \
-             SET search_path = '' AS $$ SELECT {is_moved} \
+             SET search_path = pg_catalog, pg_temp AS $$ SELECT {is_moved} \
              FROM (SELECT old_text::{name} AS old_row, new_text::{name} AS new_row OFFSET 0) AS found $$"
         )
     }
@@ -248,7 +249,7 @@ $$",
         let id = self.id;
         format!(
             "CREATE FUNCTION pgtandem.land_{id}(token uuid, sender_xid xid8, acked uuid, ops text, olds text[], news text[]) \
-             RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
+             RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     befores text[];
     is_done boolean;
@@ -267,6 +268,44 @@ $$"
         )
     }
 
+    /// As `land_…`, for a transaction of a single change, in a session that is signed: `sql/direct_single.sql`. An error is the answer
+    /// where it does not land; where anything is not ordinary, one that sends it the long way.
+    fn land_single_function(&self) -> String {
+        let (id, name) = (self.id, &self.name);
+        let written = self.written();
+        format!(
+            "CREATE FUNCTION pgtandem.land_single_{id}(of_token uuid, of_xid xid8, acked uuid[], of_op \"char\", old_text text, new_text text) \
+             RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    befores text[];
+BEGIN
+    IF of_op OPERATOR(pg_catalog.=) 'I' THEN
+        INSERT INTO {name} ({columns}) OVERRIDING SYSTEM VALUE
+            SELECT {values} FROM (SELECT new_text::pgtandem.arrival_{id} AS arrived OFFSET 0) AS a;
+    ELSE
+        befores := pgtandem.arrive_{id}(of_op::text, ARRAY[old_text], ARRAY[new_text]);
+    END IF;
+    IF acked IS NOT NULL THEN
+        DELETE FROM pgtandem.receipt AS r WHERE r.token OPERATOR(pg_catalog.=) ANY (acked) AND NOT r.refused;
+    END IF;
+    -- Its row is locked now: whoever changed it before has committed, and is seen.
+    INSERT INTO pgtandem.receipt (token, sender_xid, tables, ops, befores, olds, news)
+        SELECT of_token, of_xid, '{{{id}}}', of_op, befores, ARRAY[old_text], ARRAY[new_text] FROM pgtandem.linked_table AS l
+        WHERE l.id OPERATOR(pg_catalog.=) {id} AND l.state OPERATOR(pg_catalog.=) 'live' AND l.paused_by IS NULL
+          AND NOT EXISTS (SELECT FROM pgtandem.queued) AND NOT EXISTS (SELECT FROM pgtandem.held)
+          AND NOT EXISTS (SELECT FROM pgtandem.restore AS r WHERE r.kind OPERATOR(pg_catalog.=) 'rejoin')
+          AND (SELECT n.secret::text FROM pgtandem.node AS n) OPERATOR(pg_catalog.=) pg_catalog.current_setting('pgtandem.delivery', true);
+    IF NOT FOUND THEN
+        PERFORM pgtandem.refuse('PT005', 'not by the short way');
+    END IF;
+    RETURN 'landed';
+END
+$$",
+            columns = list(&written),
+            values = Self::of("(a.arrived)", &written),
+        )
+    }
+
     /// Whether this node's row under the key of `keyed` is `expected`; none: whether there is none. Both are rows of this
     /// node's own.
     fn stands_function(&self) -> String {
@@ -274,7 +313,7 @@ $$"
         let (same, found, wanted) = (self.same_key("t", "keyed_row"), self.texts("t"), self.texts("expected_row"));
         format!(
             "CREATE FUNCTION pgtandem.stands_{id}(keyed text, expected text) RETURNS boolean \
-             LANGUAGE plpgsql SET search_path = '' AS $$
+             LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     keyed_row    {name} := keyed::{name};
     expected_row {name} := expected::{name};
@@ -296,7 +335,7 @@ $$"
         format!(
             "CREATE FUNCTION pgtandem.revert_{id}(op text, old_text text, new_text text, before_text text, \
                                                   OUT why text, OUT before text) \
-             LANGUAGE plpgsql SET search_path = '' AS $$
+             LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     old_row    pgtandem.arrival_{id} := coalesce(old_text, new_text)::pgtandem.arrival_{id};
     new_row    pgtandem.arrival_{id} := new_text::pgtandem.arrival_{id};
@@ -357,7 +396,7 @@ $$",
         let (id, name) = (self.id, &self.name);
         format!(
             "CREATE FUNCTION pgtandem.leave_{id}(op text, old_text text, new_text text, before_text text, why text) \
-             RETURNS void LANGUAGE plpgsql SET search_path = '' AS $$
+             RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     keyed_row  pgtandem.arrival_{id} := coalesce(new_text, old_text)::pgtandem.arrival_{id};
     before_row pgtandem.arrival_{id};
@@ -400,6 +439,7 @@ pub fn drop_direct_table(id: i32) -> String {
          DROP FUNCTION IF EXISTS pgtandem.is_moved_{id}(text, text); \
          DROP FUNCTION IF EXISTS pgtandem.arrive_{id}(text, text[], text[]); \
          DROP FUNCTION IF EXISTS pgtandem.land_{id}(uuid, xid8, uuid, text, text[], text[]); \
+         DROP FUNCTION IF EXISTS pgtandem.land_single_{id}(uuid, xid8, uuid[], \"char\", text, text); \
          DROP FUNCTION IF EXISTS pgtandem.stands_{id}(text, text); \
          DROP FUNCTION IF EXISTS pgtandem.revert_{id}(text, text, text, text); \
          DROP FUNCTION IF EXISTS pgtandem.leave_{id}(text, text, text, text, text); \

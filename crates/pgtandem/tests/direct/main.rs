@@ -37,6 +37,7 @@ mod s36_refused_rows;
 mod s43_lifecycle;
 mod s45_ids;
 mod s50_at_commit;
+mod s50_single;
 mod s51_peer_away;
 mod s53_remote_only;
 mod s54_goes_along;
