@@ -111,7 +111,8 @@ BEGIN
         RETURN NULL;
     END IF;
     -- If it can be seen: what was prepared may still be rolled back.
-    RETURN (SELECT s.token FROM pgtandem.sent AS s WHERE s.token = nullif(pg_catalog.current_setting('pgtandem.landed', true), '')::uuid);
+    RETURN (SELECT s.token FROM pgtandem.sent AS s
+            WHERE s.token = pg_catalog.substring(pg_catalog.current_setting('pgtandem.landed', true), '^[0-9a-f-]{36}$')::uuid);
 END
 $$;
 
@@ -424,6 +425,11 @@ CREATE CONSTRAINT TRIGGER collect AFTER INSERT ON pgtandem.outbox_2 DEFERRABLE I
     FOR EACH ROW WHEN (NEW.is_first) EXECUTE FUNCTION pgtandem.collect();
 CREATE CONSTRAINT TRIGGER deliver AFTER INSERT ON pgtandem.sent DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (NEW.outcome = 'l') EXECUTE FUNCTION pgtandem.deliver();
+-- What was captured goes its way, whatever role an application's session takes on meanwhile.
+ALTER TABLE pgtandem.outbox_0 ENABLE ALWAYS TRIGGER collect;
+ALTER TABLE pgtandem.outbox_1 ENABLE ALWAYS TRIGGER collect;
+ALTER TABLE pgtandem.outbox_2 ENABLE ALWAYS TRIGGER collect;
+ALTER TABLE pgtandem.sent ENABLE ALWAYS TRIGGER deliver;
 
 -- Called by the peer: what it sent under this name will not be written here any more, unless it has been. Waits for one
 -- that is at it. Answers 'landed' or 'not landed'.

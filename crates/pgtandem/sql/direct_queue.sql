@@ -87,7 +87,7 @@ $$;
 -- number of its last row.
 CREATE FUNCTION pgtandem.may_go_along(mine xid8, last bigint, is_small boolean) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    known   text := nullif(pg_catalog.current_setting('pgtandem.waits', true), '');
+    known   text := pg_catalog.substring(pg_catalog.current_setting('pgtandem.waits', true), '^[0-9a-f-]{36}$');
     token   uuid := pg_catalog.gen_random_uuid();
     ignored text;
 BEGIN

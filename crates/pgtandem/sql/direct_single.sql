@@ -72,7 +72,7 @@ CREATE FUNCTION pgtandem.end_single(given text) RETURNS void LANGUAGE plpgsql SE
 DECLARE
     ignored text := pg_catalog.set_config('pgtandem.single', 'closed', true);
 BEGIN
-    IF given <> 'open' THEN
+    IF given ~ '^[0-9a-f-]{36}$' THEN
         PERFORM pgtandem.unload_single(given::uuid);
     END IF;
 END
@@ -90,9 +90,10 @@ DECLARE
 BEGIN
     BEGIN
         IF pg_catalog.length(pg_catalog.current_setting('pgtandem.single_landed', true)) OPERATOR(pg_catalog.>) 1150 THEN
-            -- What can be seen has committed; what was prepared, and may still be rolled back, is not.
-            SELECT pg_catalog.array_agg(s.token)::pg_catalog.text INTO acked FROM pgtandem.single AS s
-            WHERE s.token OPERATOR(pg_catalog.=) ANY (pg_catalog.string_to_array(
+            -- What can be seen has committed, but for this transaction's own; what was prepared may still be rolled back. What is gone, a
+            -- hub has cleared away.
+            SELECT coalesce(pg_catalog.array_agg(s.token)::pg_catalog.text, '{}') INTO acked FROM pgtandem.single AS s
+            WHERE s.xid OPERATOR(pg_catalog.<>) NEW.xid AND s.token OPERATOR(pg_catalog.=) ANY (pg_catalog.string_to_array(
                 pg_catalog.current_setting('pgtandem.single_landed'), ',')::pg_catalog.uuid[]);
         END IF;
         SELECT pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => d.wait_ms OPERATOR(pg_catalog./) 1000.0),
@@ -166,7 +167,10 @@ BEGIN
         END LOOP;
         IF acked IS NOT NULL THEN
             -- No others: the peer keeps what it was not told of, and takes a receipt without a row here for that of a failure.
-            DELETE FROM pgtandem.single AS s WHERE s.token OPERATOR(pg_catalog.=) ANY (acked::pg_catalog.uuid[]);
+            -- What a hub is clearing away it is left.
+            DELETE FROM pgtandem.single AS s WHERE s.token OPERATOR(pg_catalog.=) ANY (ARRAY(
+                SELECT t.token FROM pgtandem.single AS t WHERE t.token OPERATOR(pg_catalog.=) ANY (acked::pg_catalog.uuid[])
+                FOR UPDATE SKIP LOCKED));
             answer := pg_catalog.set_config('pgtandem.single_landed', '', false);
         END IF;
         -- For this session's later transactions, if this one commits; and what is still to come of it goes by itself.
@@ -251,3 +255,5 @@ $$;
 
 CREATE CONSTRAINT TRIGGER deliver AFTER INSERT ON pgtandem.single DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION pgtandem.deliver_single();
+-- What was captured goes its way, whatever role an application's session takes on meanwhile.
+ALTER TABLE pgtandem.single ENABLE ALWAYS TRIGGER deliver;

@@ -97,7 +97,12 @@ fn s50_savepoints_and_settings_that_are_reset_do_not_matter() {
         "BEGIN; INSERT INTO products (id, name) VALUES (5, 'five'); RESET ALL; COMMIT",
         "BEGIN; INSERT INTO products (id, name) VALUES (6, 'six'); RESET ALL;
          UPDATE products SET name = 'sei' WHERE id = 6; COMMIT",
-        "BEGIN; INSERT INTO products (id, name) VALUES (7, 'seven'); SET pgtandem.single = 'nonsense'; COMMIT",
+        "BEGIN; INSERT INTO products (id, name) VALUES (7, 'seven'); SET pgtandem.single = 'nonsense';
+         SET pgtandem.landed = 'nonsense'; SET pgtandem.waits = 'nonsense'; UPDATE products SET price = 7 WHERE id = 7; COMMIT",
+        "BEGIN; UPDATE products SET price = 1 WHERE id = 7; SET LOCAL session_replication_role = replica; COMMIT",
+        "SET pgtandem.single_until = '0'; BEGIN; UPDATE products SET price = 2 WHERE id = 7;
+         SET LOCAL session_replication_role = replica; COMMIT",
+        "BEGIN; UPDATE products SET price = price + 1; SET LOCAL session_replication_role = replica; COMMIT",
     ] {
         opened_again(&pair).run(write).unwrap();
         pair.equal("products");
@@ -358,6 +363,24 @@ fn s51_a_single_row_and_a_frozen_peer() {
     let again = opened_again(&pair);
     again.run("UPDATE products SET name = 'due' WHERE id = 1").unwrap();
     assert_eq!(again.run("SHOW pgtandem.why_queued").unwrap(), "landed");
+    pair.equal("products");
+}
+
+/// What a session would still tell the other side to forget, a hub clears away: that is not kept in mind for ever.
+#[test]
+fn s53_a_session_does_not_keep_in_mind_what_a_hub_has_cleared_away() {
+    let pair = linked(Setup::shared());
+    let session = opened(&pair);
+    for round in 0..3 {
+        for i in 0..33 {
+            session.run(format!("UPDATE products SET price = {i} WHERE id = 0")).unwrap();
+            assert_eq!(session.run("SHOW pgtandem.why_queued").unwrap(), "landed");
+        }
+        pair.pgtandem(["run", "--once"]).ok();
+        let kept: i32 =
+            session.run("SELECT length(current_setting('pgtandem.single_landed'))").unwrap().parse().unwrap();
+        assert!(kept < 1300, "{kept} in round {round}");
+    }
     pair.equal("products");
 }
 
