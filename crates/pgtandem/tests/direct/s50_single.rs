@@ -371,16 +371,15 @@ fn s51_a_single_row_and_a_frozen_peer() {
 fn s53_a_session_does_not_keep_in_mind_what_a_hub_has_cleared_away() {
     let pair = linked(Setup::shared());
     let session = opened(&pair);
-    for round in 0..3 {
-        for i in 0..33 {
-            session.run(format!("UPDATE products SET price = {i} WHERE id = 0")).unwrap();
-            assert_eq!(session.run("SHOW pgtandem.why_queued").unwrap(), "landed");
-        }
-        pair.pgtandem(["run", "--once"]).ok();
-        let kept: i32 =
-            session.run("SELECT length(current_setting('pgtandem.single_landed'))").unwrap().parse().unwrap();
-        assert!(kept < 1300, "{kept} in round {round}");
+    for i in 0..70 {
+        session.run(format!("UPDATE products SET price = {i} WHERE id = 0")).unwrap();
+        assert_eq!(session.run("SHOW pgtandem.why_queued").unwrap(), "landed");
+        // As a hub does it, that looks through the receipts more often than the session writes.
+        pair["legacy"].sql("DELETE FROM pgtandem.receipt");
+        pair["new"].sql("DELETE FROM pgtandem.single");
     }
+    let kept: i32 = session.run("SELECT length(current_setting('pgtandem.single_landed'))").unwrap().parse().unwrap();
+    assert!(kept < 1300, "{kept}");
     pair.equal("products");
 }
 
