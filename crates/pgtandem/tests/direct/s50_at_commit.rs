@@ -64,7 +64,12 @@ fn s50_twenty_thousand_rows_go_in_one_statement_each() {
             let calls = "SELECT count(*) FROM pgtandem.receipt";
             let before: i64 = there.sql(calls).parse().unwrap();
             here.sql(write);
-            assert_eq!(there.sql(calls), (before + 1).to_string(), "{write}");
+            assert_eq!(
+                there.sql(calls),
+                (before + 1).to_string(),
+                "{write}: {}",
+                here.sql("SELECT string_agg(what, chr(10)) FROM pgtandem.direct_trouble")
+            );
             pair.equal("products");
         }
         assert_eq!(there.sql("SELECT count(*) FROM products"), "10000");

@@ -305,9 +305,9 @@ fn s50_what_is_not_ordinary_goes_the_long_way() {
     pair.equal("products");
     // The peer's own session is gone.
     let session = opened_again(&pair);
-    legacy.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgtandem direct'");
+    legacy.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgtandem direct' AND datname = current_database()");
     wait_until("it is gone", PATIENCE, || {
-        legacy.sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgtandem direct'") == "0"
+        legacy.sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgtandem direct' AND datname = current_database()") == "0"
     });
     session.run("UPDATE products SET name = 'after' WHERE id = 0").unwrap();
     assert_eq!(session.run("SHOW pgtandem.why_queued").unwrap(), "landed");
