@@ -190,20 +190,18 @@ $$;
 -- written has committed, or never will. None: nobody knows.
 CREATE FUNCTION pgtandem.fate_of_single(of_token uuid, fault text, until timestamptz, OUT answer text, OUT why text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    reply record;
 BEGIN
     why := fault;
-    IF fault IS NOT NULL OR {dblink}.dblink_is_busy('pgtandem') = 1 AND pg_catalog.clock_timestamp() >= until THEN
+    IF fault IS NOT NULL THEN
         RETURN;
     END IF;
-    -- Without its severity.
-    why := regexp_replace(split_part({dblink}.dblink_error_message('pgtandem'), E'\n', 1), '^[A-Z]+: +', '');
     WHILE {dblink}.dblink_is_busy('pgtandem') = 1 LOOP
         IF pg_catalog.clock_timestamp() >= until THEN
             RETURN;
         END IF;
     END LOOP;
+    -- Without its severity.
+    why := regexp_replace(split_part({dblink}.dblink_error_message('pgtandem'), E'\n', 1), '^[A-Z]+: +', '');
     -- On this very connection: another session might look while the first one is still at it.
     IF {dblink}.dblink_send_query('pgtandem', pg_catalog.format(
         'SELECT CASE WHEN EXISTS (SELECT FROM pgtandem.receipt AS r WHERE r.token = %L) THEN ''landed'' ELSE ''refused'' END', of_token)) = 1 THEN

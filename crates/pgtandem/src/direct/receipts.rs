@@ -119,7 +119,8 @@ async fn look_through(sender: &Client, receiver: &Client, settled: &mut Settled)
 async fn forget(sender: &Client, receiver: &Client, tokens: &[Uuid]) -> Result<u64, Error> {
     const RECEIPTS: &str = "DELETE FROM pgtandem.receipt WHERE token = ANY ($1) AND NOT refused";
     const SENT: &str = "WITH gone AS (DELETE FROM pgtandem.sent WHERE token = ANY ($1) AND outcome = 'l'), \
-        single AS (DELETE FROM pgtandem.single WHERE token = ANY ($1)) UPDATE pgtandem.sent SET outcome = 'd' WHERE token = ANY ($1) AND outcome = 'L'";
+        single AS (DELETE FROM pgtandem.single WHERE token = ANY ($1)) \
+        UPDATE pgtandem.sent SET outcome = 'd' WHERE token = ANY ($1) AND outcome = 'L'";
     if tokens.is_empty() {
         return Ok(0);
     }
