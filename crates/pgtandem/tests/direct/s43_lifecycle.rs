@@ -153,15 +153,15 @@ fn s40_another_mode_is_refused_while_linked() {
 fn s42_another_wait_takes_no_new_link() {
     let pair = Pair::with(Setup::shared().table("products", FILLED));
     pair.link();
-    pair.write_config("[direct]\nwait_ms = 600\n");
+    pair.write_config("[direct]\nwait_ms = 6000\n");
     let said = pair.pgtandem(["plan"]).ok();
-    assert!(said.contains("let a COMMIT wait for legacy no longer than 600 ms (it is 2000)"), "{said}");
+    assert!(said.contains("let a COMMIT wait for legacy no longer than 6000 ms (it is 2000)"), "{said}");
     pair.link();
     for node in pair.nodes() {
-        assert_eq!(node.sql("SELECT wait_ms FROM pgtandem.direct"), "600");
+        assert_eq!(node.sql("SELECT wait_ms FROM pgtandem.direct"), "6000");
         let options = node.sql("SELECT srvoptions FROM pg_foreign_server WHERE srvname ~ '_inbox$'");
-        assert!(options.contains("lock_timeout=150") && options.contains("statement_timeout=540"), "{options}");
-        assert!(options.contains("tcp_user_timeout=2000"), "{options}");
+        assert!(options.contains("lock_timeout=400") && options.contains("statement_timeout=5400"), "{options}");
+        assert!(options.contains("tcp_user_timeout=12000"), "{options}");
         node.sql("UPDATE products SET name = name || '.' WHERE id = 1");
         nothing_waits(node);
     }

@@ -2,6 +2,9 @@
 
 use crate::support::{Node, PATIENCE, PRODUCTS, Pair, Setup, wait_until};
 
+/// Where what is asserted is that it goes directly, however busy the machine is.
+pub const PATIENT: &str = "[direct]\nwait_ms = 60000";
+
 pub fn linked(setup: Setup) -> Pair {
     let pair = Pair::with(setup.table("products", PRODUCTS));
     pair.link();
@@ -18,7 +21,7 @@ pub fn nothing_waits(node: &Node) {
 
 #[test]
 fn s50_every_kind_of_write_is_there_when_commit_returns() {
-    let pair = linked(Setup::shared());
+    let pair = linked(Setup::shared().config(PATIENT));
     for (here, there) in [("new", "legacy"), ("legacy", "new")] {
         let (here, there) = (&pair[here], &pair[there]);
         let names = "SELECT string_agg(name || coalesce(price::text, '-'), ',' ORDER BY name, price) FROM products";
@@ -53,7 +56,7 @@ fn s50_every_kind_of_write_is_there_when_commit_returns() {
 
 #[test]
 fn s50_twenty_thousand_rows_go_in_one_statement_each() {
-    let pair = linked(Setup::shared().config("[direct]\nwait_ms = 60000"));
+    let pair = linked(Setup::shared().config(PATIENT));
     for (here, there) in [("new", "legacy"), ("legacy", "new")] {
         let (here, there) = (&pair[here], &pair[there]);
         for write in [
@@ -128,7 +131,7 @@ fn s50_the_peers_table_can_be_read_and_written_as_a_foreign_table() {
 
 #[test]
 fn s50_a_hub_at_work_changes_nothing_about_it() {
-    let pair = linked(Setup::shared());
+    let pair = linked(Setup::shared().config(PATIENT));
     let hub = pair.hub();
     hub.wait_for_log("working");
     for round in 0..20 {
@@ -146,7 +149,7 @@ fn s50_a_hub_at_work_changes_nothing_about_it() {
 /// Neither at COMMIT nor by a hub: each row is written once on each side, and the receiver has nothing to send.
 #[test]
 fn s20_what_arrives_does_not_go_back() {
-    let pair = linked(Setup::shared());
+    let pair = linked(Setup::shared().config(PATIENT));
     let hub = pair.hub();
     hub.wait_for_log("working");
     for price in 0..20 {

@@ -21,13 +21,19 @@ fn writes_go_on(pair: &Pair, first: &str) {
     for i in 0..20 {
         session.run(format!("INSERT INTO products (id, name) VALUES ({i} + 100, 'later')")).unwrap();
     }
-    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    // Not two seconds each.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_ne!(pair["new"].sql("SELECT count(*) FROM pgtandem.queued"), "0");
 }
 
 #[track_caller]
 fn delivered_by_run_once(pair: &Pair) {
-    pair.pgtandem(["run", "--once"]).ok();
+    const CLOSED: &str = "SELECT last_value FROM pgtandem.direct_closed_until";
+    // A server that was frozen may take longer to answer than it is given.
+    wait_until("each asks the other again", PATIENCE, || {
+        pair.pgtandem(["run", "--once"]).ok();
+        pair.nodes().iter().all(|node| node.sql(CLOSED) == "0")
+    });
     pair.equal("products");
     pair.nodes().iter().for_each(waits_no_more);
     // And it goes directly again.

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crate::s50_at_commit::{linked, nothing_waits};
+use crate::s50_at_commit::{PATIENT, linked, nothing_waits};
 use crate::s51_peer_away::waits_no_more;
 use crate::s53_remote_only::{fails, may_fail};
 use crate::support::{Node, PATIENCE, Pair, Setup, wait_until};
@@ -32,7 +32,7 @@ fn equal_without_decisions(pair: &Pair) {
 #[test]
 fn s51_later_writes_deliver_what_waits_in_order_and_a_few_at_a_time() {
     for (here, there) in [("new", "legacy"), ("legacy", "new")] {
-        let pair = linked(Setup::shared());
+        let pair = linked(Setup::shared().config(PATIENT));
         let (here, there) = (&pair[here], &pair[there]);
         let session = here.session();
         session.run("INSERT INTO products (id, name) VALUES (1, 'start'), (3, 'start'), (200, 'start')").unwrap();
@@ -85,7 +85,7 @@ fn s51_later_writes_deliver_what_waits_in_order_and_a_few_at_a_time() {
 /// Of a row that is written all the time no write goes directly; what waits goes all the same, and in the end all do.
 #[test]
 fn s54_a_write_takes_along_what_waits_for_its_own_key() {
-    let pair = linked(Setup::shared());
+    let pair = linked(Setup::shared().config(PATIENT));
     let (new, legacy) = (&pair["new"], &pair["legacy"]);
     let session = new.session();
     session.run("INSERT INTO products (id, name, price) VALUES (1, 'one', 0)").unwrap();
@@ -105,7 +105,7 @@ fn s54_a_write_takes_along_what_waits_for_its_own_key() {
 
 #[test]
 fn s54_a_conflict_is_left_to_the_hub_and_the_rest_goes() {
-    let pair = linked(Setup::shared());
+    let pair = linked(Setup::shared().config(PATIENT));
     let (new, legacy) = (&pair["new"], &pair["legacy"]);
     new.sql("INSERT INTO products (id, name) VALUES (1, 'one'), (2, 'two'), (3, 'three')");
     pair.apart();
@@ -165,7 +165,7 @@ fn s54_children_go_behind_their_parents() {
 #[test]
 fn s53_a_transaction_that_fails_leaves_the_queue_as_it_was() {
     for by_hub in [false, true] {
-        let pair = linked(Setup::shared());
+        let pair = linked(Setup::shared().config(PATIENT));
         may_fail(&pair);
         let (new, legacy) = (&pair["new"], &pair["legacy"]);
         new.sql("INSERT INTO products (id, name) VALUES (1, 'one'), (2, 'two')");
@@ -336,7 +336,7 @@ fn s54_a_row_that_is_locked_there_goes_later() {
 /// What a transaction took along with its first part is not known to have committed when it sends the second one.
 #[test]
 fn s53_a_transaction_in_parts_that_fails_leaves_the_queue_as_it_was() {
-    let pair = linked(Setup::shared());
+    let pair = linked(Setup::shared().config(PATIENT));
     let (new, legacy) = (&pair["new"], &pair["legacy"]);
     // Deferred triggers of deferred triggers: a row more once the first ones have been sent, and a failure behind that.
     new.sql(

@@ -1,6 +1,6 @@
 //! S55: what applications do otherwise goes on working, and nothing goes out that its own server then loses.
 
-use crate::s50_at_commit::linked;
+use crate::s50_at_commit::{PATIENT, linked};
 use crate::support::{PRODUCTS, Pair, Setup};
 
 const ROWS: &str = "SELECT string_agg(id || name, ',' ORDER BY id) FROM products";
@@ -137,7 +137,7 @@ fn s55_triggers_that_change_what_is_being_inserted() {
 #[test]
 fn s55_an_insert_of_many_rows_whatever_they_are() {
     let create = "CREATE TABLE many (id int PRIMARY KEY, gone int, at timestamptz, body text); ALTER TABLE many DROP COLUMN gone";
-    let pair = Pair::with(Setup::shared().table("many", create));
+    let pair = Pair::with(Setup::shared().config(PATIENT).table("many", create));
     pair.link();
     let new = &pair["new"];
     let session = new.session();

@@ -194,7 +194,7 @@ fn s32_a_rejoin_that_was_killed_is_begun_again() {
     legacy.sql("UPDATE products SET name = 'nobody has read this'");
     let mut rejoin = pair.command(["rejoin", "legacy", "--yes"]).spawn().unwrap();
     let noted = "SELECT count(*) FROM pgtandem.restore WHERE kind = 'rejoin'";
-    wait_until("it has begun", PATIENCE, || legacy.sql(noted) == "1");
+    wait_until("it has begun", PATIENCE, || legacy.sql(noted) == "1" || rejoin.try_wait().unwrap().is_some());
     rejoin.kill().unwrap();
     rejoin.wait().unwrap();
     if legacy.sql(noted) == "1" {
