@@ -103,6 +103,11 @@ BEGIN
 END
 $$;
 
+-- What a setting of ours says; none: an application has set it to something else.
+CREATE FUNCTION pgtandem.token_in(setting text) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+    SELECT pg_catalog.substring(setting, '^[0-9a-f-]{36}$')::pg_catalog.uuid
+$$;
+
 -- What the session's last transaction sent, and which the peer need not remember any longer: it has committed. Not what this one
 -- has sent already, which may still fail.
 CREATE FUNCTION pgtandem.landed_before(mine xid8) RETURNS uuid LANGUAGE plpgsql AS $$
@@ -111,8 +116,7 @@ BEGIN
         RETURN NULL;
     END IF;
     -- If it can be seen: what was prepared may still be rolled back.
-    RETURN (SELECT s.token FROM pgtandem.sent AS s
-            WHERE s.token = pg_catalog.substring(pg_catalog.current_setting('pgtandem.landed', true), '^[0-9a-f-]{36}$')::uuid);
+    RETURN (SELECT s.token FROM pgtandem.sent AS s WHERE s.token = pgtandem.token_in(pg_catalog.current_setting('pgtandem.landed', true)));
 END
 $$;
 

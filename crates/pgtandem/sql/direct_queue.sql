@@ -87,13 +87,13 @@ $$;
 -- number of its last row.
 CREATE FUNCTION pgtandem.may_go_along(mine xid8, last bigint, is_small boolean) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    known   text := pg_catalog.substring(pg_catalog.current_setting('pgtandem.waits', true), '^[0-9a-f-]{36}$');
+    known   uuid := pgtandem.token_in(pg_catalog.current_setting('pgtandem.waits', true));
     token   uuid := pg_catalog.gen_random_uuid();
     ignored text;
 BEGIN
     -- It comes in parts, which have no place among others; or it is in doubt.
     IF known IS NOT NULL THEN
-        DELETE FROM pgtandem.sent AS s WHERE s.token = known::uuid AND s.outcome = 'q';
+        DELETE FROM pgtandem.sent AS s WHERE s.token = known AND s.outcome = 'q';
         RETURN;
     END IF;
     ignored := pg_catalog.set_config('pgtandem.waits', token::text, true);

@@ -72,9 +72,7 @@ CREATE FUNCTION pgtandem.end_single(given text) RETURNS void LANGUAGE plpgsql SE
 DECLARE
     ignored text := pg_catalog.set_config('pgtandem.single', 'closed', true);
 BEGIN
-    IF given ~ '^[0-9a-f-]{36}$' THEN
-        PERFORM pgtandem.unload_single(given::uuid);
-    END IF;
+    PERFORM pgtandem.unload_single(pgtandem.token_in(given));
 END
 $$;
 

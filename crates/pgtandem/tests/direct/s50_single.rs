@@ -357,6 +357,7 @@ fn s51_a_single_row_and_a_frozen_peer() {
     let begun = Instant::now();
     session.run("UPDATE products SET name = 'uno' WHERE id = 1").unwrap();
     assert!(begun.elapsed() < Duration::from_millis(1900), "{:?}", begun.elapsed());
+    assert_eq!(session.run("SHOW pgtandem.why_queued").unwrap(), "the peer does not answer");
     legacy.cluster.thaw().unwrap();
     wait_until("it is carried out", PATIENCE, || legacy.sql("SELECT count(*) FROM products WHERE id = 1") == "1");
     legacy.sql("UPDATE products SET price = 5 WHERE id = 0");

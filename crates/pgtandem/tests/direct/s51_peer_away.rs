@@ -17,12 +17,14 @@ fn writes_go_on(pair: &Pair, first: &str) {
     let begun = Instant::now();
     session.run(first).unwrap();
     assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
-    let begun = Instant::now();
+    let asked = || pair["new"].sql("SELECT count(*) FROM pgtandem.direct_trouble").parse::<u32>().unwrap();
+    let (asked_before, begun) = (asked(), Instant::now());
     for i in 0..20 {
         session.run(format!("INSERT INTO products (id, name) VALUES ({i} + 100, 'later')")).unwrap();
     }
-    // Not two seconds each.
+    // Not two seconds each; the peer is asked again once at most.
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(asked() <= asked_before + 1);
     assert_ne!(pair["new"].sql("SELECT count(*) FROM pgtandem.queued"), "0");
 }
 
